@@ -1,0 +1,131 @@
+# Everything needs only git, make and Python 3.11 or newer; `make help` lists the targets.
+#
+#   EXTRA=cuda make demo       also installs JAX for NVIDIA GPUs (EXTRA=tpu: for TPUs)
+#   make test ARGS="-k maml"   hands ARGS to pytest (ARGS="-m slow" runs the slow tests)
+#   make PYTHON=/path/to/python3.12 demo    builds the environment with that Python
+#   make lock UPGRADE=1        moves every pin to the newest release allowed
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+PYTHON ?=
+EXTRA ?=
+ARGS ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+
+# What the caller's shell has set up for another Python must not reach ours.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+ifneq ($(filter-out cuda tpu,$(EXTRA)),)
+$(error EXTRA=$(EXTRA) is not known; it can be cuda or tpu)
+endif
+INSTALLED := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
+
+CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11 python3 python
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+# Installs $(1) with uv (seconds), or with pip where uv cannot be had or cannot reach an index
+# that only pip is configured for.
+UV_INSTALL := $(BIN)/uv pip install --quiet --python $(PY)
+PIP_INSTALL := $(PY) -m pip install -qq
+install_with_either = if [ -x $(BIN)/uv ] && $(UV_INSTALL) $(1); then :; else \
+	  echo "==> uv could not do it, trying pip (about a minute)"; $(PIP_INSTALL) $(1); fi
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: $(INSTALLED) ## set up, train MAML-PPO on point navigation, evaluate it
+	@RUN=runs/demo-$$(date +%Y%m%d-%H%M%S); \
+	echo "==> training with configs/maml_ppo_point.yaml into $$RUN"; \
+	$(BIN)/metarl train configs/maml_ppo_point.yaml --run-dir "$$RUN" && \
+	echo "==> evaluating $$RUN" && \
+	$(BIN)/metarl evaluate "$$RUN"
+
+.PHONY: test
+test: $(INSTALLED) ## set up, run the tests (ARGS="..." for pytest)
+	@echo "==> running the tests with $(WORKERS) workers"
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal -q $(ARGS)
+
+.PHONY: lint
+lint: $(INSTALLED) ## ruff check
+	@echo "==> ruff check"
+	@$(BIN)/ruff check .
+
+.PHONY: format-check
+format-check: $(INSTALLED) ## ruff format --check
+	@echo "==> ruff format --check"
+	@$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(INSTALLED) ## rewrite the sources with ruff format
+	@$(BIN)/ruff format .
+
+.PHONY: types
+types: $(INSTALLED) ## mypy
+	@echo "==> mypy"
+	@$(BIN)/mypy
+
+.PHONY: install
+install: $(INSTALLED) ## set up only: the environment, the pinned packages, this package
+
+# --- set-up ---------------------------------------------------------------------------------
+
+# A virtual environment with uv in it. An interpreter is tried by running it, since a name on
+# PATH may be a shim with nothing behind it.
+$(VENV)/.uv: requirements-uv.lock
+	@if ! $(PY) -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then \
+	  found=; \
+	  for p in $(CANDIDATES); do \
+	    if "$$p" -c 'import venv, ensurepip; $(NEW_ENOUGH)' >/dev/null 2>&1; then found=$$p; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "error: no Python 3.11 or newer with its venv module found (tried: $(strip $(CANDIDATES))); install one (Debian, Ubuntu: python3 and python3-venv) or name one with PYTHON=" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "==> creating $(VENV) with $$found ($$("$$found" -c 'import platform; print(platform.python_version())'))"; \
+	  "$$found" -m venv --clear $(VENV) || exit 1; \
+	fi
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
+	@echo "==> installing uv"
+	@$(PIP_INSTALL) --require-hashes -r requirements-uv.lock || echo "==> no uv here; pip will do"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.uv requirements.lock pyproject.toml
+	@echo "==> installing the packages pinned in requirements.lock"
+	@$(call install_with_either,--no-deps --require-hashes -r requirements.lock)
+	@echo "==> installing metarl_jax itself (editable)"
+	@$(call install_with_either,--no-deps --no-build-isolation -e .)
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	@echo "==> installing the $* extra (large wheels, not in requirements.lock)"
+	@$(call install_with_either,--no-build-isolation -e ".[$*]")
+	@touch $@
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+.PHONY: lock
+lock: $(VENV)/.uv ## pin again what pyproject.toml asks for (UPGRADE=1: newest of all)
+	@echo "==> resolving pyproject.toml into requirements.lock"
+	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	@echo "==> resolving uv into requirements-uv.lock"
+	@echo uv | $(COMPILE) --no-annotate - -o requirements-uv.lock
+
+.PHONY: clean
+clean: ## remove caches and build products (not runs/, not the environment)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .jax_cache
+	@find . \( -path ./.git -o -path './$(VENV)' \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## clean, and remove the environment
+	@rm -rf $(VENV)

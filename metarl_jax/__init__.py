@@ -1,0 +1,38 @@
+"""metarl_jax: meta-reinforcement learning as pure functions, compiled as one program.
+
+The public names are imported on first use, so that `import metarl_jax` costs milliseconds.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "make": "metarl_jax.envs",
+    "register": "metarl_jax.envs",
+    "registered": "metarl_jax.envs",
+    "TaskDistribution": "metarl_jax.envs",
+    "from_gymnax": "metarl_jax.envs",
+    "maml": "metarl_jax.algorithms.maml",
+    "ppo": "metarl_jax.algorithms.ppo",
+    "supervised_maml": "metarl_jax.algorithms.supervised_maml",
+}
+_MODULES = (
+    "adapt", "envs", "evaluation", "gradient", "inner", "losses", "networks", "outer", "returns", "rollout",
+    "tree", "types",
+)  # fmt: skip
+
+__all__ = ["__version__", *_NAMES, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

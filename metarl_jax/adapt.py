@@ -1,0 +1,58 @@
+"""Adaptation: the one scan that every second-order gradient passes through.
+
+`collect` lets an agent act, learn, act, learn ... and stores what it saw (a `Trial`). `adapt` replays the
+same inner updates on the stored data: a deterministic, differentiable function of what is meta-learned.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from metarl_jax.types import Learner, LearnerState, Metrics, Params, Task, Trial
+
+# sample(params, key, task) -> (data for learner.prepare, score): acting, or drawing labelled examples
+Sample = Callable[[Params, jax.Array, Task], tuple[Any, jax.Array]]
+
+
+def _unroll(
+    learner: Learner, state: LearnerState, keys: jax.Array, data: Any, experience: Callable[[LearnerState, Any], Any]
+) -> tuple[LearnerState, Any]:
+    """K inner updates; `experience(state, data_k) -> (batch, record)` says what update k learns from."""
+
+    def update(state: LearnerState, x: tuple) -> tuple[LearnerState, tuple[Any, Metrics]]:
+        key, data_k = x
+        batch, record = experience(state, data_k)
+        state, _ = learner.update(state, key, batch)
+        return state, record
+
+    return jax.lax.scan(update, state, (keys, data))
+
+
+def collect(
+    sample: Sample, learner: Learner, params: Params, key: jax.Array, task: Task, num_updates: int
+) -> tuple[Trial, jax.Array]:
+    """Sample, update, sample, ... in one task: K = `num_updates` updates, K + 1 samplings.
+
+    Returns: the Trial, and scores [K + 1, ...] (episode returns [K + 1, B]) before and after each update.
+    Everything is behind a stop-gradient.
+    """
+    sample_key, update_key = jax.random.split(key)
+    sample_keys = jax.random.split(sample_key, num_updates + 1)
+    update_keys = jax.random.split(update_key, num_updates)
+
+    def experience(state: LearnerState, key: jax.Array) -> tuple[Any, tuple[Any, jax.Array]]:
+        data, score = sample(state.params, key, task)
+        batch = learner.prepare(state, data)
+        return batch, (batch, score)
+
+    state = learner.init(jax.lax.stop_gradient(params))
+    state, (inner, scores) = _unroll(learner, state, update_keys, sample_keys[:-1], experience)
+    outer, (_, last) = experience(state, sample_keys[-1])
+    scores = jax.numpy.concatenate([scores, last[None]])
+    return jax.lax.stop_gradient((Trial(inner, outer, update_keys), scores))
+
+
+def adapt(learner: Learner, params: Params, trial: Trial) -> LearnerState:
+    """U_K(... U_1(theta)): the inner updates replayed on `trial.inner`; differentiable in `params`."""
+    return _unroll(learner, learner.init(params), trial.keys, trial.inner, lambda _, batch: (batch, None))[0]

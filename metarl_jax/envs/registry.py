@@ -1,0 +1,111 @@
+"""Names of environments: `make(name, **overrides) -> (env, tasks)`.
+
+Entries are "module:function" strings that are imported on use, so listing the names costs nothing.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+GYMNAX_PREFIX = "gymnax:"
+_GYMNAX = "metarl_jax.envs.gymnax_adapter:from_gymnax"
+_POINT = "metarl_jax.envs.point"
+
+# name -> (factory or "module:function", one-line description)
+_ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
+    "PointNavigation-v0": (f"{_POINT}:maml", "2D point, goals U[-.5, .5]^2, reward -distance (MAML)"),
+    "PointNavigation-v2": (f"{_POINT}:promp_v2", "2D point, goals U[-2, 2]^2, reward -distance (ProMP)"),
+    "PointCorner-v0": (
+        f"{_POINT}:corner",
+        "2D point, goal in one of 4 corners, sparse progress reward (ProMP)",
+    ),
+    "PointHalfCircle-v0": (
+        f"{_POINT}:half_circle",
+        "2D point, goals on a half-circle, sparse reward (PEARL)",
+    ),
+    "CartPolePhysics-v0": (
+        "metarl_jax.envs.cartpole:cartpole_physics",
+        "CartPole with random gravity, masses, pole length and force",
+    ),
+    "BernoulliBandit-v0": ("metarl_jax.envs.bandit:bernoulli_bandit", "Bernoulli bandit, p ~ U[0, 1] (RL2)"),
+    "GaussianBandit-v0": (
+        "metarl_jax.envs.bandit:gaussian_bandit",
+        "Gaussian bandit, means ~ U[0, 1], sigma 1",
+    ),
+    "TabularMDP-v0": ("metarl_jax.envs.tabular:tabular_mdp", "random 10-state, 5-action MDP, 10 steps (RL2)"),
+}
+
+
+def make(name: str, **overrides: Any) -> tuple[Any, Any]:
+    """Build `(env, tasks)`: a gymnax environment and the `TaskDistribution` over its `EnvParams`.
+
+    Equal names and overrides give the *same* environment instance, so that jit caches keyed on it are reused.
+
+    Args:
+      name: a name from `registered()`, or "gymnax:<id>" for any gymnax environment.
+      **overrides: keyword arguments of the factory, such as `horizon=50` or `num_arms=10`.
+
+    Raises:
+      ValueError: for an unknown name, an unknown override, or an impossible value.
+    """
+    if name.startswith(GYMNAX_PREFIX):
+        positional: tuple[Any, ...] = (name[len(GYMNAX_PREFIX) :],)
+        factory = _resolve(_GYMNAX)
+    elif name in _ENTRIES:
+        positional = ()
+        factory = _resolve(_ENTRIES[name][0])
+    else:
+        raise ValueError(
+            f"unknown environment {name!r}{did_you_mean(name, [*_ENTRIES, GYMNAX_PREFIX + '<id>'])}"
+        )
+    _check_overrides(name, factory, overrides, num_positional=len(positional))
+    return factory(*positional, **overrides)
+
+
+def registered() -> dict[str, str]:
+    """Names that `make` understands, each with a one-line description."""
+    names = {name: description for name, (_, description) in _ENTRIES.items()}
+    return names | {GYMNAX_PREFIX + "<id>": "any gymnax environment; `ranges` says which parameters vary"}
+
+
+def register(name: str, factory: str | Callable[..., Any], description: str) -> None:
+    """Add an environment: `factory(**overrides) -> (env, tasks)`, or its "module:function" address.
+
+    Raises:
+      ValueError: if the name is taken or the address has no colon.
+    """
+    if name in _ENTRIES or name.startswith(GYMNAX_PREFIX):
+        raise ValueError(f"environment name {name!r} is already taken; choose another")
+    if isinstance(factory, str) and factory.count(":") != 1:
+        raise ValueError(f"factory must be a function or 'module:function', got {factory!r}")
+    _ENTRIES[name] = (factory, description)
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """The tail of an error message: the options nearest to `name`, or all of them when none is near."""
+    options = sorted(options)
+    lower = {option.lower(): option for option in options}
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    return f"; did you mean {', '.join(near)}?" if near else f"; known: {', '.join(options)}"
+
+
+def _resolve(factory: str | Callable[..., Any]) -> Callable[..., Any]:
+    if not isinstance(factory, str):
+        return factory
+    module, function = factory.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _check_overrides(
+    name: str, factory: Callable[..., Any], overrides: dict[str, Any], num_positional: int
+) -> None:
+    parameters = list(inspect.signature(factory).parameters.values())[num_positional:]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return
+    allowed = [p.name for p in parameters]
+    for key in overrides:
+        if key not in allowed:
+            hint = did_you_mean(key, allowed)
+            raise ValueError(f"{name} has no option {key!r} (allowed: {', '.join(allowed)}){hint}")

@@ -1,0 +1,248 @@
+"""Inner learners: how experience changes an agent. One PPO, used alone, inside MAML and in populations.
+
+`ppo` with one epoch and one minibatch is a plain policy-gradient step, so `policy_gradient` is that.
+Every update is differentiable: in the agent's parameters, in the step size and in all float options.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax import losses, returns, tree
+from metarl_jax.gradient import value_and_grad
+from metarl_jax.types import Batch, Learner, LearnerState, Metrics, Params, Policy, Rollout
+
+Float = float | jax.Array
+BASELINES = ("critic", "linear", "zero")
+
+
+def sgd(lr: Any) -> optax.GradientTransformation:
+    """theta - lr * g, where `lr` is a scalar or a tree of per-parameter step sizes, fixed or learned."""
+    if jax.tree.structure(lr) == jax.tree.structure(0.0):
+        return optax.sgd(lr)
+    return optax.stateless(lambda grads, _: jax.tree.map(lambda a, g: -a * g, lr, grads))
+
+
+def adam(lr: Float | optax.Schedule, eps: Float = 1e-5) -> optax.GradientTransformation:
+    """Adam whose derivative exists at zero gradients (eps_root > 0), fit for a differentiated inner loop."""
+    return optax.adam(lr, eps=eps, eps_root=1e-12)
+
+
+def prepare_batch(
+    policy: Policy,
+    params: Params,
+    rollout: Rollout,
+    *,
+    gamma: Float,
+    gae_lambda: Float,
+    baseline: str,
+    normalize_advantage: bool,
+) -> Batch:
+    """Rewards to advantages: GAE on the chosen baseline, [T, B].
+
+    `critic`: V of the policy's own critic, bootstrapped at truncations. `linear`: a linear feature
+    baseline fitted to these very episodes; the horizon is then part of the task, so nothing follows it.
+    `zero`: no baseline.
+    """
+    if baseline == "critic":
+        if policy.value is None:
+            raise ValueError("baseline = 'critic': this policy has no critic; use 'linear', or make one with critic=True")
+        value = policy.value(params, rollout.observation)
+        next_value = policy.value(params, rollout.next_observation)
+        terminated = rollout.terminated
+    else:
+        terminated = rollout.done
+        if baseline == "linear":
+            lead = rollout.reward.shape
+            observation = rollout.observation.reshape(*lead, -1).astype(rollout.reward.dtype)
+            time = rollout.episode_length - 1
+            targets = returns.discounted_returns(rollout.reward, rollout.done, gamma)
+            value = returns.linear_baseline(returns.baseline_features(observation, time), targets, rollout.mask)
+        else:
+            value = jnp.zeros_like(rollout.reward)
+        next_value = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
+    value, next_value = jax.lax.stop_gradient((value, next_value))
+    advantage = returns.gae(
+        rollout.reward, value, next_value, terminated, rollout.truncated & ~terminated, gamma, gae_lambda
+    )
+    target = advantage + value
+    if normalize_advantage:
+        advantage = returns.standardize(advantage, rollout.mask)
+    discounts = gamma ** (rollout.episode_length - 1)
+    return Batch(
+        observation=rollout.observation,
+        action=rollout.action,
+        log_prob=rollout.log_prob,
+        advantage=advantage * rollout.mask,
+        value=value,
+        target=target,
+        discounted_reward=discounts * rollout.reward,
+        discounted_value=discounts * value * rollout.mask,
+        mask=rollout.mask,
+    )
+
+
+def actor_critic_loss(
+    policy: Policy,
+    surrogate: losses.Surrogate,
+    *,
+    value_coef: Float = 0.5,
+    entropy_coef: Float = 0.0,
+    value_clip_eps: Float | None = None,
+    use_critic: bool = True,
+    use_entropy: bool = True,
+) -> Callable[[Params, Batch], tuple[jax.Array, Metrics]]:
+    """loss(params, batch) = surrogate + value_coef * value loss - entropy_coef * entropy, and its terms."""
+
+    def loss(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+        distribution = policy.apply(params, batch.observation)
+        log_prob = distribution.log_prob(batch.action)
+        metrics = {"surrogate": surrogate(log_prob, batch)}
+        total = metrics["surrogate"]
+        if use_critic and policy.value is not None:
+            value = policy.value(params, batch.observation)
+            metrics["value_loss"] = losses.value_loss(value, batch.target, batch.mask, batch.value, value_clip_eps)
+            total = total + value_coef * metrics["value_loss"]
+        if use_entropy:
+            metrics["entropy"] = losses.entropy(distribution, batch.mask)
+            total = total - entropy_coef * metrics["entropy"]
+        return total, metrics
+
+    return loss
+
+
+def ppo(
+    policy: Policy,
+    lr: Any = 3e-4,
+    *,
+    num_epochs: int = 4,
+    num_minibatches: int = 4,
+    clip_eps: Float = 0.2,
+    gamma: Float = 0.99,
+    gae_lambda: Float = 0.95,
+    surrogate: str | losses.Surrogate = "ppo",
+    dice_lambda: Float = 1.0,
+    value_coef: Float = 0.5,
+    value_clip_eps: Float | None = None,
+    entropy_coef: Float = 0.0,
+    max_grad_norm: Float | None = None,
+    baseline: str = "critic",
+    normalize_advantage: bool = True,
+    optimizer: optax.GradientTransformation | None = None,
+    differentiation: str = "reverse",
+) -> Learner:
+    """Proximal policy optimisation (Schulman et al. 2017), differentiable through every one of its steps.
+
+    An update is `num_epochs` passes over the batch in `num_minibatches` shuffled parts, each one a step of
+    `optimizer` (default: SGD with `lr`, a scalar or a tree of per-parameter step sizes) on
+    surrogate + value_coef * value loss - entropy_coef * entropy. The shuffle comes from `key` alone, so
+    that a stored trial replays exactly.
+
+    Args:
+        surrogate: "ppo", "lvc", "vpg", "dice", "loaded_dice", or a function (log_prob, batch) -> loss.
+        baseline: "critic" (the policy's), "linear" (fitted to each batch) or "zero".
+        differentiation: how an outer gradient passes through each step, see `metarl_jax.gradient`.
+        All floats may be tracers; `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
+    Raises: ValueError for unknown names, a critic that is not there, minibatches of a surrogate over time.
+    Not differentiated: samples, baselines, the probabilities stored at sampling.
+    """
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline = {baseline!r}: must be one of {', '.join(BASELINES)}")
+    if num_minibatches > 1 and surrogate in losses.NEEDS_TIME:
+        raise ValueError(
+            f"num_minibatches = {num_minibatches}: surrogate {surrogate!r} needs whole episodes, so it must be 1"
+        )
+    if optimizer is None:
+        optimizer = sgd(lr)
+    if max_grad_norm is not None:
+        optimizer = optax.chain(tree.clip_by_global_norm(max_grad_norm), optimizer)
+    loss = actor_critic_loss(
+        policy,
+        losses.surrogate(surrogate, clip_eps=clip_eps, dice_lambda=dice_lambda),
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+        value_clip_eps=value_clip_eps,
+        use_critic=baseline == "critic",
+        use_entropy=not (isinstance(entropy_coef, (int, float)) and entropy_coef == 0),
+    )
+
+    def init(params: Params) -> LearnerState:
+        return LearnerState(params, optimizer.init(params))
+
+    def prepare(state: LearnerState, rollout: Rollout) -> Batch:
+        return prepare_batch(
+            policy,
+            jax.lax.stop_gradient(state.params),
+            rollout,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            baseline=baseline,
+            normalize_advantage=normalize_advantage,
+        )
+
+    def minibatch_loss(params: Params, data: tuple[Batch, jax.Array | None]) -> tuple[jax.Array, Metrics]:
+        batch, rows = data
+        return loss(params, batch if rows is None else jax.tree.map(lambda x: x[rows], batch))
+
+    gradient = value_and_grad(minibatch_loss, differentiation)
+
+    def update(state: LearnerState, key: jax.Array, batch: Batch) -> tuple[LearnerState, Metrics]:
+        num_samples = batch.mask.size
+        if num_samples % num_minibatches:
+            raise ValueError(
+                f"num_minibatches = {num_minibatches}: must divide the batch of {num_samples} steps evenly"
+            )
+        if num_minibatches > 1:
+            batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[batch.mask.ndim :]), batch)
+            rows = tree.minibatch_indices(key, num_samples, num_epochs, num_minibatches)
+        else:
+            rows = None
+
+        def step(state: LearnerState, rows: jax.Array | None) -> tuple[LearnerState, Metrics]:
+            (value, metrics), grads = gradient(state.params, (batch, rows))
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            return LearnerState(optax.apply_updates(state.params, updates), opt_state), {"loss": value, **metrics}
+
+        if num_epochs * num_minibatches == 1:
+            return step(state, rows)
+        state, metrics = jax.lax.scan(step, state, rows, length=num_epochs * num_minibatches)
+        return state, tree.tree_mean(metrics)
+
+    return Learner(init, prepare, update)
+
+
+def policy_gradient(policy: Policy, lr: Any = 0.1, *, surrogate: str | losses.Surrogate = "lvc", **options: Any) -> Learner:
+    """One gradient step on a named surrogate: theta' = theta - lr * grad L(theta; tau).
+
+    The inner update of MAML (Finn et al. 2017) with "vpg", of ProMP (Rothfuss et al. 2018) with "lvc".
+    Options are those of `ppo`; defaults here: linear baseline and gae_lambda 1.
+    """
+    options = {"baseline": "linear", "gae_lambda": 1.0, **options}
+    return ppo(policy, lr, surrogate=surrogate, num_epochs=1, num_minibatches=1, **options)
+
+
+def regression(
+    apply: Callable[[Params, jax.Array], jax.Array], lr: Any = 0.01, *, differentiation: str = "reverse"
+) -> Learner:
+    """One gradient step on the mean squared error of labelled data {"x": [N, ...], "y": [N, ...]}."""
+    optimizer = sgd(lr)
+    gradient = value_and_grad(lambda params, data: (squared_error(apply, params, data), {}), differentiation)
+
+    def init(params: Params) -> LearnerState:
+        return LearnerState(params, optimizer.init(params))
+
+    def update(state: LearnerState, key: jax.Array, data: dict[str, jax.Array]) -> tuple[LearnerState, Metrics]:
+        del key
+        (value, _), grads = gradient(state.params, data)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        return LearnerState(optax.apply_updates(state.params, updates), opt_state), {"loss": value}
+
+    return Learner(init, lambda state, data: data, update)
+
+
+def squared_error(apply: Callable, params: Params, data: dict[str, jax.Array]) -> jax.Array:
+    """mean (f(x) - y)^2."""
+    return jnp.mean(jnp.square(apply(params, data["x"]) - data["y"]))

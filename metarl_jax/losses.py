@@ -1,0 +1,130 @@
+"""Surrogate objectives and the other loss terms, as functions of log-probabilities.
+
+All are *losses* (to be minimised), averaged over the steps where `mask` is 1, so that their gradients
+share one scale whatever the surrogate. Shapes are [T, ...]; the elementwise ones also take shuffled [N].
+Callers stop the gradients of what they feed in. The surrogates have equal gradients at the sampling
+parameters, and different Hessians, which is all that second-order MAML adds to first order:
+see `tests/test_exactness.py`, which measures both against exact enumeration.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.types import Batch
+
+Surrogate = Callable[[jax.Array, Batch], jax.Array]
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of x where mask is 1 (0 if nowhere)."""
+    return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def magic_box(x: jax.Array) -> jax.Array:
+    """exp(x - sg(x)): 1 in value, and its derivative is that of x (DiCE, Foerster et al. 2018)."""
+    return jnp.exp(x - jax.lax.stop_gradient(x))
+
+
+def vpg(log_prob: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+    """-mean log pi(a|s) A: the right gradient, and a Hessian that is zero in expectation for softmax policies."""
+    return -masked_mean(log_prob * advantage, mask)
+
+
+def lvc(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+    """-mean pi / pi_old A: low-variance curvature (Rothfuss et al. 2018, eq. 11), pi_old stored at sampling."""
+    return -masked_mean(jnp.exp(log_prob - log_prob_old) * advantage, mask)
+
+
+def ppo_clip(
+    log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array, clip_eps: float | jax.Array
+) -> jax.Array:
+    """-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7)."""
+    ratio = jnp.exp(log_prob - log_prob_old)
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
+
+
+def dice(
+    log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
+
+    DiCE with its first-order baseline (Foerster et al. 2018, eq. 8): derivatives of every order are
+    unbiased. Time is axis 0. The weights gamma^t are those of the discounted objective; the other
+    surrogates follow the field in leaving them out, so the two agree exactly only for gamma = 1.
+    """
+    log_prob = log_prob * mask
+    reward_term = magic_box(jnp.cumsum(log_prob, axis=0)) * discounted_reward
+    baseline_term = (1.0 - magic_box(log_prob)) * discounted_value
+    return -masked_mean(reward_term + baseline_term, mask)
+
+
+def loaded_dice(
+    log_prob: jax.Array, advantage: jax.Array, mask: jax.Array, dice_lambda: float | jax.Array = 1.0
+) -> jax.Array:
+    """-sum_t (magic(w_t) - magic(v_t)) A_t, v_t = lambda w_{t-1}, w_t = v_t + log pi_t.
+
+    Loaded DiCE (Farquhar et al. 2019, algorithm 1). Time is axis 0. lambda = 1 has unbiased derivatives
+    of every order; lambda = 0 is `lvc` in expectation; between them, bias buys variance.
+    """
+
+    def step(w: jax.Array, log_pi: jax.Array) -> tuple[jax.Array, tuple]:
+        v = dice_lambda * w
+        return v + log_pi, (v + log_pi, v)
+
+    _, (w, v) = jax.lax.scan(step, jnp.zeros_like(log_prob[0]), log_prob * mask)
+    return -masked_mean((magic_box(w) - magic_box(v)) * advantage, mask)
+
+
+def value_loss(
+    value: jax.Array,
+    target: jax.Array,
+    mask: jax.Array,
+    value_old: jax.Array | None = None,
+    clip_eps: float | jax.Array | None = None,
+) -> jax.Array:
+    """mean (V - target)^2 / 2, or the clipped form max of it and (V_old + clip(V - V_old, +-eps) - target)^2 / 2."""
+    error = jnp.square(value - target)
+    if clip_eps is not None:
+        clipped = value_old + jnp.clip(value - value_old, -clip_eps, clip_eps)
+        error = jnp.maximum(error, jnp.square(clipped - target))
+    return 0.5 * masked_mean(error, mask)
+
+
+def entropy(distribution: Any, mask: jax.Array) -> jax.Array:
+    """Mean entropy in nats of a distrax distribution with batch shape that of mask."""
+    return masked_mean(distribution.entropy(), mask)
+
+
+def kl_divergence(old: Any, new: Any, mask: jax.Array) -> jax.Array:
+    """Mean KL(old || new) in nats between two distrax distributions."""
+    return masked_mean(old.kl_divergence(new), mask)
+
+
+SURROGATES: dict[str, Callable[..., jax.Array]] = {
+    "vpg": lambda lp, b: vpg(lp, b.advantage, b.mask),
+    "lvc": lambda lp, b: lvc(lp, b.log_prob, b.advantage, b.mask),
+    "dice": lambda lp, b: dice(lp, b.discounted_reward, b.discounted_value, b.mask),
+    "loaded_dice": lambda lp, b, dice_lambda: loaded_dice(lp, b.advantage, b.mask, dice_lambda),
+    "ppo": lambda lp, b, clip_eps: ppo_clip(lp, b.log_prob, b.advantage, b.mask, clip_eps),
+}
+NEEDS_TIME = ("dice", "loaded_dice")  # cannot be shuffled into minibatches of single steps
+
+
+def surrogate(name: str | Surrogate, **options: float | jax.Array) -> Surrogate:
+    """A named surrogate (or the user's own `f(log_prob, batch) -> loss`) with its options bound.
+
+    Options (`clip_eps`, `dice_lambda`) that the named one does not use are ignored.
+    """
+    if callable(name):
+        return name
+    if name not in SURROGATES:
+        raise ValueError(f"surrogate = {name!r}: must be one of {', '.join(SURROGATES)}, or a function")
+    function = SURROGATES[name]
+    used = {k: v for k, v in options.items() if k in inspect.signature(function).parameters}
+    return partial(function, **used)

@@ -1,0 +1,113 @@
+"""Returns and advantages of one stream of experience.
+
+Every function takes time as its leading axis, [T]; trailing axes, [T, B], are independent streams.
+Nothing here stops a gradient: callers stop what they feed in (usually the values), so that derivatives
+with respect to gamma and lambda exist.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def discounted_returns(
+    reward: jax.Array, done: jax.Array, gamma: float | jax.Array, bootstrap: jax.Array | None = None
+) -> jax.Array:
+    """G_t = r_t + gamma (b_t if done_t else G_{t+1}).
+
+    Args:
+        reward: [T, ...].
+        done: [T, ...] bool, the last step of an episode; the last row counts as one.
+        gamma: discount in [0, 1].
+        bootstrap: [T, ...] value of the state that follows a done step (0 if None); where the episode
+            terminated it must be 0.
+    Returns: [T, ...].
+    """
+    chex.assert_equal_shape([reward, done])
+    bootstrap = jnp.zeros_like(reward) if bootstrap is None else bootstrap
+    last = done.at[-1].set(True)
+
+    def step(following: jax.Array, x: tuple) -> tuple[jax.Array, jax.Array]:
+        r, end, b = x
+        g = r + gamma * jnp.where(end, b, following)
+        return g, g
+
+    return jax.lax.scan(step, jnp.zeros_like(reward[0]), (reward, last, bootstrap), reverse=True)[1]
+
+
+def gae(
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    terminated: jax.Array,
+    truncated: jax.Array,
+    gamma: float | jax.Array,
+    gae_lambda: float | jax.Array,
+) -> jax.Array:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);
+    A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}.
+
+    Args:
+        reward, value: [T, ...]; `value` is V(s_t).
+        next_value: [T, ...] V(s'_t) of the state that the step led to, before any reset: at a truncation
+            it is the value of the final observation, so the time limit does not look like a bad state.
+        terminated, truncated: [T, ...] bool.
+    Returns: [T, ...] advantages; `A + V` is the critic's target.
+    """
+    chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+    carry_on = gamma * gae_lambda * (1.0 - (terminated | truncated))
+
+    def step(following: jax.Array, x: tuple) -> tuple[jax.Array, jax.Array]:
+        d, c = x
+        advantage = d + c * following
+        return advantage, advantage
+
+    return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)[1]
+
+
+def standardize(x: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
+    """(x - mean) / (standard deviation + eps) over the entries where mask is 1; 0 elsewhere.
+
+    Safe at zero variance: all-equal entries give zeros, with finite derivatives.
+    """
+    count = jnp.maximum(jnp.sum(mask), 1.0)
+    centred = (x - jnp.sum(x * mask) / count) * mask
+    variance = jnp.sum(jnp.square(centred)) / count
+    positive = variance > 0
+    std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+    return centred / (std + eps)
+
+
+def baseline_features(observation: jax.Array, time: jax.Array) -> jax.Array:
+    """[o, o^2, t/100, (t/100)^2, (t/100)^3, 1] with o clipped to +-10 (Duan et al. 2016, appendix).
+
+    Args: observation [..., D] (flattened by the caller), time [...] steps since the episode began.
+    Returns: [..., 2 D + 4].
+    """
+    o = jnp.clip(observation, -10.0, 10.0)
+    t = (time / 100.0)[..., None].astype(o.dtype)
+    return jnp.concatenate([o, o**2, t, t**2, t**3, jnp.ones_like(t)], axis=-1)
+
+
+def linear_baseline(features: jax.Array, targets: jax.Array, mask: jax.Array, ridge: float = 1e-5) -> jax.Array:
+    """V = X w with w = argmin |X w - y|^2 + ridge |w|^2, fitted and evaluated on the same samples.
+
+    Solved by a QR factorisation of [X; sqrt(ridge) I | y; 0]: the normal equations square a condition
+    number that float32 cannot hold.
+
+    Args: features X [..., F], targets y [...], mask [...] (0 rows are ignored).
+    Returns: [...] values. Not differentiated: a baseline is a control variate, not a path to the loss.
+    """
+    chex.assert_equal_shape([targets, mask])
+    num_features = features.shape[-1]
+    weight = mask.reshape(-1, 1)
+    x = features.reshape(-1, num_features) * weight
+    y = targets.reshape(-1, 1) * weight
+    penalty = jnp.sqrt(ridge) * jnp.eye(num_features, num_features + 1, dtype=x.dtype)
+    rows = jax.lax.stop_gradient(jnp.concatenate([jnp.concatenate([x, y], axis=1), penalty]))
+    r = jnp.linalg.qr(rows, mode="r")
+    w = jax.scipy.linalg.solve_triangular(r[:num_features, :num_features], r[:num_features, num_features])
+    return jax.lax.stop_gradient(features @ w)

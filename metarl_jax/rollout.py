@@ -1,0 +1,130 @@
+"""Policy x environment x task -> Rollout: one scan over time, never differentiated."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from metarl_jax.types import Params, Rollout, Task
+
+
+@struct.dataclass
+class EnvCarry:
+    """Where B environments stand, kept between auto-reset rollouts."""
+
+    observation: jax.Array  # [B, ...]
+    env_state: Any  # [B, ...]
+    episode_return: jax.Array  # [B]
+    episode_length: jax.Array  # [B]
+
+
+def reset(env: Any, key: jax.Array, task: Task, num_envs: int) -> EnvCarry:
+    """`num_envs` environments at the start of an episode of `task`."""
+    keys = jax.random.split(key, num_envs)
+    observation, state = jax.vmap(env.reset_env, in_axes=(0, None))(keys, task)
+    # Some gymnax states begin as Python or weakly typed numbers: give them the types that a step returns.
+    state = jax.tree.map(jnp.asarray, state)
+    zeros = jnp.zeros(num_envs)
+    return EnvCarry(observation, state, zeros, zeros.astype(jnp.int32))
+
+
+def rollout(
+    env: Any,
+    act: Callable[[Params, jax.Array], Any],
+    params: Params,
+    key: jax.Array,
+    task: Task,
+    carry: EnvCarry | None = None,
+    *,
+    num_steps: int,
+    num_envs: int,
+    auto_reset: bool = False,
+) -> tuple[Rollout, EnvCarry]:
+    """Act for `num_steps` steps in `num_envs` copies of one task.
+
+    Episodes (`auto_reset=False`): every column is one episode from a fresh start. After its end the
+    environment stands still and `mask` is 0; one that reaches `num_steps` is truncated there.
+    Auto-reset: columns are streams that start a new episode of the *same task* after each end, and
+    go on from `carry` in the next call; `next_observation` still holds the final observation.
+
+    Args:
+        act: (params, observation [B, ...]) -> distrax distribution, sampled once a step.
+    Returns: Rollout [num_steps, num_envs, ...] and the carry. Both are behind a stop-gradient.
+    """
+    params = jax.lax.stop_gradient(params)
+    reset_key, act_key, step_key, again_key = jax.random.split(key, 4)
+    if carry is None:
+        carry = reset(env, reset_key, task, num_envs)
+    keys = (
+        jax.random.split(act_key, num_steps),
+        jax.random.split(step_key, (num_steps, num_envs)),
+        jax.random.split(again_key, (num_steps, num_envs)) if auto_reset else None,
+    )
+    step_env = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))
+    reset_env = jax.vmap(env.reset_env, in_axes=(0, None))
+    is_truncated = jax.vmap(env.is_truncated, in_axes=(0, None))
+
+    def step(scanned: tuple[EnvCarry, jax.Array], x: Any) -> tuple[tuple[EnvCarry, jax.Array], Rollout]:
+        now, alive = scanned
+        act_key, step_keys, reset_keys = x
+        action, log_prob = act(params, now.observation).sample_and_log_prob(seed=act_key)
+        observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
+        truncated = is_truncated(env_state, task) & ~terminated
+        reward = jnp.where(alive, reward, 0.0).astype(log_prob.dtype)
+        terminated = terminated & alive
+        stepped = EnvCarry(
+            observation, env_state, now.episode_return + reward, now.episode_length + alive.astype(jnp.int32)
+        )
+        done = terminated | truncated
+        out = Rollout(
+            observation=now.observation,
+            action=action,
+            log_prob=log_prob,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated & alive,
+            next_observation=observation,
+            mask=alive.astype(log_prob.dtype),
+            episode_return=stepped.episode_return,
+            episode_length=stepped.episode_length,
+        )
+        if auto_reset:
+            first_observation, first_state = reset_env(reset_keys, task)
+            zeros = jnp.zeros_like(now.episode_return)
+            fresh = EnvCarry(first_observation, first_state, zeros, jnp.zeros_like(now.episode_length))
+            return (_where(done, fresh, stepped), alive), out
+        return (_where(alive, stepped, now), alive & ~done), out
+
+    alive = jnp.ones(num_envs, bool)
+    (carry, _), out = jax.lax.scan(step, (carry, alive), keys)
+    if not auto_reset:  # the horizon is a time limit too
+        out = out.replace(
+            truncated=out.truncated.at[-1].set((out.mask[-1] > 0) & ~out.terminated[-1]),
+        )
+    return jax.lax.stop_gradient((out, carry))
+
+
+def _where(condition: jax.Array, a: Any, b: Any) -> Any:
+    """Leafwise select by a [B] condition, keeping the dtypes of `b`'s leaves."""
+
+    def select(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.where(condition.reshape(-1, *[1] * (y.ndim - 1)), x, y).astype(y.dtype)
+
+    return jax.tree.map(select, a, b)
+
+
+def episode_returns(rollout: Rollout) -> jax.Array:
+    """[B] undiscounted return of each column of an episode-mode rollout."""
+    return rollout.episode_return[-1]
+
+
+def completed(rollout: Rollout) -> dict[str, jax.Array]:
+    """Mean return and length of the episodes that ended in an auto-reset rollout (NaN if none), and their number."""
+    count = jnp.sum(rollout.done)
+    return {
+        "episode_return": jnp.sum(rollout.episode_return * rollout.done) / count,
+        "episode_length": jnp.sum(rollout.episode_length * rollout.done) / count,
+        "num_episodes": count,
+    }

@@ -1,0 +1,82 @@
+"""Pytree helpers that jax and optax lack: norms safe at zero, chunked maps, minibatches, finiteness."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """Euclidean norm over all leaves, with gradient 0 (not NaN) where every leaf is zero."""
+    squares = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree))
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+
+
+def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
+    """g * min(1, max_norm / |g|), differentiable everywhere, g = 0 included.
+
+    `optax.clip_by_global_norm` divides by the norm, which makes a meta-gradient NaN as soon as one
+    inner gradient is exactly zero (a task whose rewards are all equal).
+    """
+
+    def clip(grads: Any, _: Any = None) -> Any:
+        scale = jnp.minimum(1.0, max_norm / jnp.maximum(global_norm(grads), 1e-12))
+        return jax.tree.map(lambda g: (g * scale).astype(g.dtype), grads)
+
+    return optax.stateless(clip)
+
+
+def default_batch_size(n: int) -> int:
+    """How many of `n` tasks (or seeds) to process at a time: one on a CPU, all on an accelerator.
+
+    On a CPU a vmap over tasks turns large matrix products into many small batched ones that fall
+    out of cache; on an accelerator the batch is what fills the device.
+    """
+    return 1 if jax.default_backend() == "cpu" else n
+
+
+def chunked_map(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
+    """`jax.vmap(f)(xs)`, computed `batch_size` elements at a time (None: `default_batch_size`).
+
+    Memory is that of one chunk plus the stacked outputs. The result does not depend on `batch_size`
+    beyond floating-point rounding.
+    """
+    n = jax.tree.leaves(xs)[0].shape[0]
+    size = default_batch_size(n) if batch_size is None else batch_size
+    if size >= n and n > 1:
+        return jax.vmap(f)(xs)
+    if size == 1 or n == 1:  # no batch axis at all: plain matrix products
+        return jax.lax.map(f, xs)
+    return jax.lax.map(f, xs, batch_size=size)
+
+
+def tree_mean(tree: Any) -> Any:
+    """Mean over the leading axis of every leaf."""
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+
+
+def minibatch_indices(key: jax.Array, num_samples: int, num_epochs: int, num_minibatches: int) -> jax.Array:
+    """[num_epochs * num_minibatches, num_samples / num_minibatches] indices, reshuffled every epoch."""
+    keys = jax.random.split(key, num_epochs)
+    shuffled = jax.vmap(lambda k: jax.random.permutation(k, num_samples))(keys)
+    return shuffled.reshape(num_epochs * num_minibatches, num_samples // num_minibatches)
+
+
+def finite(tree: Any) -> Any:
+    """The same tree with one boolean per leaf (per leading index is the caller's vmap)."""
+    return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
+
+
+def leaf_names(tree: Any) -> list[str]:
+    """Dotted names of the leaves, in `jax.tree.leaves` order."""
+    return [".".join(_key_name(k) for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _key_name(key: Any) -> str:
+    for field in ("key", "name", "idx"):
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    return str(key)

@@ -1,0 +1,115 @@
+"""The data that flows through the library, and the bundles of functions that act on it.
+
+Data are `flax.struct` dataclasses (arrays only, so they can be batched, sharded and checkpointed).
+Bundles are `NamedTuple`s of pure functions, as in optax; they never enter a compiled program as data.
+
+Shape letters: K inner updates, T time, B parallel episodes (environments), N = T * B.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Params = Any  # a pytree of arrays
+Task = Any  # a gymnax EnvParams, or any other pytree that says what the task is
+Metrics = dict[str, Any]
+
+
+@struct.dataclass
+class Rollout:
+    """What one policy did in one task; every leaf is behind a stop-gradient."""
+
+    observation: jax.Array  # [T, B, ...]
+    action: jax.Array  # [T, B, ...]
+    log_prob: jax.Array  # [T, B] under the policy that acted
+    reward: jax.Array  # [T, B]
+    terminated: jax.Array  # [T, B] bool: the task ended here, so the value of what follows is 0
+    truncated: jax.Array  # [T, B] bool: only the clock ended it, so bootstrap from next_observation
+    next_observation: jax.Array  # [T, B, ...] what the step led to, before any reset
+    mask: jax.Array  # [T, B] 1 for real steps, 0 after the end of an episode
+    episode_return: jax.Array  # [T, B] undiscounted return of the current episode up to this step
+    episode_length: jax.Array  # [T, B] steps of the current episode up to this step
+
+    @property
+    def done(self) -> jax.Array:
+        """[T, B] bool: an episode ends with this step, for either reason."""
+        return self.terminated | self.truncated
+
+
+@struct.dataclass
+class Batch:
+    """What a policy-gradient loss sees: [T, B, ...], or [N, ...] once shuffled into minibatches."""
+
+    observation: jax.Array
+    action: jax.Array
+    log_prob: jax.Array  # under the policy that acted: the denominator of every likelihood ratio
+    advantage: jax.Array
+    value: jax.Array  # the baseline at sampling time
+    target: jax.Array  # regression target of the critic
+    discounted_reward: jax.Array  # gamma^t r_t, for DiCE
+    discounted_value: jax.Array  # gamma^t V(s_t), for DiCE's baseline
+    mask: jax.Array
+
+
+@struct.dataclass
+class Trial:
+    """All data of one task: what each inner update saw, and what the adapted learner met."""
+
+    inner: Any  # pytree with leading axis K
+    outer: Any  # pytree without it
+    keys: jax.Array  # [K] the inner updates' own randomness (minibatch shuffles), part of the data
+
+
+@struct.dataclass
+class LearnerState:
+    """An agent inside a task."""
+
+    params: Params
+    opt_state: Any
+
+
+class Policy(NamedTuple):
+    """A network as pure functions. `value` is None for a policy without a critic."""
+
+    init: Callable[[jax.Array], Params]  # key -> params
+    apply: Callable[[Params, jax.Array], Any]  # params, observation [..., obs] -> distrax distribution
+    value: Callable[[Params, jax.Array], jax.Array] | None = None  # -> [...]
+
+
+class Learner(NamedTuple):
+    """An inner learner: how data from one task changes an agent.
+
+    init(meta) -> state; prepare(state, data) -> batch, in which nothing depends differentiably on
+    `state`; update(state, key, batch) -> (state, metrics), differentiable in `state`.
+    """
+
+    init: Callable[[Params], LearnerState]
+    prepare: Callable[[LearnerState, Any], Any]
+    update: Callable[[LearnerState, jax.Array, Any], tuple[LearnerState, Metrics]]
+
+
+class Algorithm(NamedTuple):
+    """Anything that trains: init(key) -> state and step(state, key) -> (state, metrics), a scan body."""
+
+    init: Callable[[jax.Array], Any]
+    step: Callable[[Any, jax.Array], tuple[Any, Metrics]]
+
+
+class MetaLearner(NamedTuple):
+    """An `Algorithm` that learns how to adapt, with the parts of its step open to use and to test."""
+
+    init: Callable[[jax.Array], Any]
+    step: Callable[[Any, jax.Array], tuple[Any, Metrics]]
+    collect: Callable[..., tuple[Trial, jax.Array]]  # (params, key, task, num_updates=K) -> trial, scores
+    adapt: Callable[[Params, Trial], LearnerState]  # deterministic and differentiable in params
+    meta_loss: Callable[[Params, Trial], jax.Array]  # jax.grad goes through adapt
+
+
+@struct.dataclass
+class MetaState:
+    """State of a `MetaLearner`: what is meta-learned, and its optimiser."""
+
+    params: Params
+    opt_state: Any
