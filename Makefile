@@ -34,8 +34,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # that only pip is configured for.
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(PY)
 PIP_INSTALL := $(PY) -m pip install -qq
-install_with_either = if [ -x $(BIN)/uv ] && $(UV_INSTALL) $(1); then :; else \
-	  echo "==> uv could not do it, trying pip (about a minute)"; $(PIP_INSTALL) $(1); fi
+install_with_either = { [ -x $(BIN)/uv ] && $(UV_INSTALL) $(1); } || \
+	{ echo "==> no uv, or it could not do it; trying pip (slower)"; $(PIP_INSTALL) $(1); }
 
 .PHONY: help
 help: ## list the targets

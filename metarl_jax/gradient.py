@@ -47,7 +47,8 @@ def _mixed(loss: Callable) -> Callable:
 
         def on_floats(params: Any, floats: list, others: list) -> Any:
             f, o = iter(floats), iter(others)
-            return loss(params, treedef.unflatten([next(f) if flag else next(o) for flag in is_float]))
+            merged = [next(f) if flag else next(o) for flag in is_float]
+            return loss(params, jax.tree.unflatten(treedef, merged))
 
         # Hyperparameters that `loss` closes over may be traced by an outer derivative: make them arguments.
         closed, consts = jax.closure_convert(on_floats, params, floats, others)

@@ -21,7 +21,7 @@ BASELINES = ("critic", "linear", "zero")
 
 def sgd(lr: Any) -> optax.GradientTransformation:
     """theta - lr * g, where `lr` is a scalar or a tree of per-parameter step sizes, fixed or learned."""
-    if jax.tree.structure(lr) == jax.tree.structure(0.0):
+    if jax.tree_util.all_leaves([lr]):
         return optax.sgd(lr)
     return optax.stateless(lambda grads, _: jax.tree.map(lambda a, g: -a * g, lr, grads))
 
@@ -49,7 +49,9 @@ def prepare_batch(
     """
     if baseline == "critic":
         if policy.value is None:
-            raise ValueError("baseline = 'critic': this policy has no critic; use 'linear', or make one with critic=True")
+            raise ValueError(
+                "baseline = 'critic': this policy has no critic; use 'linear', or make one with critic=True"
+            )
         value = policy.value(params, rollout.observation)
         next_value = policy.value(params, rollout.next_observation)
         terminated = rollout.terminated
@@ -214,7 +216,9 @@ def ppo(
     return Learner(init, prepare, update)
 
 
-def policy_gradient(policy: Policy, lr: Any = 0.1, *, surrogate: str | losses.Surrogate = "lvc", **options: Any) -> Learner:
+def policy_gradient(
+    policy: Policy, lr: Any = 0.1, *, surrogate: str | losses.Surrogate = "lvc", **options: Any
+) -> Learner:
     """One gradient step on a named surrogate: theta' = theta - lr * grad L(theta; tau).
 
     The inner update of MAML (Finn et al. 2017) with "vpg", of ProMP (Rothfuss et al. 2018) with "lvc".

@@ -49,9 +49,7 @@ def ppo_clip(
     return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
 
 
-def dice(
-    log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array
-) -> jax.Array:
+def dice(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
     """-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
 
     DiCE with its first-order baseline (Foerster et al. 2018, eq. 8): derivatives of every order are
@@ -90,7 +88,7 @@ def value_loss(
 ) -> jax.Array:
     """mean (V - target)^2 / 2, or the clipped form max of it and (V_old + clip(V - V_old, +-eps) - target)^2 / 2."""
     error = jnp.square(value - target)
-    if clip_eps is not None:
+    if clip_eps is not None and value_old is not None:
         clipped = value_old + jnp.clip(value - value_old, -clip_eps, clip_eps)
         error = jnp.maximum(error, jnp.square(clipped - target))
     return 0.5 * masked_mean(error, mask)

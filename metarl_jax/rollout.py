@@ -1,5 +1,6 @@
 """Policy x environment x task -> Rollout: one scan over time, never differentiated."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,7 @@ def rollout(
     reset_env = jax.vmap(env.reset_env, in_axes=(0, None))
     is_truncated = jax.vmap(env.is_truncated, in_axes=(0, None))
 
-    def step(scanned: tuple[EnvCarry, jax.Array], x: Any) -> tuple[tuple[EnvCarry, jax.Array], Rollout]:
+    def step(scanned: Any, x: Any) -> tuple[Any, Rollout]:
         now, alive = scanned
         act_key, step_keys, reset_keys = x
         action, log_prob = act(params, now.observation).sample_and_log_prob(seed=act_key)
@@ -98,12 +99,10 @@ def rollout(
         return (_where(alive, stepped, now), alive & ~done), out
 
     alive = jnp.ones(num_envs, bool)
-    (carry, _), out = jax.lax.scan(step, (carry, alive), keys)
+    (last, _), out = jax.lax.scan(step, (carry, alive), keys)
     if not auto_reset:  # the horizon is a time limit too
-        out = out.replace(
-            truncated=out.truncated.at[-1].set((out.mask[-1] > 0) & ~out.terminated[-1]),
-        )
-    return jax.lax.stop_gradient((out, carry))
+        out = dataclasses.replace(out, truncated=out.truncated.at[-1].set((out.mask[-1] > 0) & ~out.terminated[-1]))
+    return jax.lax.stop_gradient((out, last))
 
 
 def _where(condition: jax.Array, a: Any, b: Any) -> Any:

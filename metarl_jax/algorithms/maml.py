@@ -63,9 +63,7 @@ def maml(
     )
 
     def sample(params: Params, key: jax.Array, task: Task) -> tuple[Rollout, jax.Array]:
-        data, _ = rollout(
-            env, policy.apply, params, key, task, num_steps=num_steps, num_envs=episodes_per_task
-        )
+        data, _ = rollout(env, policy.apply, params, key, task, num_steps=num_steps, num_envs=episodes_per_task)
         return data, episode_returns(data)
 
     def loss(params: Params, batch: Batch) -> jax.Array:
@@ -87,6 +85,8 @@ def maml(
 
 def meta_optimizer(lr: Float, max_grad_norm: Float | None) -> optax.GradientTransformation:
     """Adam, with the gradient's global norm clipped if a bound is given."""
-    return optax.adam(lr) if max_grad_norm is None else optax.chain(
-        optax.clip_by_global_norm(max_grad_norm), optax.adam(lr)
+    return (
+        optax.adam(lr)
+        if max_grad_norm is None
+        else optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(lr))
     )

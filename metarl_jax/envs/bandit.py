@@ -47,9 +47,7 @@ def gaussian_pull(key: Array, arm: Array, params: GaussianParams) -> Array:
 class Bandit(environment.Environment[BanditState, Any]):
     """k arms; `pull(key, arm, params) -> reward`; `params` turns one number per arm [k] into a task."""
 
-    def __init__(
-        self, num_arms: int, pull: Callable[[Array, Array, Any], Array], params: Callable[[Array], Any]
-    ):
+    def __init__(self, num_arms: int, pull: Callable[[Array, Array, Any], Array], params: Callable[[Array], Any]):
         super().__init__()
         self.num_arms = check_count("num_arms", num_arms)
         self.pull = pull
@@ -105,14 +103,10 @@ def bernoulli_bandit(*, num_arms: int = 5, horizon: int = 1) -> tuple[Bandit, Ta
     def oracle(params: BernoulliParams) -> Array:
         return horizon * params.probs.max()
 
-    return env, TaskDistribution(
-        sample, horizon, oracle=oracle, description=f"{num_arms} Bernoulli arms, p ~ U[0, 1]"
-    )
+    return env, TaskDistribution(sample, horizon, oracle=oracle, description=f"{num_arms} Bernoulli arms, p ~ U[0, 1]")
 
 
-def gaussian_bandit(
-    *, num_arms: int = 5, horizon: int = 1, sigma: float = 1.0
-) -> tuple[Bandit, TaskDistribution]:
+def gaussian_bandit(*, num_arms: int = 5, horizon: int = 1, sigma: float = 1.0) -> tuple[Bandit, TaskDistribution]:
     """mean_i ~ U[0, 1], reward N(mean_i, sigma^2). The oracle knows the means: horizon * max mean."""
     sigma = check_positive("sigma", sigma, or_zero=True)
     env = _gaussian_environment(check_count("num_arms", num_arms), check_count("horizon", horizon), sigma)
@@ -130,9 +124,7 @@ def gaussian_bandit(
 @functools.cache
 def _bernoulli_environment(num_arms: int, horizon: int) -> Bandit:
     def params(probs: Array) -> BernoulliParams:
-        return BernoulliParams(
-            probs=jnp.asarray(probs, float), max_steps_in_episode=jnp.asarray(horizon, int)
-        )
+        return BernoulliParams(probs=jnp.asarray(probs, float), max_steps_in_episode=jnp.asarray(horizon, int))
 
     return Bandit(num_arms, bernoulli_pull, params)
 

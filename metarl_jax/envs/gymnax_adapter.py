@@ -19,9 +19,7 @@ Range = tuple[Any, Any]  # (low, high): scalars, or arrays that broadcast to the
 
 def derive_cartpole(params: EnvParams) -> EnvParams:
     """total_mass = masscart + masspole, polemass_length = masspole * length; gymnax derives neither."""
-    return params.replace(
-        total_mass=params.masscart + params.masspole, polemass_length=params.masspole * params.length
-    )
+    return params.replace(total_mass=params.masscart + params.masspole, polemass_length=params.masspole * params.length)
 
 
 # environment name -> (recompute its dependent fields, those fields)
@@ -60,11 +58,11 @@ def from_gymnax(
     for name in sorted(ranges or {}):  # sorted: the order of the dict does not change the draws
         if name not in fields:
             raise ValueError(f"{env.name} has no parameter {name!r}{did_you_mean(name, fields)}")
+        if name == "max_steps_in_episode":
+            raise ValueError(f"episode length is static: give horizon=... instead of a range of {name!r}")
         if name in dependent:
             raise ValueError(f"{name!r} of {env.name} is computed from other fields; vary those")
-        bounds[name] = _check_range(
-            env.name, name, fields[name].type, getattr(default, name), (ranges or {})[name]
-        )
+        bounds[name] = _check_range(env.name, name, fields[name].type, getattr(default, name), (ranges or {})[name])
     length = int(default.max_steps_in_episode) if horizon is None else horizon
 
     def base() -> EnvParams:
@@ -92,9 +90,7 @@ def _environment(name: str) -> Any:
     return gymnax.make(name)[0]
 
 
-def _check_range(
-    env: str, name: str, annotation: Any, default: Any, limits: Range
-) -> tuple[Any, Any, tuple[int, ...]]:
+def _check_range(env: str, name: str, annotation: Any, default: Any, limits: Range) -> tuple[Any, Any, tuple[int, ...]]:
     """Bounds as float64 numpy arrays, and the shape to draw."""
     is_float = jnp.issubdtype(jnp.result_type(default), jnp.floating) or annotation in (float, "float")
     if not is_float:

@@ -57,7 +57,7 @@ def corner_reward(previous: Array, position: Array, params: PointParams) -> Arra
     """r = |p - g| - |p' - g| if |p'|_1 >= radius and g is the corner nearest to p', else 0 (ProMP, 2019).
 
     As in the original it can be exploited: steps that end in the L1 ball cost nothing, so swinging in and out
-    of it earns up to .28 every other step (14 in 100 steps), where walking to the corner earns 2.8 once.
+    of it earns up to .28 every other step (14 in 100 steps), where walking to the corner earns 2.6 once.
     """
     progress = _distance(previous, params.goal) - _distance(position, params.goal)
     outside = jnp.abs(position).sum() >= params.reward_radius
@@ -136,9 +136,7 @@ class PointNavigation(environment.Environment[PointState, PointParams]):
     def is_truncated(self, state: PointState, params: PointParams) -> Array:
         return state.time >= params.max_steps_in_episode
 
-    def get_obs(
-        self, state: PointState, params: PointParams | None = None, key: Array | None = None
-    ) -> Array:
+    def get_obs(self, state: PointState, params: PointParams | None = None, key: Array | None = None) -> Array:
         return state.position
 
     @property
@@ -161,9 +159,9 @@ def greedy_return(env: PointNavigation, horizon: int, params: PointParams) -> Ar
     """Return of a = clip(g - p) over one episode from a fixed start: the exact optimum of two of the rewards.
 
     The actions form a box, so the axes are independent: |dx_t| >= max(|dx_0| - t limit, 0) for every policy,
-    and greedy attains it on both axes at every t at once. So no policy is nearer at any t: greedy is optimal for
-    every reward that never rises with the distance (half-circle). And none ends earlier, so it is optimal for
-    the dense reward too, which is never positive.
+    and greedy attains it on both axes at every t at once. So no policy is nearer at any t: greedy is optimal
+    for every reward that never rises with the distance (half-circle). And none ends earlier, so it is optimal
+    for the dense reward too, which is never positive.
     """
     key = jax.random.key(0)  # a fixed start reads no key
     _, state = env.reset_env(key, params)
@@ -189,9 +187,7 @@ def maml(
         return env.params(jax.random.uniform(key, (2,), float, minval=-limit, maxval=limit))
 
     oracle = functools.partial(greedy_return, env, horizon)
-    return env, TaskDistribution(
-        sample, horizon, oracle=oracle, description=f"point, goals U[-{limit:g}, {limit:g}]^2"
-    )
+    return env, TaskDistribution(sample, horizon, oracle=oracle, description=f"point, goals U[-{limit:g}, {limit:g}]^2")
 
 
 def promp_v2(
@@ -223,18 +219,14 @@ def half_circle(
     *, horizon: int = 20, action_limit: float = 0.1, reward_radius: float = 0.2
 ) -> tuple[PointNavigation, TaskDistribution]:
     """Goals (cos u, sin u), u ~ U[0, pi], sparse reward (Rakelly et al. 2019)."""
-    env = _environment(
-        half_circle_reward, action_limit=action_limit, reward_radius=reward_radius, horizon=horizon
-    )
+    env = _environment(half_circle_reward, action_limit=action_limit, reward_radius=reward_radius, horizon=horizon)
 
     def sample(key: Array) -> PointParams:
         angle = jax.random.uniform(key, (), float, maxval=jnp.pi)
         return env.params(jnp.stack([jnp.cos(angle), jnp.sin(angle)]))
 
     oracle = functools.partial(greedy_return, env, horizon)
-    return env, TaskDistribution(
-        sample, horizon, oracle=oracle, description="point, goals on a unit half-circle"
-    )
+    return env, TaskDistribution(sample, horizon, oracle=oracle, description="point, goals on a unit half-circle")
 
 
 _environment = functools.cache(PointNavigation)  # equal arguments, one instance: no second compilation

@@ -12,6 +12,7 @@ from typing import Any
 GYMNAX_PREFIX = "gymnax:"
 _GYMNAX = "metarl_jax.envs.gymnax_adapter:from_gymnax"
 _POINT = "metarl_jax.envs.point"
+_REGRESSION = "metarl_jax.envs.regression"
 
 # name -> (factory or "module:function", one-line description)
 _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
@@ -34,6 +35,8 @@ _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
         "metarl_jax.envs.bandit:gaussian_bandit",
         "Gaussian bandit, means ~ U[0, 1], sigma 1",
     ),
+    "Sinusoid-v0": (f"{_REGRESSION}:sinusoid", "few-shot sinusoid regression, labelled examples (MAML)"),
+    "XOR-v0": (f"{_REGRESSION}:xor", "few-shot XOR on rotated axes, labelled examples"),
     "TabularMDP-v0": ("metarl_jax.envs.tabular:tabular_mdp", "random 10-state, 5-action MDP, 10 steps (RL2)"),
 }
 
@@ -57,9 +60,7 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
         positional = ()
         factory = _resolve(_ENTRIES[name][0])
     else:
-        raise ValueError(
-            f"unknown environment {name!r}{did_you_mean(name, [*_ENTRIES, GYMNAX_PREFIX + '<id>'])}"
-        )
+        raise ValueError(f"unknown environment {name!r}{did_you_mean(name, [*_ENTRIES, GYMNAX_PREFIX + '<id>'])}")
     _check_overrides(name, factory, overrides, num_positional=len(positional))
     return factory(*positional, **overrides)
 
@@ -98,9 +99,7 @@ def _resolve(factory: str | Callable[..., Any]) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def _check_overrides(
-    name: str, factory: Callable[..., Any], overrides: dict[str, Any], num_positional: int
-) -> None:
+def _check_overrides(name: str, factory: Callable[..., Any], overrides: dict[str, Any], num_positional: int) -> None:
     parameters = list(inspect.signature(factory).parameters.values())[num_positional:]
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return

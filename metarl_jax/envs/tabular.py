@@ -34,9 +34,7 @@ class TabularState(environment.EnvState):
 class TabularMDP(environment.Environment[TabularState, TabularParams]):
     """S states, A actions, start in state 0, observation one-hot [S]."""
 
-    def __init__(
-        self, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_std: float = 1.0
-    ):
+    def __init__(self, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_std: float = 1.0):
         super().__init__()
         self.num_states = check_count("num_states", num_states)
         self._num_actions = check_count("num_actions", num_actions)
@@ -80,9 +78,7 @@ class TabularMDP(environment.Environment[TabularState, TabularParams]):
     def is_truncated(self, state: TabularState, params: TabularParams) -> Array:
         return jnp.zeros((), bool)
 
-    def get_obs(
-        self, state: TabularState, params: TabularParams | None = None, key: Array | None = None
-    ) -> Array:
+    def get_obs(self, state: TabularState, params: TabularParams | None = None, key: Array | None = None) -> Array:
         return jax.nn.one_hot(state.position, self.num_states, dtype=float)
 
     @property

@@ -68,31 +68,24 @@ class TaskDistribution:
 
         Continuous families draw the halves from distinct key streams: the seed names the test stream, and the
         training stream is one for all seeds. A finite set of at least 8 members is shuffled by the seed and a
-        fifth of it is held out. A smaller one holds nothing out: both halves are all of it, `held_out` is False.
+        fifth of it is held out. A smaller one holds nothing out: both halves are all of it, `held_out` False.
 
         Raises:
           ValueError: if a finite set contains the same task twice, which would leak it into both halves.
         """
         if self.members is None:
-            test = self._half("test", functools.partial(_sample_stream, self.sample, _TEST_TAG, seed))
-            return self._half(
-                "train", functools.partial(_sample_stream, self.sample, _TRAIN_TAG, 0), test=test
-            ), test
+            draw_train = functools.partial(_sample_stream, self.sample, _TRAIN_TAG, 0)
+            draw_test = functools.partial(_sample_stream, self.sample, _TEST_TAG, seed)
+            return self._halves((draw_train, None), (draw_test, None), held_out=True)
         size = num_members(self.members)
         if size < MIN_SPLIT:
-            test = dataclasses.replace(self, part="test", held_out=False, _test=None)
-            return dataclasses.replace(self, part="train", held_out=False, _test=test), test
+            return self._halves((self.sample, self.members), (self.sample, self.members), held_out=False)
         _check_distinct(self.members)
         order = np.random.default_rng(seed).permutation(size)
         num_test = max(1, round(TEST_FRACTION * size))
-        test_members, train_members = (
-            _take(self.members, order[:num_test]),
-            _take(self.members, order[num_test:]),
-        )
-        test = self._half("test", functools.partial(_sample_member, test_members), test_members)
-        return self._half(
-            "train", functools.partial(_sample_member, train_members), train_members, test
-        ), test
+        train, test = _take(self.members, order[num_test:]), _take(self.members, order[:num_test])
+        draw_train, draw_test = (functools.partial(_sample_member, half) for half in (train, test))
+        return self._halves((draw_train, train), (draw_test, test), held_out=True)
 
     def evaluation_tasks(self, num_tasks: int, seed: int = 0) -> EnvParams:
         """The fixed list of held-out tasks named by the seed: stacked EnvParams, leaves [num_tasks, ...].
@@ -107,23 +100,22 @@ class TaskDistribution:
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_tasks))
         return jax.vmap(test.sample)(keys)
 
-    def _half(
-        self,
-        part: str,
-        sample: Callable[[Array], EnvParams],
-        members: EnvParams | None = None,
-        test: Optional["TaskDistribution"] = None,
-    ) -> "TaskDistribution":
-        return dataclasses.replace(self, sample=sample, members=members, part=part, held_out=True, _test=test)
+    def _halves(
+        self, train: tuple[Any, Any], test: tuple[Any, Any], held_out: bool
+    ) -> tuple["TaskDistribution", "TaskDistribution"]:
+        def half(part: str, sample: Any, members: Any, of: Optional["TaskDistribution"]) -> "TaskDistribution":
+            new = dataclasses.replace(self, sample=sample, members=members)
+            return dataclasses.replace(new, part=part, held_out=held_out, _test=of)
+
+        held = half("test", *test, None)
+        return half("train", *train, held), held
 
 
 def num_members(stacked: EnvParams) -> int:
     """The shared leading dimension N >= 1 of a stacked pytree; ValueError if there is none."""
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(stacked)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
-        raise ValueError(
-            f"members must be stacked, every leaf [N, ...] with N >= 1, got leading {sorted(sizes)}"
-        )
+        raise ValueError(f"members must be stacked, every leaf [N, ...] with N >= 1, got leading {sorted(sizes)}")
     return sizes.pop()[0]
 
 

@@ -1,0 +1,181 @@
+"""What a finished run is worth on held-out tasks, beside the baselines that belong in every table."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from metarl_jax import evaluation, experiment
+from metarl_jax.build import Job, build
+from metarl_jax.checkpoint import Checkpoints
+from metarl_jax.config import ConfigError, MAMLConfig, PPOConfig, load, validate
+from metarl_jax.types import Params
+
+NO_ADAPTATION = "no adaptation (multi-task PPO)"
+RANDOM_INIT = "random initialisation, same updates"
+RANDOM_POLICY = "random policy"
+ORACLE = "oracle"
+
+
+def open_run(run_dir: Path) -> Job:
+    """The job of a run directory.
+
+    Raises: ConfigError if it is not one.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise ConfigError(f"run {run_dir}: is not a run directory (it has no config.yaml)")
+    return build(load(run_dir / "config.yaml"))
+
+
+def restore(job: Job, run_dir: Path, iteration: int | None = None) -> tuple[int, Params]:
+    """(iteration, what was learned by each seed, leaves [seed, ...])."""
+    if not (run_dir / "checkpoints").is_dir():
+        raise ConfigError(f"run {run_dir}: has no checkpoint yet")
+    states = jax.eval_shape(lambda: experiment.initial_states(job))
+    checkpoints = Checkpoints(run_dir / "checkpoints")
+    iteration, state = checkpoints.restore(states, iteration)
+    checkpoints.close()
+    return iteration, jax.tree.map(jax.numpy.asarray, job.params(state))
+
+
+def assess(
+    run_dir: Path,
+    *,
+    num_tasks: int | None = None,
+    num_episodes: int | None = None,
+    num_updates: int | None = None,
+    seed: int = 0,
+    baselines: bool = True,
+    report: Callable[[Any], None] = print,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Evaluate the newest checkpoint of a run: (table, scores).
+
+    The table is JSON: mean and interquartile mean with 95% bootstrap intervals, before and after each inner
+    update. The scores are whole, [seed, task, update, episode], for the run and for each baseline.
+    """
+    job = open_run(run_dir)
+    c = job.config
+    num_tasks = num_tasks or c.eval_tasks
+    updates = getattr(c, "eval_updates", 0) if num_updates is None else num_updates
+    if updates and isinstance(c, PPOConfig):
+        raise ConfigError(f"num-updates = {updates}: a run of ppo does not adapt, so it must be 0")
+    changes = {"eval_tasks": num_tasks, "eval_episodes": num_episodes or c.eval_episodes}
+    job = build(_for_evaluation(validate({**c.model_dump(), **changes})))
+    iteration, params = restore(build(c), run_dir)
+    tasks = job.evaluation_tasks(num_tasks)
+    key = jax.random.key(seed)
+    report(f"evaluating iteration {iteration} on {num_tasks} tasks")
+
+    def over_seeds(f: Callable) -> np.ndarray:
+        return np.asarray(jax.jit(lambda trees: jax.lax.map(f, trees))(params))
+
+    if isinstance(c, PPOConfig):
+        scores = {"run": over_seeds(lambda p: _returns(job, job.policy.apply, p, key, tasks))[:, :, None]}
+    else:
+
+        def curve(p: Params) -> jax.Array:
+            return evaluation.adaptation_curve(job.algorithm, p, key, tasks, updates)
+
+        scores = {"run": over_seeds(curve)}
+        if baselines:
+            fresh = jax.vmap(lambda i: job.params(job.algorithm.init(jax.random.fold_in(key, i))))
+            untrained = fresh(jax.numpy.arange(c.num_seeds))
+            scores[RANDOM_INIT] = np.asarray(jax.jit(lambda trees: jax.lax.map(curve, trees))(untrained))
+    if baselines and job.policy is not None:
+        if isinstance(c, MAMLConfig) and c.num_inner_steps:
+            scores[NO_ADAPTATION] = _multi_task(job, run_dir, key, tasks, report)
+        act = evaluation.uniform_policy(job.env)
+        scores[RANDOM_POLICY] = np.asarray(jax.jit(lambda: _returns(job, act, {}, key, tasks))())[None, :, None]
+        if job.tasks.oracle is not None and job.horizon == job.tasks.horizon:
+            best = np.asarray(jax.jit(lambda: evaluation.oracle_returns(job.tasks.oracle, tasks))())
+            scores[ORACLE] = best[None, :, None, None]
+    return _table(job, run_dir, iteration, scores), scores
+
+
+def _for_evaluation(config: Any) -> Any:
+    """The same learner, gathering as many episodes (or query examples) as evaluation asks for."""
+    if isinstance(config, MAMLConfig):
+        return config.model_copy(update={"episodes_per_task": config.eval_episodes})
+    if isinstance(config, PPOConfig):
+        return config
+    return config.model_copy(update={"queries": config.eval_episodes})
+
+
+def _returns(job: Job, act: Callable, params: Params, key: jax.Array, tasks: Any) -> jax.Array:
+    return evaluation.policy_returns(
+        job.env, act, params, key, tasks, num_steps=job.horizon, num_episodes=job.config.eval_episodes
+    )
+
+
+def _multi_task(job: Job, run_dir: Path, key: jax.Array, tasks: Any, report: Callable) -> np.ndarray:
+    """One policy for all tasks, trained like the run but without inner updates; trained once, kept in the run."""
+    directory = run_dir / "no_adaptation"
+    trained = load(run_dir / "config.yaml")
+    plain = build(trained.model_copy(update={"num_inner_steps": 0, "num_seeds": 1}))
+    report("training the baseline without adaptation: multi-task PPO, the same budget of iterations")
+    states = experiment.train(plain, directory, resume=True, report=lambda _: None)
+    params = jax.tree.map(lambda x: x[0], plain.params(states))
+    returns = jax.jit(lambda p: _returns(job, plain.policy.apply, p, key, tasks))(params)
+    return np.asarray(returns)[None, :, None]
+
+
+def _table(job: Job, run_dir: Path, iteration: int, scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    c = job.config
+
+    def summary(values: np.ndarray) -> list[dict[str, Any]]:
+        rows = []
+        for update in range(values.shape[2]):
+            per_task = values[:, :, update].mean(axis=-1)
+            mean, mean_low, mean_high = evaluation.bootstrap_interval(per_task, evaluation.mean)
+            iqm, iqm_low, iqm_high = evaluation.bootstrap_interval(per_task, evaluation.iqm)
+            rows.append(
+                {
+                    "update": update,
+                    "mean": mean,
+                    "mean_interval": [mean_low, mean_high],
+                    "iqm": iqm,
+                    "iqm_interval": [iqm_low, iqm_high],
+                }
+            )
+        return rows
+
+    run = scores["run"]
+    per_task = run.mean(axis=-1) * (1 if job.higher_is_better else -1)
+    table: dict[str, Any] = {
+        "run": str(run_dir),
+        "algorithm": c.algorithm,
+        "env": c.env,
+        "score": "return" if job.higher_is_better else "mean squared error",
+        "iteration": iteration,
+        "num_seeds": int(run.shape[0]),
+        "num_tasks": int(run.shape[1]),
+        "num_episodes": int(run.shape[3]),
+        "horizon": job.horizon,
+        "tasks_held_out": bool(job.tasks.held_out),
+        "interval": "95% percentile bootstrap over tasks, stratified by seed",
+        "adaptation": summary(run),
+        "baselines": {name: summary(values) for name, values in scores.items() if name != "run"},
+    }
+    if run.shape[2] > 1:
+        table["probability_of_improvement"] = evaluation.paired_improvement(per_task[:, :, 1], per_task[:, :, 0])
+        table["convergence_update"] = evaluation.convergence_update(per_task)
+        gains = per_task[:, :, 1:] - per_task[:, :, :1]
+        table["gain"] = [
+            dict(
+                zip(
+                    ("mean", "low", "high"), evaluation.bootstrap_interval(gains[:, :, u], evaluation.mean), strict=True
+                )
+            )
+            for u in range(gains.shape[2])
+        ]
+    return table
+
+
+def save(run_dir: Path, table: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
+    """evaluation.json and scores.npz (arrays only), in the run directory."""
+    (run_dir / "evaluation.json").write_text(json.dumps(table, indent=2) + "\n")
+    named = {name.replace(" ", "_").replace(",", ""): values for name, values in scores.items()}
+    np.savez_compressed(run_dir / "scores.npz", allow_pickle=False, **named)

@@ -1,0 +1,225 @@
+"""The `metarl` command: train, evaluate, list, show. Heavy imports wait until a command needs them."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from metarl_jax import __version__
+from metarl_jax.config import SCHEMAS, ConfigError, describe, dump, load
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning in JAX.")
+    top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{train,evaluate,list,show}")
+
+    train = commands.add_parser("train", help="train a configuration", description="Train a configuration.")
+    train.add_argument(
+        "config", nargs="?", help="a YAML file or the name of one, see `metarl list`; not needed with --resume"
+    )
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="configuration keys to change")
+    train.add_argument("--run-dir", type=Path, help="where to keep the run (default: runs/<config>-<time>)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir from its last checkpoint")
+    train.add_argument("--seeds", type=int, metavar="N", help="train N seeds in one program (num_seeds)")
+
+    evaluate = commands.add_parser(
+        "evaluate", help="evaluate a run on held-out tasks", description="Evaluate a run on held-out tasks."
+    )
+    evaluate.add_argument("run", type=Path, help="run directory")
+    evaluate.add_argument("--json", action="store_true", help="print the table as one JSON object, and nothing else")
+    evaluate.add_argument("--num-tasks", type=int, help="held-out tasks (default: eval_tasks)")
+    evaluate.add_argument("--num-episodes", type=int, help="episodes a task and update (default: eval_episodes)")
+    evaluate.add_argument("--num-updates", type=int, help="inner updates (default: eval_updates)")
+    evaluate.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
+
+    commands.add_parser("list", help="list environments, algorithms and configurations")
+    show = commands.add_parser("show", help="explain an algorithm's keys, a configuration, a run or an environment")
+    show.add_argument("what", help="algorithm, YAML file or its name, run directory, or environment")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0; 1 if a run failed (NaN); 2 for a mistake in what was asked; 130 if interrupted."""
+    arguments = parser().parse_args(argv)
+    try:
+        return _COMMANDS[arguments.command](arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RuntimeError as error:
+        if type(error).__name__ != "RunFailed":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _say(message: Any) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _prepare_jax() -> None:
+    """Keep compiled programs between runs, so that the same command compiles nothing the second time."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "metarl_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def config_directory() -> Path:
+    """The configurations that come with the project, in a checkout or inside the installed package."""
+    here = Path(__file__).resolve().parent
+    return next((d for d in (here.parent / "configs", here / "configs") if d.is_dir()), here / "configs")
+
+
+def _find_config(name: str) -> Path:
+    path = Path(name)
+    if path.exists() or path.suffix in (".yaml", ".yml") and path.parent != Path("."):
+        return path
+    found = config_directory() / (path.name if path.suffix == ".yaml" else f"{name}.yaml")
+    if found.exists():
+        return found
+    import difflib
+
+    known = sorted(p.stem for p in config_directory().glob("*.yaml"))
+    near = difflib.get_close_matches(path.stem, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"config {name}: no such file, and not one of {', '.join(known)}{hint}")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    overrides = list(arguments.overrides)
+    config_name = arguments.config
+    if config_name is not None and "=" in config_name and arguments.resume:
+        overrides, config_name = [config_name, *overrides], None
+    if arguments.seeds is not None:
+        overrides.append(f"num_seeds={arguments.seeds}")
+    if config_name is None:
+        if not arguments.resume or arguments.run_dir is None:
+            raise ConfigError("config is missing: name a YAML file, or give --run-dir DIR --resume")
+        source = arguments.run_dir / "config.yaml"
+        if not source.exists():
+            raise ConfigError(f"run directory {arguments.run_dir}: has no config.yaml to resume")
+    else:
+        source = _find_config(config_name)
+    config = load(source, overrides)
+    run_dir = arguments.run_dir or _new_run_dir(source.stem, arguments.resume)
+    if run_dir.exists() and not arguments.resume and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ConfigError(f"run directory {run_dir}: is not empty; add --resume to go on with it, or name another")
+
+    _prepare_jax()
+    from metarl_jax import experiment, report
+    from metarl_jax.build import build
+
+    job = build(config)
+    info = experiment.environment_info()
+    device = f"{info['device']} ({info['backend']})"
+    _say(f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s), {device}; run directory {run_dir}")
+    experiment.train(job, run_dir, resume=arguments.resume, report=_say)
+    for path in report.pictures(job, run_dir):
+        _say(f"picture: {path}")
+    print(run_dir)
+    return 0
+
+
+def _new_run_dir(name: str, resume: bool) -> Path:
+    if resume:
+        raise ConfigError("--resume needs --run-dir, to know which run to go on with")
+    import time
+
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    for option in ("num_tasks", "num_episodes"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{option.replace('_', '-')} = {value}: must be at least 1")
+    if arguments.num_updates is not None and arguments.num_updates < 0:
+        raise ConfigError(f"--num-updates = {arguments.num_updates}: must be at least 0")
+    if not (arguments.run / "config.yaml").is_file():
+        raise ConfigError(f"run {arguments.run}: is not a run directory (it has no config.yaml)")
+    _prepare_jax()
+    import json
+
+    import jax
+
+    from metarl_jax import assessment, report
+
+    table, scores = assessment.assess(
+        arguments.run,
+        num_tasks=arguments.num_tasks,
+        num_episodes=arguments.num_episodes,
+        num_updates=arguments.num_updates,
+        baselines=not arguments.no_baselines,
+        report=_say,
+    )
+    assessment.save(arguments.run, table, scores)
+    if arguments.json:
+        print(json.dumps(table))
+        return 0
+    job = assessment.open_run(arguments.run)
+    params = None
+    if scores["run"].shape[2] > 1:
+        params = jax.tree.map(lambda x: x[0], assessment.restore(job, arguments.run)[1])
+    made = report.pictures(job, arguments.run, params, max(1, scores["run"].shape[2] - 1))
+    print(report.format_table(table))
+    for path in [arguments.run / "evaluation.json", *made]:
+        print(path)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from metarl_jax.envs import registered
+
+    print("algorithms")
+    for name, schema in SCHEMAS.items():
+        print(f"  {name:22} {(schema.__doc__ or '').splitlines()[0]}")
+    print("\nenvironments")
+    for name, description in registered().items():
+        print(f"  {name:22} {description}")
+    print(f"  {'gymnax:<id>':22} any gymnax environment, over ranges of its EnvParams")
+    print("\nconfigurations")
+    for path in sorted(config_directory().glob("*.yaml")):
+        first = path.read_text().splitlines()[0]
+        print(f"  {path.stem:22} {first.removeprefix('#').strip() if first.startswith('#') else ''}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    what = arguments.what
+    if what in SCHEMAS:
+        for key, default, description in describe(what):
+            print(f"{key:22} {default:14} {description}")
+        return 0
+    run = Path(what)
+    if (run / "config.yaml").is_file():
+        print((run / "config.yaml").read_text(), end="")
+        if (run / "metrics.jsonl").is_file():
+            lines = (run / "metrics.jsonl").read_text().splitlines()
+            if lines:
+                print(f"\nlast iteration: {lines[-1]}")
+        return 0
+    from metarl_jax.envs import registered
+
+    if what in registered():
+        print(f"{what}: {registered()[what]}")
+        return 0
+    print(dump(load(_find_config(what))), end="")
+    return 0
+
+
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "list": _list, "show": _show}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""Settings of the test run: a compilation cache that survives it, and float64 for the tests that ask for it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Read when jax is first imported, here and in the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+@pytest.fixture
+def x64():
+    """Double precision within one test."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield

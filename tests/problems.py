@@ -1,0 +1,56 @@
+"""Small problems that several tests share, and the comparisons they make."""
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+import metarl_jax as mrl
+from metarl_jax import inner
+from metarl_jax.networks import mlp_policy
+
+
+def point(critic=False, hidden=(8,), horizon=10):
+    """Point navigation with a tiny policy: env, tasks, policy."""
+    env, tasks = mrl.make("PointNavigation-v0", horizon=horizon)
+    return env, tasks, mlp_policy(env, hidden=hidden, critic=critic)
+
+
+def point_maml(problem, lr=0.1, *, inner_options=None, **options):
+    """MAML on `point(...)`: PPO inside, with 2 epochs of 2 minibatches; 2 tasks of 4 episodes."""
+    env, tasks, policy = problem
+    baseline = "linear" if policy.value is None else "critic"
+    inner_options = {"num_epochs": 2, "num_minibatches": 2, "baseline": baseline, **(inner_options or {})}
+    options = {"num_inner_steps": 2, "meta_batch_size": 2, "episodes_per_task": 4, **options}
+    return mrl.maml(env, tasks, policy, inner.ppo(policy, lr, **inner_options), **options)
+
+
+def store_trial(algo, problem, seed=0):
+    """(params, trial) of one random task."""
+    params_key, task_key, key = jax.random.split(jax.random.key(seed), 3)
+    _, tasks, policy = problem
+    params = policy.init(params_key)
+    trial, _ = jax.jit(algo.collect)(params, key, tasks.sample(task_key))
+    return params, trial
+
+
+def flat(tree):
+    """All leaves as one vector."""
+    return ravel_pytree(tree)[0]
+
+
+def relative_error(a, b):
+    """|a - b| / |b| over all leaves."""
+    return float(jnp.linalg.norm(flat(a) - flat(b)) / jnp.linalg.norm(flat(b)))
+
+
+def random_directions(key, tree, num):
+    """[num, P] random unit vectors for a flattened tree, and the inverse of the flattening."""
+    vector, unravel = ravel_pytree(tree)
+    directions = jax.random.normal(key, (num, vector.size), vector.dtype)
+    return directions / jnp.linalg.norm(directions, axis=1, keepdims=True), unravel
+
+
+def is_finite(tree):
+    """Whether every float in the tree is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return all(bool(jnp.all(jnp.isfinite(x))) for x in leaves)
