@@ -49,7 +49,7 @@ REJAX_INSTALL = ("pip install rejax==0.1.3 gymnax==1.0.1 jax==0.10.2",)
 # without their dependencies, which are old; what is used of them is listed in the second command.
 LEARN2LEARN_INSTALL = (
     "pip install torch==2.13.0",
-    "pip install setuptools wheel cython numpy scipy pillow matplotlib requests tqdm dotmap cloudpickle",
+    "pip install setuptools wheel cython numpy scipy pillow matplotlib requests tqdm dotmap six cloudpickle",
     "pip install --no-deps gym==0.26.2 gym-notices==0.1.0",
     "pip install --no-deps --no-build-isolation cherry-rl==0.2.0",
     "pip install --no-deps --no-build-isolation --config-settings=--global-option=build_ext learn2learn==0.2.0",
@@ -147,13 +147,12 @@ def rejax_ppo(
     """
     if num_seeds < 1 or total_timesteps < 1 or repeats < 1:
         raise ValueError("num_seeds, total_timesteps and repeats must be at least 1")
-    missing = _missing(("jax", "gymnax", "optax", "rejax"))
+    missing = _missing(("jax", "gymnax", "rejax"))
     if missing:
         return _unavailable("rejax", f"not installed: {', '.join(missing)}", REJAX_INSTALL)
     try:
         import gymnax
         import jax
-        import optax
         from rejax import PPO
         from rejax.evaluate import evaluate
     except Exception as error:  # an old peer can fail to import in any way
@@ -180,7 +179,7 @@ def rejax_ppo(
         num_steps=num_steps,
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
-        learning_rate=optax.constant_schedule(learning_rate) if not callable(learning_rate) else learning_rate,
+        learning_rate=learning_rate,
         max_grad_norm=0.5,
         gamma=0.99,
         gae_lambda=0.95,
@@ -263,14 +262,13 @@ def _import_learn2learn() -> tuple[Any, Any, Any, Any]:
     if not hasattr(recorder, "ImageEncoder"):
         recorder.ImageEncoder = object
     cherry = importlib.import_module("cherry")
-    if importlib.util.find_spec("torchvision") is None:
-        names = ("torchvision", "torchvision.transforms", "torchvision.datasets")
-        names += ("torchvision.datasets.folder", "torchvision.datasets.omniglot")
-        for name in names:
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
+        for child in ("", ".transforms", ".datasets", ".datasets.folder", ".datasets.omniglot"):
+            name = f"torchvision{child}"
             module = sys.modules[name] = _Placeholder(name)
-            parent, _, child = name.rpartition(".")
+            parent, _, attribute = name.rpartition(".")
             if parent:
-                setattr(sys.modules[parent], child, module)
+                setattr(sys.modules[parent], attribute, module)
     learn2learn = importlib.import_module("learn2learn")
     importlib.import_module("learn2learn.gym.envs.particles")
     return torch, gym, cherry, learn2learn
@@ -324,7 +322,10 @@ def learn2learn_promp(
     normal, kl_divergence = torch.distributions.Normal, torch.distributions.kl_divergence
     gamma, gae_lambda, clip, kl_coef, inner_lr, outer_lr = 0.99, 1.0, 0.3, 5e-4, 0.1, 1e-3
 
-    class TimeLimit(gym.Wrapper):
+    wrapper_base: Any = gym.Wrapper
+    module_base: Any = torch.nn.Module
+
+    class TimeLimit(wrapper_base):
         """Ends an episode at ``horizon``; gym's own has another step signature than learn2learn's tasks."""
 
         def reset(self, **kwargs: Any) -> Any:
@@ -336,13 +337,11 @@ def learn2learn_promp(
             self.elapsed += 1
             return obs, reward, bool(done) or self.elapsed >= self.limit, info
 
-    class Policy(torch.nn.Module):
+    class Policy(module_base):
         def __init__(self) -> None:
             super().__init__()
             nn = torch.nn
-            self.mean = nn.Sequential(
-                nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
-            )
+            self.mean = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
             self.log_std = nn.Parameter(torch.zeros(2))
 
         def density(self, states: Any) -> Any:
@@ -352,7 +351,9 @@ def learn2learn_promp(
             return self.density(states).sample()
 
     def make_env(limit: int) -> Any:
-        env = TimeLimit(l2l.gym.envs.particles.Particles2DEnv())
+        task = l2l.gym.envs.particles.Particles2DEnv()
+        task.seed(seed)  # the goals that sample_tasks draws
+        env = TimeLimit(task)
         env.limit = limit
         return ch.envs.ActionSpaceScaler(env)
 
@@ -388,9 +389,7 @@ def learn2learn_promp(
                     states, actions, advantages = unpack(replay)
                     adapted = meta.clone()
                     adapted.adapt(
-                        ch.algorithms.a2c.policy_loss(
-                            log_prob(adapted.module.density(states), actions), advantages
-                        ),
+                        ch.algorithms.a2c.policy_loss(log_prob(adapted.module.density(states), actions), advantages),
                         first_order=True,
                     )
                     policy = adapted
@@ -472,6 +471,7 @@ def learn2learn_promp(
         "num_workers": num_workers,
         "torch_threads": torch_threads,
         "mean_return": samples[-1][2]["mean_return"],
+        "mean_return_all": [sample[2]["mean_return"] for sample in samples],
         "device": "cpu",
         "versions": _versions("learn2learn", "cherry-rl", "gym", "torch", "numpy"),
     }
@@ -487,20 +487,20 @@ def run_peer(peer: str, options: Sequence[str] = (), *, python: str | None = Non
     ``python`` is the interpreter to use, this one by default. A process that fails gives an unavailable
     result with the last line of what it wrote to stderr.
     """
+    if peer not in ("rejax", "learn2learn"):
+        raise ValueError(f"unknown peer {peer!r}")
     command = [python or sys.executable, os.path.abspath(__file__), peer, *options, "--json"]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # files beside this one must not hide a package
     install = REJAX_INSTALL if peer == "rejax" else LEARN2LEARN_INSTALL
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return _unavailable(peer, f"could not be measured: {error}", install)
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
         message = (done.stderr.strip().splitlines() or ["no output"])[-1]
         return _unavailable(peer, f"process ended with status {done.returncode}: {message}", install)
-    result: Result = json.loads(lines[-1])[0]
+    result: Result = json.loads(lines[-1])
     return result
 
 
@@ -540,7 +540,7 @@ def format_table(results: Sequence[Result]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the peer libraries that the benchmarks compare with.")
     parser.add_argument("peer", nargs="?", choices=("all", "rejax", "learn2learn"), default="all")
-    parser.add_argument("--json", action="store_true", help="print a list of results as one line of JSON")
+    parser.add_argument("--json", action="store_true", help="one line of JSON: a result, or a list of them for all")
     parser.add_argument("--peer-python", metavar="PATH", help="interpreter that has the peers, if not this one")
     parser.add_argument("--repeats", type=int, default=1, help="timed runs; medians are reported")
     parser.add_argument("--seed", type=int, default=0)
@@ -591,7 +591,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         passed += ["--workers", str(options.workers)]
         passed += ["--constant-lr"] * options.constant_lr + ["--compute-once"] * options.compute_once
         results = [run_peer(peer, passed, python=options.peer_python) for peer in chosen]
-    print(json.dumps(results) if options.json else format_table(results))
+    if options.json:
+        print(json.dumps(results if options.peer == "all" else results[0]))
+    else:
+        print(format_table(results))
     return 0
 
 

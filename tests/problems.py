@@ -25,10 +25,10 @@ def point_maml(problem, lr=0.1, *, inner_options=None, **options):
 
 
 def store_trial(algo, problem, seed=0):
-    """(params, trial) of one random task."""
+    """(params, trial) of one random task, in the current default precision (flax initialises in float32)."""
     params_key, task_key, key = jax.random.split(jax.random.key(seed), 3)
     _, tasks, policy = problem
-    params = policy.init(params_key)
+    params = jax.tree.map(lambda x: x.astype(float), policy.init(params_key))
     trial, _ = jax.jit(algo.collect)(params, key, tasks.sample(task_key))
     return params, trial
 

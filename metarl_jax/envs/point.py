@@ -229,7 +229,8 @@ def half_circle(
     return env, TaskDistribution(sample, horizon, oracle=oracle, description="point, goals on a unit half-circle")
 
 
-_environment = functools.cache(PointNavigation)  # equal arguments, one instance: no second compilation
+# Equal arguments, one instance: no second compilation. `typed`, or True would pass for a cached 1.
+_environment = functools.lru_cache(maxsize=None, typed=True)(PointNavigation)
 
 
 def _distance(a: Array, b: Array) -> Array:

@@ -106,5 +106,5 @@ def _check_overrides(name: str, factory: Callable[..., Any], overrides: dict[str
     allowed = [p.name for p in parameters]
     for key in overrides:
         if key not in allowed:
-            hint = did_you_mean(key, allowed)
-            raise ValueError(f"{name} has no option {key!r} (allowed: {', '.join(allowed)}){hint}")
+            hint = did_you_mean(key, allowed) if allowed else ""
+            raise ValueError(f"{name} has no option {key!r} (allowed: {', '.join(allowed) or 'none'}){hint}")

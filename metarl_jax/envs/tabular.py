@@ -119,7 +119,7 @@ def tabular_mdp(
     return env, TaskDistribution(sample, horizon, oracle=oracle, description=description)
 
 
-_environment = functools.cache(TabularMDP)
+_environment = functools.lru_cache(maxsize=None, typed=True)(TabularMDP)
 
 
 def _sample_index(key: Array, probs: Array) -> Array:

@@ -32,7 +32,7 @@ def test_gaussian_pulls():
 @pytest.mark.parametrize("num_arms, horizon", [(5, 1), (10, 4)])
 def test_tasks_and_oracle(factory, field, num_arms, horizon):
     env, tasks = factory(num_arms=num_arms, horizon=horizon)
-    params = jax.vmap(tasks.sample)(KEYS)
+    params = jax.jit(jax.vmap(tasks.sample))(KEYS)
     values = np.asarray(getattr(params, field))
     assert values.shape == (4000, num_arms) and env.num_actions == num_arms and tasks.horizon == horizon
     assert values.min() >= 0 and values.max() <= 1 and values.mean() == pytest.approx(0.5, abs=0.01)
@@ -54,20 +54,3 @@ def test_an_episode_is_horizon_pulls_and_then_terminates(name):
         ends.append(bool(terminated))
         assert not truncated
     assert ends == [False, False, True, False, False, True]
-
-
-@pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("name", ["BernoulliBandit-v0", "GaussianBandit-v0", "TabularMDP-v0"])
-def test_dtypes(name, x64):
-    with jax.enable_x64(x64):
-        env, tasks = make(name)
-        dtype = jnp.float64 if x64 else jnp.float32
-        keys = jax.random.split(jax.random.key(0), 2)
-        params = jax.vmap(tasks.sample)(keys)
-        assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
-        obs, state = jax.vmap(env.reset_env)(keys, params)
-        step = jax.jit(jax.vmap(env.step_env))
-        new_obs, new, reward, terminated, _ = step(keys, state, jnp.zeros(2, jnp.int32), params)
-        assert reward.dtype == obs.dtype == new_obs.dtype == dtype and terminated.dtype == bool
-        assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, new)
-        assert jax.vmap(tasks.oracle)(params).dtype == dtype

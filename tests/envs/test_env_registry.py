@@ -3,11 +3,21 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from metarl_jax.envs import make, register, registered
+from metarl_jax.envs import make, register, registered, registry
 
-OWN = [name for name in registered() if "<" not in name]
+OWN = [
+    "PointNavigation-v0",
+    "PointNavigation-v2",
+    "PointCorner-v0",
+    "PointHalfCircle-v0",
+    "CartPolePhysics-v0",
+    "BernoulliBandit-v0",
+    "GaussianBandit-v0",
+    "TabularMDP-v0",
+]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -15,14 +25,42 @@ def test_every_name_makes_a_working_pair_and_caches_the_environment(name):
     env, tasks = make(name)
     assert make(name)[0] is env and make(name, horizon=3)[0] is make(name, horizon=3)[0]
     assert tasks.horizon >= 1 and tasks.description and registered()[name]
-    params = tasks.sample(jax.random.key(0))
+
+    def use(key):
+        params = tasks.sample(key)
+        obs, state = env.reset(key, params)
+        return params, env.step(key, state, env.action_space(params).sample(key), params)
+
+    params, (obs, *_) = jax.eval_shape(use, jax.random.key(0))
     assert jax.tree.structure(params) == jax.tree.structure(env.default_params)
-    batch = tasks.evaluation_tasks(3)
+    assert obs.shape == env.observation_space(env.default_params).shape
+    batch = jax.eval_shape(lambda: tasks.evaluation_tasks(3))
     assert [leaf.shape for leaf in jax.tree.leaves(batch)] == [(3, *leaf.shape) for leaf in jax.tree.leaves(params)]
-    obs, state = env.reset(jax.random.key(0), params)
-    action = env.action_space(params).sample(jax.random.key(1))
-    obs, state, *_ = env.step(jax.random.key(2), state, action, params)
-    assert obs.shape == env.observation_space(params).shape
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("name", [name for name in OWN if not name.startswith("CartPole")])
+def test_dtypes_follow_x64_and_survive_scan(name, x64):
+    """By abstract evaluation: strong dtypes, a state that can be carried, whatever the dtype of the action."""
+    with jax.enable_x64(x64):
+        env, tasks = make(name)
+
+        def use(key):
+            params = tasks.sample(key)
+            obs, state = env.reset_env(key, params)
+            action = jnp.zeros(env.action_space(env.default_params).shape, jnp.float32)
+            action = action if "Point" in name else action.astype(jnp.int32)
+            new_obs, new_state, reward, terminated, _ = env.step_env(key, state, action, params)
+            optimum = tasks.oracle(params) if tasks.oracle else reward
+            return params, (obs, state), (new_obs, new_state), reward, terminated, optimum
+
+        keys = jax.random.split(jax.random.key(0), 2)
+        params, old, new, reward, terminated, optimum = jax.eval_shape(jax.vmap(use), keys)
+        dtype = jnp.float64 if x64 else jnp.float32
+        assert reward.dtype == optimum.dtype == old[0].dtype == dtype and terminated.dtype == bool
+        assert all(leaf.dtype in (dtype, jnp.result_type(int)) for leaf in jax.tree.leaves(params))
+        assert not any(leaf.weak_type for leaf in jax.tree.leaves((params, old, new, reward)))
+        assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and a.shape == b.shape, old, new))
 
 
 def test_unknown_names_give_the_nearest():
@@ -50,14 +88,17 @@ def test_unknown_overrides_give_the_allowed_ones():
         ("GaussianBandit-v0", "sigma", -1.0),
         ("CartPolePhysics-v0", "horizon", -1),
         ("PointHalfCircle-v0", "horizon", True),
+        ("PointNavigation-v0", "horizon", 1.0),
     ],
 )
 def test_impossible_values(name, key, value):
+    make(name, **{key: 1})
     with pytest.raises(ValueError, match=f"{key} must be .*at least .*, got {value}"):
-        make(name, **{key: value})
+        make(name, **{key: value})  # True and 1.0 are not served from the cache of 1
 
 
-def test_register():
+def test_register(monkeypatch):
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     register("Own-v0", lambda size=1: ("env", size), "a test")
     assert make("Own-v0", size=4) == ("env", 4) and registered()["Own-v0"] == "a test"
     with pytest.raises(ValueError, match="'Own-v0' is already taken"):

@@ -54,11 +54,12 @@ def test_known_returns_of_the_maml_version():
     assert returns(env, tasks, uniform, 4_000).mean() == pytest.approx(-61.5, abs=1.2)
 
 
-@pytest.mark.parametrize("name", ["PointNavigation-v0", "PointNavigation-v2", "PointHalfCircle-v0"])
+@pytest.mark.parametrize("name", ["PointNavigation-v0", "PointHalfCircle-v0"])
 def test_no_policy_beats_the_oracle(name):
     env, tasks = make(name)
     keys = jax.random.split(jax.random.key(1), 300)
-    oracle = np.asarray(jax.vmap(tasks.oracle)(jax.vmap(tasks.sample)(keys)))
+    params = jax.jit(jax.vmap(tasks.sample))(keys)
+    oracle = np.asarray(jax.jit(jax.vmap(tasks.oracle))(params))
 
     def rollout(params, key, noise):
         _, state = env.reset_env(key, params)
@@ -72,7 +73,6 @@ def test_no_policy_beats_the_oracle(name):
         steps = jax.random.split(key, tasks.horizon)
         return jax.lax.scan(step, (state, jnp.asarray(True)), steps)[1].sum()
 
-    params = jax.vmap(tasks.sample)(keys)
     for noise in (0.0, 0.01, 0.1, 1.0):
         achieved = np.asarray(jax.jit(jax.vmap(rollout, in_axes=(0, 0, None)))(params, keys, noise))
         assert (achieved <= oracle + 1e-4).all()
@@ -80,7 +80,7 @@ def test_no_policy_beats_the_oracle(name):
 
 
 def test_oracle_agrees_with_exhaustive_search():
-    """Half a step per axis, three steps, all 9^3 (and more, 25^2) action sequences on a coarse grid."""
+    """All 25^2 plans of two actions on a grid that contains the optimum."""
     env, tasks = make("PointNavigation-v0", horizon=2)
     grid = jnp.linspace(-0.1, 0.1, 5)
     actions = jnp.stack(jnp.meshgrid(grid, grid), -1).reshape(-1, 2)  # [25, 2]
@@ -103,7 +103,7 @@ def test_oracle_agrees_with_exhaustive_search():
 @pytest.mark.parametrize("name, limit", [("PointNavigation-v0", 0.5), ("PointNavigation-v2", 2.0)])
 def test_goals_are_uniform(name, limit):
     _, tasks = make(name)
-    goals = np.asarray(jax.vmap(tasks.sample)(jax.random.split(jax.random.key(0), 5000)).goal)
+    goals = np.asarray(jax.jit(jax.vmap(tasks.sample))(jax.random.split(jax.random.key(0), 5000)).goal)
     assert goals.shape == (5000, 2) and np.abs(goals).max() <= limit
     np.testing.assert_allclose(goals.mean(0), 0, atol=0.05 * limit)
     np.testing.assert_allclose(goals.std(0), limit / np.sqrt(3), rtol=0.05)
@@ -138,7 +138,7 @@ def test_corner_reward_can_be_exploited():
 def test_half_circle():
     env, tasks = make("PointHalfCircle-v0")
     assert tasks.horizon == 20
-    goals = np.asarray(jax.vmap(tasks.sample)(jax.random.split(jax.random.key(0), 2000)).goal)
+    goals = np.asarray(jax.jit(jax.vmap(tasks.sample))(jax.random.split(jax.random.key(0), 2000)).goal)
     np.testing.assert_allclose(np.linalg.norm(goals, axis=1), 1, atol=1e-5)
     assert goals[:, 1].min() > -1e-6 and np.arctan2(goals[:, 1], goals[:, 0]).mean() == pytest.approx(
         np.pi / 2, abs=0.1
@@ -184,24 +184,6 @@ def test_deterministic_environments_ignore_the_key():
     params = tasks.sample(jax.random.key(0))
     _, state = env.reset_env(None, params)
     env.step_env(None, state, jnp.zeros(2), params)
-
-
-@pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("name", ["PointNavigation-v0", "PointCorner-v0", "PointHalfCircle-v0"])
-def test_dtypes_follow_x64_and_survive_scan(name, x64):
-    with jax.enable_x64(x64):
-        env, tasks = make(name)
-        dtype = jnp.float64 if x64 else jnp.float32
-        params = jax.vmap(tasks.sample)(jax.random.split(jax.random.key(0), 3))
-        assert params.goal.dtype == params.action_limit.dtype == dtype
-        assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
-        _, state = jax.vmap(env.reset_env)(jax.random.split(jax.random.key(0), 3), params)
-        action = jnp.zeros((3, 2), jnp.float32)  # a float32 policy does not change the state's dtype
-        _, new, reward, _, _ = jax.jit(jax.vmap(env.step_env))(
-            jax.random.split(jax.random.key(0), 3), state, action, params
-        )
-        assert reward.dtype == dtype
-        assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, new)
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,27 @@ import pytest
 from metarl_jax.envs import make
 
 
-def test_mean_optimal_return():
+@pytest.fixture(scope="module")
+def sampled():
     _, tasks = make("TabularMDP-v0")
-    keys = jax.random.split(jax.random.key(0), 4000)
-    oracle = jax.jit(jax.vmap(lambda key: tasks.oracle(tasks.sample(key))))(keys)
-    assert float(oracle.mean()) == pytest.approx(21.83, abs=0.25)
+
+    def sample(key):
+        params = tasks.sample(key)
+        return params, tasks.oracle(params)
+
+    return jax.jit(jax.vmap(sample))(jax.random.split(jax.random.key(0), 4000))
+
+
+def test_mean_optimal_return(sampled):
+    assert float(sampled[1].mean()) == pytest.approx(21.83, abs=0.25)
 
 
 def test_oracle_agrees_with_enumeration_of_policies():
     """All time-dependent deterministic policies of a tiny MDP: 2 states, 2 actions, 3 steps."""
     _, tasks = make("TabularMDP-v0", num_states=2, num_actions=2, horizon=3)
+    sample = jax.jit(tasks.sample)
     for seed in range(3):
-        params = tasks.sample(jax.random.key(seed))
+        params = sample(jax.random.key(seed))
         transitions, rewards = np.asarray(params.transitions), np.asarray(params.reward_mean)
         best = -np.inf
         for plan in itertools.product(range(2), repeat=6):
@@ -31,10 +40,9 @@ def test_oracle_agrees_with_enumeration_of_policies():
         assert float(tasks.oracle(params)) == pytest.approx(best, rel=1e-5)
 
 
-def test_sampled_parameters():
-    _, tasks = make("TabularMDP-v0")
-    params = jax.vmap(tasks.sample)(jax.random.split(jax.random.key(0), 300))
-    assert params.transitions.shape == (300, 10, 5, 10) and params.reward_mean.shape == (300, 10, 5)
+def test_sampled_parameters(sampled):
+    params = jax.tree.map(np.asarray, sampled[0])
+    assert params.transitions.shape == (4000, 10, 5, 10) and params.reward_mean.shape == (4000, 10, 5)
     np.testing.assert_allclose(params.transitions.sum(-1), 1, atol=1e-5)
     assert float(params.transitions.var()) == pytest.approx(0.09 / 11, rel=0.05)  # Dirichlet(1): p (1 - p) / (S + 1)
     assert float(params.reward_mean.mean()) == pytest.approx(1, abs=0.03)

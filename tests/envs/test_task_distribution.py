@@ -18,7 +18,7 @@ def finite(size):
 
 def draw(tasks, num, seed=0):
     keys = jax.random.split(jax.random.key(seed), num)
-    return jax.tree.map(np.asarray, jax.vmap(tasks.sample)(keys))
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(tasks.sample))(keys))
 
 
 def rows(goals):
@@ -37,7 +37,7 @@ def test_continuous_halves_are_deterministic_and_disjoint():
     assert (train.part, test.part, train.held_out) == ("train", "test", True)
 
 
-@pytest.mark.parametrize("size, num_test", [(8, 2), (20, 4), (101, 20)])
+@pytest.mark.parametrize("size, num_test", [(8, 2), (101, 20)])
 def test_finite_halves_partition_the_members(size, num_test):
     train, test = finite(size).split(5)
     train_ids, test_ids = (
