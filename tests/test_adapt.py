@@ -16,7 +16,7 @@ from metarl_jax.types import Learner, LearnerState
 
 @pytest.fixture(scope="module")
 def problem():
-    return point(critic=True, horizon=6)
+    return point(critic=True, hidden=(4,), horizon=4)
 
 
 @pytest.mark.parametrize("critic", [False, True])

@@ -121,12 +121,18 @@ def hyper_gradients(problem, params, trial, h):
 
 
 def test_mixed_is_reverse_in_every_traced_input(x64):
+    """With respect to parameters and to what the loss closes over; and reverse is right by finite differences.
+
+    clip_eps is the exception that proves nothing wrong: it moves the border between samples with and without a
+    gradient, and no gradient, so its meta-gradient is 0 almost everywhere.
+    """
     problem, params, trial, h = hyper_setting()
     found = hyper_gradients(problem, params, trial, h)
     chex.assert_tree_all_finite(found)
     assert relative_error(found["mixed"][1], found["reverse"][1]) < 1e-10
     for name in h:
-        assert float(jnp.min(jnp.abs(found["reverse"][0][name]))) > 1e-6, f"{name} matters"
+        smallest = float(jnp.min(jnp.abs(found["reverse"][0][name])))
+        assert smallest == 0 if name == "clip_eps" else smallest > 1e-6, name
         np.testing.assert_allclose(found["mixed"][0][name], found["reverse"][0][name], rtol=1e-8, err_msg=name)
 
     vector, unravel = ravel_pytree(h)
@@ -135,7 +141,7 @@ def test_mixed_is_reverse_in_every_traced_input(x64):
     offsets = step * jnp.eye(vector.size)
     slopes = unravel((at(vector + offsets) - at(vector - offsets)) / (2 * step))
     for name in h:
-        np.testing.assert_allclose(found["reverse"][0][name][0], slopes[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found["reverse"][0][name][0], slopes[name], rtol=1e-5, atol=1e-9, err_msg=name)
 
 
 def test_mixed_is_reverse_in_float32():

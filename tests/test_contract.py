@@ -1,0 +1,76 @@
+"""What every algorithm promises: a pure, jittable, vmappable `step` on a state of arrays, the same for a key."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from problems import is_finite, point, point_maml
+
+import metarl_jax as mrl
+
+
+def ppo(num_tasks_at_a_time):
+    env, tasks, policy = point(critic=True, hidden=(4,), horizon=4)
+    return mrl.ppo(
+        env, tasks.sample(jax.random.key(0)), policy, num_envs=2, num_steps=4, num_epochs=2, num_minibatches=2
+    )
+
+
+def maml(critic=False, num_inner_steps=1, **inner_options):
+    inner_options = {"num_epochs": 1, "num_minibatches": 1, **inner_options}
+
+    def make(num_tasks_at_a_time):
+        problem = point(critic=critic, hidden=(4,), horizon=4)
+        options = {"tasks_per_batch": num_tasks_at_a_time, "num_inner_steps": num_inner_steps, "episodes_per_task": 2}
+        return point_maml(problem, 0.1, inner_options=inner_options, **options)
+
+    return make
+
+
+def supervised_maml(num_tasks_at_a_time):
+    regression = pytest.importorskip("metarl_jax.envs.regression")
+    examples, tasks = regression.sinusoid()
+    options = {"meta_batch_size": 2, "hidden": (8,), "tasks_per_batch": num_tasks_at_a_time}
+    return mrl.supervised_maml(examples, tasks, **options)
+
+
+ALGORITHMS = {
+    "ppo": ppo,
+    "maml-vpg": maml(surrogate="vpg"),
+    "maml-lvc": maml(surrogate="lvc"),
+    "maml-dice": maml(surrogate="dice"),
+    "maml-loaded_dice": maml(surrogate="loaded_dice", dice_lambda=0.5),
+    "maml-ppo": maml(surrogate="ppo", num_epochs=2, num_minibatches=2, critic=True),
+    "maml-mixed": maml(differentiation="mixed"),
+    "fomaml": maml(differentiation="first_order"),
+    "supervised_maml": supervised_maml,
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_contract(name):
+    make = ALGORITHMS[name]
+    algo, by_one = make(2), make(1)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def train(algo, key):
+        init_key, *step_keys = jax.random.split(key, 3)
+        return jax.lax.scan(algo.step, algo.init(init_key), jnp.stack(step_keys))
+
+    start = algo.init(keys[0])
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(start)), "the state holds arrays only"
+    shape = jax.eval_shape(algo.step, start, keys[0])[0]
+    chex.assert_trees_all_equal_shapes_and_dtypes(shape, start)
+
+    many = jax.jit(jax.vmap(lambda key: train(algo, key)))
+    states, metrics = many(keys)
+    assert is_finite(states)
+    assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
+    assert metrics["loss"].shape == (2, 2)  # seeds, steps: scalars in every step
+    assert is_finite(metrics["loss"])
+    chex.assert_trees_all_equal((states, metrics), many(keys))
+    assert float(metrics["loss"][0, 0]) != float(metrics["loss"][1, 0])
+
+    # One seed without vmap, the tasks one at a time: the same numbers.
+    alone = jax.jit(lambda key: train(by_one, key))(keys[1])
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], (states, metrics)), alone, rtol=2e-3, atol=1e-5)

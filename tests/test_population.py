@@ -1,0 +1,117 @@
+"""Float hyperparameters may be tracers: a population trains in one program, from one trace."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import point, point_maml
+
+import metarl_jax as mrl
+from metarl_jax import inner
+
+
+def make_maml(h):
+    inner_options = {k: v for k, v in h.items() if k not in ("inner_lr", "outer_lr", "outer_clip_eps")}
+    problem = point(critic=True, hidden=(4,), horizon=4)
+    options = {"num_inner_steps": 1, "episodes_per_task": 2, "outer_lr": h["outer_lr"]}
+    return point_maml(
+        problem,
+        h["inner_lr"],
+        inner_options=inner_options,
+        outer_clip_eps=h["outer_clip_eps"],
+        num_outer_epochs=2,
+        **options,
+    )
+
+
+def make_ppo(h):
+    env, tasks, policy = point(critic=True, hidden=(4,), horizon=4)
+    task = tasks.sample(jax.random.key(0))
+    return mrl.ppo(env, task, policy, num_envs=2, num_steps=6, num_epochs=3, num_minibatches=2, **h)
+
+
+SHARED = {
+    "gamma": (0.5, 1.0),
+    "gae_lambda": (0.5, 1.0),
+    "clip_eps": (0.001, 0.05),
+    "value_coef": (0.1, 1.0),
+    "value_clip_eps": (0.01, 0.1),
+    "entropy_coef": (0.01, 0.1),
+    "max_grad_norm": (0.05, 0.5),
+}
+RANGES = {
+    "maml": (make_maml, {"inner_lr": (1e-2, 1.0), "outer_lr": (1e-3, 1e-1), "outer_clip_eps": (1e-4, 1e-1), **SHARED}),
+    "ppo": (make_ppo, {"lr": (1e-2, 1e-1), **SHARED}),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_population_is_one_trace_and_the_same_as_separate_runs(name):
+    """64 settings x 2 seeds, every float hyperparameter different in each."""
+    make, ranges = RANGES[name]
+    num = 64
+    traces = []
+
+    def two_steps(h, keys):
+        traces.append(h)
+        algo = make(h)
+        return jax.lax.scan(algo.step, algo.init(keys[0]), keys[1:])
+
+    settings = {
+        k: jnp.geomspace(a, b, num)[(7 * i + 5 * jnp.arange(num)) % num] for i, (k, (a, b)) in enumerate(ranges.items())
+    }
+    seeds = jnp.stack([jax.random.split(jax.random.key(s), 3) for s in range(2)])
+    population = jax.jit(jax.vmap(jax.vmap(two_steps, (None, 0)), (0, None)))
+    states, metrics = population(settings, seeds)
+    population(jax.tree.map(lambda x: 0.9 * x, settings), seeds)
+    assert len(traces) == 1 and population._cache_size() == 1
+
+    alone = jax.jit(two_steps)
+    for lane, seed in [(0, 0), (17, 1), (63, 0)]:
+        h = jax.tree.map(lambda x, i=lane: float(x[i]), settings)
+        of_lane = jax.tree.map(lambda x, i=lane, s=seed: x[i, s], (states, metrics))
+        chex.assert_trees_all_close(of_lane, alone(h, seeds[seed]), rtol=2e-3, atol=1e-5)
+    finals = np.asarray(jax.tree.leaves(states)[0]).reshape(2 * num, -1)
+    assert len(np.unique(finals, axis=0)) == 2 * num
+
+    middle = {k: float(jnp.sqrt(a * b)) for k, (a, b) in ranges.items()}
+    reference = alone(middle, seeds[0])[0]
+    for k, ends in ranges.items():
+        finals = [alone({**middle, k: end}, seeds[0])[0] for end in ends]
+        pairs = [p for final in finals for p in zip(*map(jax.tree.leaves, (final, reference)), strict=True)]
+        assert any(bool(jnp.any(a != b)) for a, b in pairs), f"{k} has no effect"
+    assert len(traces) == 2, "Python floats and arrays share the program of one setting"
+
+
+def test_annealed_ppo_with_a_traced_rate():
+    """`num_iterations` anneals to 0: after that nothing moves, whatever the rate."""
+    env, tasks, policy = point(critic=True, hidden=(), horizon=4)
+    task = tasks.sample(jax.random.key(0))
+
+    @jax.jit
+    @jax.vmap
+    def train(lr):
+        options = dict(num_envs=2, num_steps=4, num_epochs=1, num_minibatches=2, num_iterations=2)
+        algo = mrl.ppo(env, task, policy, lr=lr, **options)
+        start = algo.init(jax.random.key(0))
+        _, params = jax.lax.scan(
+            lambda s, k: (lambda new: (new, new.learner.params))(algo.step(s, k)[0]),
+            start,
+            jax.random.split(jax.random.key(1), 3),
+        )
+        return jax.tree.map(lambda x: jnp.max(jnp.abs(x[1:] - x[:-1]), axis=tuple(range(1, x.ndim))), params)
+
+    moves = jax.tree.leaves(train(jnp.array([1e-3, 1e-1])))  # each [2, 2]: rate, iteration 2 and 3
+    assert all(bool(jnp.all(m[:, 1] == 0)) for m in moves)
+    largest = jnp.max(jnp.stack([m[:, 0] for m in moves]), axis=0)
+    assert 0 < largest[0] < largest[1]
+
+
+def test_state_outlives_the_vmap_that_made_it():
+    """Only arrays in the state: an optimiser captured in it would leak the tracer of its learning rate."""
+    problem = point(hidden=())
+    make = lambda lr: inner.ppo(problem[2], lr, baseline="linear")  # noqa: E731
+    params = problem[2].init(jax.random.key(0))
+    states = jax.vmap(lambda lr: make(lr).init(params))(jnp.array([0.1, 0.2]))
+    assert all(isinstance(x, jax.Array) and x.shape[0] == 2 for x in jax.tree.leaves(states.params))
