@@ -76,7 +76,9 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
         centre, low, high = _band(values)
         update = name.rsplit("_", 1)[1]
         label = (
-            ("before adaptation" if update == "0" else f"after {update} update(s)") if numbered else "episode return"
+            ("before adaptation" if update == "0" else f"after {update} update{'s' * (update != '1')}")
+            if numbered
+            else "episode return"
         )
         axes.plot(x, centre, color=colour, label=label, linewidth=1.8)
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -135,7 +137,7 @@ def adaptation_paths(job: Job, params: Any, num_tasks: int, num_updates: int) ->
 
 
 def _draw_tasks(positions: np.ndarray, goals: np.ndarray, until: int | None = None, width: float = 2.6) -> Any:
-    """A panel for each task and update: a few episodes, the start and the goal."""
+    """A panel for each task and update: four episodes, the mean over all of them, the start and the goal."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -152,9 +154,11 @@ def _draw_tasks(positions: np.ndarray, goals: np.ndarray, until: int | None = No
             for spine in axes.spines.values():
                 spine.set_color(GRID)
             colour = COLOURS[min(u, len(COLOURS) - 1)]
-            for episode in range(min(8, positions.shape[3])):
-                path = positions[i, u, :until, episode]
-                axes.plot(path[:, 0], path[:, 1], color=colour, linewidth=1.2, alpha=0.75)
+            walked = positions[i, u, :until]
+            axes.plot(walked[:, :4, 0], walked[:, :4, 1], color=colour, linewidth=0.6, alpha=0.3)
+            lasting = ~np.isnan(walked[:, :, 0]).all(axis=1)
+            centre = np.nanmean(walked[lasting], axis=1)
+            axes.plot(centre[:, 0], centre[:, 1], color=colour, linewidth=2.5, solid_capstyle="round")
             axes.plot(*positions[i, u, 0, 0], marker="o", color=INK, markersize=4)
             axes.plot(*goals[i], marker="*", color="#c51b1d", markersize=12, markeredgecolor="white")
             if i == 0:
@@ -193,7 +197,7 @@ def pictures(job: Job, run_dir: Path, params: Any | None = None, num_updates: in
     """Every picture that fits the run; `params` are one seed's."""
     made = [learning_curve(job, run_dir)]
     if params is not None and is_navigation(job):
-        positions, goals = adaptation_paths(job, params, num_tasks=4, num_updates=num_updates)
+        positions, goals = adaptation_paths(job, params, num_tasks=3, num_updates=num_updates)
         made.append(adaptation_picture(positions, goals, run_dir / "adaptation.png"))
-        made.append(adaptation_film(positions[:3], goals[:3], run_dir / "adaptation.gif"))
+        made.append(adaptation_film(positions, goals, run_dir / "adaptation.gif"))
     return made

@@ -50,6 +50,43 @@ def test_replay_is_what_happened_during_collection(critic):
     np.testing.assert_allclose(ratios, 1.0, atol=1e-5)
 
 
+def test_adapt_is_a_fold_of_updates_with_their_optimiser_state(problem):
+    """With Adam inside, whose moments outlive an update."""
+    policy = problem[2]
+    learner = inner.ppo(policy, optimizer=inner.adam(0.05), num_epochs=2, num_minibatches=2)
+    maml = point_maml(problem, num_inner_steps=3)
+    params, trial = store_trial(maml, problem)
+
+    @jax.jit
+    def both(params, trial):
+        state = learner.init(params)
+        for k in range(3):
+            state, _ = learner.update(state, trial.keys[k], jax.tree.map(lambda x, k=k: x[k], trial.inner))
+        return adaptation.adapt(learner, params, trial), state
+
+    adapted, folded = both(params, trial)
+    chex.assert_trees_all_close(adapted, folded, rtol=1e-5, atol=1e-6)
+    assert int(adapted.opt_state[0].count) == 12
+
+
+def test_nothing_collected_depends_differentiably_on_the_parameters(problem):
+    env, tasks, policy = problem
+    learner = inner.ppo(policy, 0.3, num_epochs=1, num_minibatches=1)
+
+    def sample(params, key, task):
+        data, _ = rollout(env, policy.apply, params, key, task, num_steps=4, num_envs=2)
+        return data, flat(params)
+
+    def total(params):
+        trial, scores = adaptation.collect(
+            sample, learner, params, jax.random.key(0), tasks.sample(jax.random.key(1)), 1
+        )
+        return jnp.sum(scores) + jnp.sum(trial.inner.log_prob) + jnp.sum(trial.outer.log_prob + trial.outer.value)
+
+    gradient = jax.jit(jax.grad(total))(policy.init(jax.random.key(2)))
+    assert all(bool(jnp.all(x == 0)) for x in jax.tree.leaves(gradient))
+
+
 def test_one_task_does_not_feel_the_others(problem):
     """Adapted alone, in a batch of one and in a batch of three, a task gives the same parameters and gradient."""
     algo = point_maml(problem)

@@ -12,17 +12,13 @@ from metarl_jax import inner
 
 
 def make_maml(h):
-    inner_options = {k: v for k, v in h.items() if k not in ("inner_lr", "outer_lr", "outer_clip_eps")}
+    """Names that begin with outer_ are options of `maml`, the others of the PPO inside."""
+    own = {k: v for k, v in h.items() if k.startswith("outer_")}
+    own |= {k: own.pop(f"outer_{k}") for k in ("max_grad_norm", "value_coef")}
+    inside = {k: v for k, v in h.items() if not k.startswith("outer_")}
     problem = point(critic=True, hidden=(4,), horizon=4)
-    options = {"num_inner_steps": 1, "episodes_per_task": 2, "outer_lr": h["outer_lr"]}
-    return point_maml(
-        problem,
-        h["inner_lr"],
-        inner_options=inner_options,
-        outer_clip_eps=h["outer_clip_eps"],
-        num_outer_epochs=2,
-        **options,
-    )
+    options = {"num_inner_steps": 1, "episodes_per_task": 2, "num_outer_epochs": 2, **own}
+    return point_maml(problem, inside.pop("lr"), inner_options=inside, **options)
 
 
 def make_ppo(h):
@@ -31,7 +27,7 @@ def make_ppo(h):
     return mrl.ppo(env, task, policy, num_envs=2, num_steps=6, num_epochs=3, num_minibatches=2, **h)
 
 
-SHARED = {
+RANGES = {
     "gamma": (0.5, 1.0),
     "gae_lambda": (0.5, 1.0),
     "clip_eps": (0.001, 0.05),
@@ -40,16 +36,23 @@ SHARED = {
     "entropy_coef": (0.01, 0.1),
     "max_grad_norm": (0.05, 0.5),
 }
-RANGES = {
-    "maml": (make_maml, {"inner_lr": (1e-2, 1.0), "outer_lr": (1e-3, 1e-1), "outer_clip_eps": (1e-4, 1e-1), **SHARED}),
-    "ppo": (make_ppo, {"lr": (1e-2, 1e-1), **SHARED}),
+OUTER_RANGES = {
+    "outer_lr": (1e-3, 1e-1),
+    "outer_clip_eps": (1e-4, 1e-1),
+    "outer_entropy_coef": (0.01, 0.1),
+    "outer_value_coef": (0.1, 1.0),
+    "outer_max_grad_norm": (0.05, 0.5),
+}
+FAMILIES = {
+    "maml": (make_maml, {"lr": (1e-2, 1.0), **RANGES, **OUTER_RANGES}),
+    "ppo": (make_ppo, {"lr": (1e-2, 1e-1), **RANGES}),
 }
 
 
-@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_population_is_one_trace_and_the_same_as_separate_runs(name):
     """64 settings x 2 seeds, every float hyperparameter different in each."""
-    make, ranges = RANGES[name]
+    make, ranges = FAMILIES[name]
     num = 64
     traces = []
 

@@ -129,6 +129,17 @@ def test_only_truncations_bootstrap_from_the_final_observation(params, terminate
     assert abs(final) > 0.01
 
 
+def test_ppo_goes_on_where_its_environments_stand():
+    """Episodes of 3 steps, seen 2 steps at a time: none ends in the first iteration."""
+    algo = mrl.ppo(ENV, probe(constant=1.0, length=3), POLICY, num_envs=2, num_steps=2, num_minibatches=1)
+    keys = jax.random.split(jax.random.key(0), 4)
+    train = jax.jit(lambda keys: jax.lax.scan(algo.step, algo.init(keys[0]), keys[1:]))
+    _, metrics = train(keys)
+    assert metrics["num_episodes"].tolist() == [0, 2, 2]
+    np.testing.assert_array_equal(metrics["episode_return"], [np.nan, 3, 3])
+    np.testing.assert_array_equal(metrics["episode_length"], [np.nan, 3, 3])
+
+
 PROBES = {
     "constant reward": probe(constant=1.0),
     "reward by observation": probe(by_observation=1.0, random_signal=True),

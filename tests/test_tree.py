@@ -59,15 +59,24 @@ def test_tree_mean_is_over_the_leading_axis():
     np.testing.assert_allclose(tree.tree_mean({"x": jnp.array([[1.0, 2.0], [3.0, 6.0]])})["x"], [2.0, 4.0])
 
 
-def test_minibatches_partition_every_epoch_anew():
-    rows = tree.minibatch_indices(jax.random.key(0), num_samples=12, num_epochs=3, num_minibatches=4)
-    assert rows.shape == (12, 3)
-    epochs = np.asarray(rows).reshape(3, 12)
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(12))
+@pytest.mark.parametrize("n", [12, 64, 4096, 4100])
+def test_minibatches_partition_every_epoch_anew(n):
+    draw = lambda seed: tree.minibatch_indices(jax.random.key(seed), n, num_epochs=3, num_minibatches=4)  # noqa: E731
+    rows = draw(0)
+    assert rows.shape == (12, n // 4)
+    epochs = np.asarray(rows).reshape(3, n)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(n), (3, n)))
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    again = tree.minibatch_indices(jax.random.key(0), num_samples=12, num_epochs=3, num_minibatches=4)
-    np.testing.assert_array_equal(rows, again)
+    np.testing.assert_array_equal(rows, draw(0))
+    assert np.any(rows != draw(1))
+
+
+def test_shuffles_are_uniform():
+    """Of 20,000 shuffles of 5, each of the 120 orders comes 167 times, give or take five standard deviations."""
+    orders = np.asarray(tree.minibatch_indices(jax.random.key(0), 5, num_epochs=20_000, num_minibatches=1))
+    counts = np.unique(orders, axis=0, return_counts=True)[1]
+    assert len(counts) == 120
+    assert np.all(np.abs(counts - 20_000 / 120) < 5 * np.sqrt(20_000 / 120))
 
 
 def test_finite_names_the_leaf():
