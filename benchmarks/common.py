@@ -3,6 +3,7 @@
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def measure(function: Callable, *arguments: Any, repeats: int = 3) -> dict[str, 
     memory = compiled.memory_analysis()
     return {
         "trace_s": traced - began,
-        "compile_s": ended - traced,
+        "compile_s": ended - began,  # tracing included
         "cpu_s": statistics.median(cpu),
         "wall_s": statistics.median(wall),
         "cpu_s_all": cpu,
@@ -75,7 +76,9 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def save(path: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
-    """Write rows with device, versions and command."""
+    """Write rows with device, versions and command (without the folders of the machine it ran on)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**environment_info(), **more, "rows": list(rows)}, indent=1) + "\n")
+    words = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    command = " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *words])
+    path.write_text(json.dumps({**environment_info(), "command": command, **more, "rows": list(rows)}, indent=1) + "\n")
     print(f"\nwritten to {path}")

@@ -42,7 +42,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 if a run failed (NaN); 2 for a mistake in what was asked; 130 if interrupted."""
-    arguments = parser().parse_args(argv)
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if arguments.command == "train":  # key=value may stand anywhere, after options too
+        arguments.overrides += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return _COMMANDS[arguments.command](arguments)
     except ConfigError as error:

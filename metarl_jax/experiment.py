@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import tree
+from metarl_jax import __version__, tree
 from metarl_jax.build import Job
 from metarl_jax.checkpoint import Checkpoints
 from metarl_jax.config import ConfigError, dump
@@ -145,8 +145,8 @@ def _write_whole(path: Path, text: str) -> None:
 
 def environment_info() -> dict[str, Any]:
     """Versions, device and command: what a figure needs beside it."""
-    packages = ("metarl_jax", "jax", "jaxlib", "flax", "optax", "gymnax", "distrax", "chex", "numpy")
-    versions = {}
+    packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "distrax", "chex", "numpy")
+    versions = {"metarl_jax": __version__}
     for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -160,7 +160,7 @@ def environment_info() -> dict[str, Any]:
         "num_devices": jax.device_count(),
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "versions": versions,
     }
 

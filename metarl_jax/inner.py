@@ -149,7 +149,8 @@ def ppo(
         differentiation: how an outer gradient passes through each step, see `metarl_jax.gradient`.
         All floats may be tracers; `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
     Raises: ValueError for unknown names, a critic that is not there, minibatches of a surrogate over time.
-    Not differentiated: samples, baselines, the probabilities stored at sampling.
+    Not differentiated: samples, baselines, the probabilities stored at sampling. The derivative with respect to
+    `clip_eps` is 0 almost everywhere (a clipped sample's gradient is 0), so it cannot be meta-learned by gradient.
     """
     if baseline not in BASELINES:
         raise ValueError(f"baseline = {baseline!r}: must be one of {', '.join(BASELINES)}")

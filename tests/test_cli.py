@@ -31,6 +31,7 @@ def run(tmp_path_factory):
         (["train", "maml_ppo_point", "env=Sinusoid-v0"], "labelled examples"),
         (["train", "maml_ppo_point", "env_options.gaol_limit=1"], "did you mean goal_limit"),
         (["train", "maml_ppo_point", "--seeds", "0"], "num_seeds = 0: must be greater than or equal to 1"),
+        (["train", "maml_ppo_point", "--seeds", "2", "inner_lrr=1"], "did you mean inner_lr?"),
         (["train"], "config is missing"),
         (["train", "maml_ppo_point", "--resume"], "--resume needs --run-dir"),
         (["evaluate", "nowhere"], "is not a run directory"),

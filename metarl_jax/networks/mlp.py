@@ -31,10 +31,11 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        act = activation(self.activation)
+        act, dtype = activation(self.activation), jnp.result_type(float)  # float64 where JAX is told so
         for width in self.hidden:
-            x = act(nn.Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))(x))
-        return nn.Dense(self.out, kernel_init=nn.initializers.orthogonal(self.output_gain), name="output")(x)
+            x = act(nn.Dense(width, kernel_init=nn.initializers.orthogonal(np.sqrt(2)), param_dtype=dtype)(x))
+        last = nn.initializers.orthogonal(self.output_gain)
+        return nn.Dense(self.out, kernel_init=last, param_dtype=dtype, name="output")(x)
 
 
 class Categorical(nn.Module):

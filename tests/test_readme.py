@@ -1,0 +1,89 @@
+"""Every statement of the README is executed: its code, its commands, its tables, its file tree."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tables
+from metarl_jax import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_python_runs_and_says_what_it_promises():
+    (code,) = blocks("python")
+    assert len(code.splitlines()) <= 45
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102
+    import jax
+    import jax.numpy as jnp
+
+    assert names["metrics"]["return_1"].shape == (64, 2)
+    assert bool(jnp.isfinite(names["metrics"]["return_1"]).all())
+    assert all(bool(jnp.abs(g).sum() > 0) for g in jax.tree.leaves(names["meta_gradient"]))
+    adapted, meta = names["adapted"].params, names["state"].params
+    assert all(bool((a != b).any()) for a, b in zip(jax.tree.leaves(adapted), jax.tree.leaves(meta), strict=True))
+    assert names["returns"].shape == (2, 10)
+
+
+def test_the_commands_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["num_iterations=2", "meta_batch_size=2", "episodes_per_task=2", "horizon=5", "eval_tasks=3"]
+    commands = [shlex.split(line) for block in blocks("console") for line in block.splitlines()]
+    metarl = [words[1:] for words in commands if words[0] == "metarl"]
+    assert len(metarl) >= 5
+    for words in metarl:
+        if words[0] == "train":  # the same command, small
+            at = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+            words = [*words[:at], *tiny, *words[at:]]
+        assert cli.main(words) == 0, capsys.readouterr().err
+
+
+def test_make_has_the_first_two_commands():
+    first = blocks("console")[0]
+    assert [line.split()[1] for line in first.splitlines() if line] == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^demo:", makefile, flags=re.M) and re.search(r"^test:", makefile, flags=re.M)
+
+
+def test_the_tables_are_those_of_the_results():
+    assert tables.stale() == []
+
+
+def test_the_demo_shows_a_large_and_significant_gain():
+    table = tables._load("docs/results/demo.json")
+    rows = table["adaptation"]
+    assert rows[1]["mean_interval"][0] > rows[0]["mean_interval"][1]
+    assert rows[3]["mean"] > rows[0]["mean"] / 3
+    assert table["baselines"]["no adaptation (multi-task PPO)"][0]["mean_interval"][1] < rows[1]["mean_interval"][0]
+
+
+def test_the_sinusoid_meets_its_pass_rule():
+    maml, fomaml = (tables._load(f"docs/results/sinusoid_{n}.json") for n in ("maml", "fomaml"))
+    assert maml["num_seeds"] >= 3 and maml["num_tasks"] >= 1000
+    assert maml["adaptation"][1]["mean"] <= 0.45
+    assert fomaml["adaptation"][1]["mean"] / maml["adaptation"][1]["mean"] >= 1.4
+
+
+def test_the_file_tree_is_the_folder():
+    (tree,) = [block for block in blocks("") if "metarl_jax/" in block]
+    lines = [line.split("  ")[:2] for line in tree.splitlines()]
+    inside = re.findall(r"^  (\S+)", tree, flags=re.M)
+    assert all((ROOT / "metarl_jax" / name).exists() for name in inside)
+    modules = {p.name for p in (ROOT / "metarl_jax").glob("*.py")} - {"__init__.py"}
+    assert modules <= set(inside), modules - set(inside)
+    folders = [line[0] for line in lines if line[0] and not line[0].startswith(" ")]
+    assert all((ROOT / name).is_dir() for name in folders), folders
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
