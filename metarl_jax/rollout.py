@@ -55,21 +55,18 @@ def rollout(
     Returns: Rollout [num_steps, num_envs, ...] and the carry. Both are behind a stop-gradient.
     """
     params = jax.lax.stop_gradient(params)
-    reset_key, act_key, step_key, again_key = jax.random.split(key, 4)
+    reset_key, scan_key = jax.random.split(key)
     if carry is None:
         carry = reset(env, reset_key, task, num_envs)
-    keys = (
-        jax.random.split(act_key, num_steps),
-        jax.random.split(step_key, (num_steps, num_envs)),
-        jax.random.split(again_key, (num_steps, num_envs)) if auto_reset else None,
-    )
+    # One draw for all keys, since every random call costs compile time: acting, then stepping, then resetting.
+    keys = jax.random.split(scan_key, (num_steps, 1 + num_envs * (1 + auto_reset)))
     step_env = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))
     reset_env = jax.vmap(env.reset_env, in_axes=(0, None))
     is_truncated = jax.vmap(env.is_truncated, in_axes=(0, None))
 
     def step(scanned: Any, x: Any) -> tuple[Any, Rollout]:
         now, alive = scanned
-        act_key, step_keys, reset_keys = x
+        act_key, step_keys, reset_keys = x[0], x[1 : 1 + num_envs], x[1 + num_envs :]
         action, log_prob = act(params, now.observation).sample_and_log_prob(seed=act_key)
         observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
         truncated = is_truncated(env_state, task) & ~terminated

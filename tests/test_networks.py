@@ -101,3 +101,17 @@ def test_integer_observations_are_cast(bandit_env):
 def test_unknown_activation_is_named(point_env):
     with pytest.raises(ValueError, match="activation = 'tahn'"):
         mlp_policy(point_env, activation="tahn").init(jax.random.key(0))
+
+
+def test_kernels_are_orthogonal_with_their_gains_and_all_different():
+    env, _ = mrl.make("PointNavigation-v0")
+    params = mrl.networks.mlp_policy(env, (16, 16), critic=True, output_gain=0.01).init(jax.random.key(0))
+    gains = {"actor": 0.01, "critic": 1.0}
+    kernels = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"]
+    assert len(kernels) == 6
+    for path, kernel in kernels:
+        gain = gains[path[0].key] if path[-2].key == "output" else 2**0.5
+        gram = kernel.T @ kernel if kernel.shape[0] >= kernel.shape[1] else kernel @ kernel.T
+        np.testing.assert_allclose(gram, gain**2 * np.eye(min(kernel.shape)), atol=1e-5)
+    square = [x / np.abs(x).max() for _, x in kernels if x.shape == (16, 16)]
+    assert np.abs(square[0] - square[1]).max() > 0.1
