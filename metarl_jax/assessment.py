@@ -11,11 +11,12 @@ import numpy as np
 from metarl_jax import evaluation, experiment
 from metarl_jax.build import Job, build
 from metarl_jax.checkpoint import Checkpoints
-from metarl_jax.config import ConfigError, MAMLConfig, PPOConfig, load, validate
+from metarl_jax.config import Config, ConfigError, MAMLConfig, PPOConfig, load, validate
 from metarl_jax.types import Params
 
 NO_ADAPTATION = "no adaptation (multi-task PPO)"
 RANDOM_INIT = "random initialisation, same updates"
+EVALUATION = 0xE7A1  # tag of the key that evaluation uses
 RANDOM_POLICY = "random policy"
 ORACLE = "oracle"
 
@@ -58,16 +59,20 @@ def assess(
     """
     job = open_run(run_dir)
     c = job.config
+    if isinstance(c, PPOConfig) and num_tasks not in (None, 1):
+        raise ConfigError(
+            f"num-tasks = {num_tasks}: a run of ppo is evaluated on the task it trained on, so it must be 1"
+        )
     num_tasks = num_tasks or c.eval_tasks
     updates = getattr(c, "eval_updates", 0) if num_updates is None else num_updates
     if updates and isinstance(c, PPOConfig):
         raise ConfigError(f"num-updates = {updates}: a run of ppo does not adapt, so it must be 0")
-    changes = {"eval_tasks": num_tasks, "eval_episodes": num_episodes or c.eval_episodes}
+    changes = {"eval_tasks": num_tasks, "eval_episodes": num_episodes or episodes_of(c)}
     job = build(_for_evaluation(validate({**c.model_dump(), **changes})))
     iteration, params = restore(build(c), run_dir)
     tasks = job.evaluation_tasks(num_tasks)
-    key = jax.random.key(seed)
-    report(f"evaluating iteration {iteration} on {num_tasks} tasks")
+    key = jax.random.fold_in(jax.random.key(seed), EVALUATION)  # apart from every key of training
+    report(f"evaluating iteration {iteration} on {num_tasks} task{'s' if num_tasks > 1 else ''}")
 
     def over_seeds(f: Callable) -> np.ndarray:
         return np.asarray(jax.jit(lambda trees: jax.lax.map(f, trees))(params))
@@ -81,18 +86,32 @@ def assess(
 
         scores = {"run": over_seeds(curve)}
         if baselines:
-            fresh = jax.vmap(lambda i: job.params(job.algorithm.init(jax.random.fold_in(key, i))))
-            untrained = fresh(jax.numpy.arange(c.num_seeds))
+            untrained = job.params(experiment.initial_states(job))
             scores[RANDOM_INIT] = np.asarray(jax.jit(lambda trees: jax.lax.map(curve, trees))(untrained))
     if baselines and job.policy is not None:
         if isinstance(c, MAMLConfig) and c.num_inner_steps:
-            scores[NO_ADAPTATION] = _multi_task(job, run_dir, key, tasks, report)
+            try:
+                scores[NO_ADAPTATION] = _multi_task(job, run_dir, key, tasks, report)
+            except experiment.RunFailed as error:
+                report(f"the baseline without adaptation is left out: {error}")
         act = evaluation.uniform_policy(job.env)
         scores[RANDOM_POLICY] = np.asarray(jax.jit(lambda: _returns(job, act, {}, key, tasks))())[None, :, None]
         if job.tasks.oracle is not None and job.horizon == job.tasks.horizon:
             best = np.asarray(jax.jit(lambda: evaluation.oracle_returns(job.tasks.oracle, tasks))())
             scores[ORACLE] = best[None, :, None, None]
+    bad = next((name for name, values in scores.items() if not np.isfinite(values).all()), None)
+    if bad is not None:
+        raise experiment.RunFailed(
+            f"NaN or infinity in the scores of {bad!r}: the policy diverges when it is evaluated"
+        )
     return _table(job, run_dir, iteration, scores), scores
+
+
+def episodes_of(config: Config) -> int:
+    """Episodes (or query examples) a task and update: `eval_episodes`, or as many as at training."""
+    if config.eval_episodes is not None:
+        return config.eval_episodes
+    return config.episodes_per_task if isinstance(config, MAMLConfig) else 1
 
 
 def _for_evaluation(config: Any) -> Any:
@@ -106,16 +125,21 @@ def _for_evaluation(config: Any) -> Any:
 
 def _returns(job: Job, act: Callable, params: Params, key: jax.Array, tasks: Any) -> jax.Array:
     return evaluation.policy_returns(
-        job.env, act, params, key, tasks, num_steps=job.horizon, num_episodes=job.config.eval_episodes
+        job.env, act, params, key, tasks, num_steps=job.horizon, num_episodes=episodes_of(job.config)
     )
 
 
 def _multi_task(job: Job, run_dir: Path, key: jax.Array, tasks: Any, report: Callable) -> np.ndarray:
-    """One policy for all tasks, trained like the run but without inner updates; trained once, kept in the run."""
+    """One policy for all tasks, trained like the run but without inner updates; trained once, kept in the run.
+
+    It gathers as many episodes an iteration as the run does before and after all its updates.
+    """
     directory = run_dir / "no_adaptation"
-    trained = load(run_dir / "config.yaml")
-    plain = build(trained.model_copy(update={"num_inner_steps": 0, "num_seeds": 1}))
-    report("training the baseline without adaptation: multi-task PPO, the same budget of iterations")
+    trained: Any = load(run_dir / "config.yaml")
+    episodes = trained.episodes_per_task * (trained.num_inner_steps + 1)
+    changes = {"num_inner_steps": 0, "num_seeds": 1, "episodes_per_task": episodes}
+    plain = build(trained.model_copy(update=changes))
+    report("training the baseline without adaptation: multi-task PPO on as many environment steps")
     states = experiment.train(plain, directory, resume=True, report=lambda _: None)
     params = jax.tree.map(lambda x: x[0], plain.params(states))
     returns = jax.jit(lambda p: _returns(job, plain.policy.apply, p, key, tasks))(params)
@@ -129,6 +153,8 @@ def _table(job: Job, run_dir: Path, iteration: int, scores: dict[str, np.ndarray
         rows = []
         for update in range(values.shape[2]):
             per_task = values[:, :, update].mean(axis=-1)
+            if values.shape[1] == 1:  # one task: its episodes are what varies
+                per_task = values[:, 0, update]
             mean, mean_low, mean_high = evaluation.bootstrap_interval(per_task, evaluation.mean)
             iqm, iqm_low, iqm_high = evaluation.bootstrap_interval(per_task, evaluation.iqm)
             rows.append(
@@ -154,13 +180,13 @@ def _table(job: Job, run_dir: Path, iteration: int, scores: dict[str, np.ndarray
         "num_tasks": int(run.shape[1]),
         "num_episodes": int(run.shape[3]),
         "horizon": job.horizon,
-        "tasks_held_out": bool(job.tasks.held_out),
-        "interval": "95% percentile bootstrap over tasks, stratified by seed",
+        "tasks_held_out": bool(job.tasks.held_out) and not isinstance(c, PPOConfig),
+        "interval": f"95% percentile bootstrap over {'tasks' if run.shape[1] > 1 else 'episodes'}, stratified by seed",
         "adaptation": summary(run),
         "baselines": {name: summary(values) for name, values in scores.items() if name != "run"},
     }
     if run.shape[2] > 1:
-        table["probability_of_improvement"] = evaluation.paired_improvement(per_task[:, :, 1], per_task[:, :, 0])
+        table["share_of_tasks_improved"] = evaluation.paired_improvement(per_task[:, :, 1], per_task[:, :, 0])
         table["convergence_update"] = evaluation.convergence_update(per_task)
         gains = per_task[:, :, 1:] - per_task[:, :, :1]
         table["gain"] = [
@@ -174,8 +200,22 @@ def _table(job: Job, run_dir: Path, iteration: int, scores: dict[str, np.ndarray
     return table
 
 
-def save(run_dir: Path, table: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
-    """evaluation.json and scores.npz (arrays only), in the run directory."""
-    (run_dir / "evaluation.json").write_text(json.dumps(table, indent=2) + "\n")
+def save(run_dir: Path, table: dict[str, Any], scores: dict[str, np.ndarray]) -> Path:
+    """evaluation.json and scores.npz (arrays only) in the run directory; returns the former.
+
+    An evaluation of another size than the one already there gets names that say its size.
+    """
+    size = ("num_tasks", "num_episodes")
+    tag = ""
+    existing = run_dir / "evaluation.json"
+    if existing.exists():
+        old = json.loads(existing.read_text())
+        same = all(old[k] == table[k] for k in size) and len(old["adaptation"]) == len(table["adaptation"])
+        if not same or set(old["baselines"]) - set(table["baselines"]):
+            tag = f"-{table['num_tasks']}x{table['num_episodes']}-{len(table['adaptation']) - 1}"
+            tag += "" if table["baselines"] else "-no-baselines"
+    path = run_dir / f"evaluation{tag}.json"
+    experiment.write_whole(path, json.dumps(table, indent=2) + "\n")
     named = {name.replace(" ", "_").replace(",", ""): values for name, values in scores.items()}
-    np.savez_compressed(run_dir / "scores.npz", allow_pickle=False, **named)
+    np.savez_compressed(run_dir / f"scores{tag}.npz", allow_pickle=False, **named)
+    return path

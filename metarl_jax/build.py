@@ -34,10 +34,11 @@ class Job:
         return state.params if hasattr(state, "params") else state.learner.params
 
     def evaluation_tasks(self, num_tasks: int) -> Any:
-        """The fixed held-out tasks that `task_seed` names, stacked."""
-        seed = self.config.task_seed
+        """The fixed held-out tasks that `task_seed` names, stacked; for PPO, the task that it trains on."""
+        c, seed = self.config, self.config.task_seed
+        if isinstance(c, PPOConfig):
+            return jax.tree.map(lambda x: x[None], _ppo_task(c, self.tasks))
         tasks = self.tasks.evaluation_tasks(num_tasks, seed)
-        c = self.config
         if not isinstance(c, SupervisedMAMLConfig):
             return tasks
         keys = jax.random.split(jax.random.key(seed), num_tasks)
@@ -50,7 +51,11 @@ def build(config: Config) -> Job:
     Raises: ConfigError, one line, for what only the environment can tell to be wrong.
     """
     try:
-        env, tasks = envs.make(config.env, **config.env_options)
+        try:
+            env, tasks = envs.make(config.env, **config.env_options)
+        except (TypeError, AttributeError, OSError) as error:
+            message = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(f"env = {config.env!r} with env_options = {config.env_options}: {message}") from None
         supervised = not hasattr(env, "step_env")
         if supervised != isinstance(config, SupervisedMAMLConfig):
             kind = "labelled examples" if supervised else "a reinforcement-learning environment"
@@ -114,9 +119,14 @@ def _maml(c: MAMLConfig, env: Any, tasks: Any) -> Job:
     return Job(c, algorithm, env, tasks, horizon, work, "steps", score, policy=policy)
 
 
+def _ppo_task(c: PPOConfig, tasks: Any) -> Any:
+    """The one task of a run of PPO: of a family, the one that `task_seed` names."""
+    return tasks.sample(jax.random.fold_in(jax.random.key(c.task_seed), 2))
+
+
 def _ppo(c: PPOConfig, env: Any, tasks: Any) -> Job:
     policy = mlp_policy(env, c.hidden, c.activation, critic=True, init_std=c.init_std)
-    task = tasks.sample(jax.random.key(c.seed))
+    task = _ppo_task(c, tasks)
     algorithm = ppo(
         env,
         task,

@@ -170,7 +170,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         baselines=not arguments.no_baselines,
         report=_say,
     )
-    assessment.save(arguments.run, table, scores)
+    saved = assessment.save(arguments.run, table, scores)
     if arguments.json:
         print(json.dumps(table))
         return 0
@@ -180,7 +180,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         params = jax.tree.map(lambda x: x[0], assessment.restore(job, arguments.run)[1])
     made = report.pictures(job, arguments.run, params, max(1, scores["run"].shape[2] - 1))
     print(report.format_table(table))
-    for path in [arguments.run / "evaluation.json", *made]:
+    for path in [saved, *made]:
         print(path)
     return 0
 
@@ -194,7 +194,6 @@ def _list(arguments: argparse.Namespace) -> int:
     print("\nenvironments")
     for name, description in registered().items():
         print(f"  {name:22} {description}")
-    print(f"  {'gymnax:<id>':22} any gymnax environment, over ranges of its EnvParams")
     print("\nconfigurations")
     for path in sorted(config_directory().glob("*.yaml")):
         first = path.read_text().splitlines()[0]

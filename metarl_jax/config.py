@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 2**20, strict=True)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -33,17 +34,19 @@ class RunConfig(BaseModel):
 
     env: str = Field(description="environment name, see `metarl list`; gymnax:<id> for any gymnax environment")
     env_options: dict[str, Any] = Field({}, description="options of that environment, such as num_arms: 10")
-    seed: Count = Field(0, description="seed of the first training seed; the others count up from it")
+    seed: Seed = Field(0, description="seed of the first training seed; the others count up from it")
     num_seeds: Positive = Field(1, description="independent trainings, in one program")
     seeds_per_batch: Positive | None = Field(
         None, description="seeds trained at a time; null: one on a CPU, all on an accelerator"
     )
     num_iterations: Positive = Field(description="training iterations")
-    log_every: Positive = Field(1, description="iterations compiled into one call; metrics still list each")
+    log_every: Positive = Field(
+        1, description="iterations in one compiled call (or a divisor that fits); metrics still list each"
+    )
     checkpoint_every: Positive = Field(50, description="iterations between checkpoints; the last always has one")
-    task_seed: Count = Field(0, description="names the held-out tasks; the same for all runs to be compared")
+    task_seed: Seed = Field(0, description="names the held-out tasks; the same for all runs to be compared")
     eval_tasks: Positive = Field(40, description="held-out tasks")
-    eval_episodes: Positive = Field(20, description="episodes a task, before and after each update")
+    eval_episodes: Positive | None = Field(None, description="episodes a task and update; null: as at training")
 
 
 class _PolicyConfig(RunConfig):
@@ -58,7 +61,7 @@ class _PolicyConfig(RunConfig):
 class MAMLConfig(_PolicyConfig):
     """MAML with policy-gradient or PPO updates inside and outside."""
 
-    algorithm: Literal["maml"]
+    algorithm: Literal["maml"] = Field(description="maml, ppo or supervised_maml")
     horizon: Positive | None = Field(None, description="steps an episode; null: the environment's own")
     meta_batch_size: Positive = Field(40, description="tasks an iteration")
     episodes_per_task: Positive = Field(20, description="episodes a task, before and after each inner update")
@@ -88,16 +91,27 @@ class MAMLConfig(_PolicyConfig):
     @model_validator(mode="after")
     def _sizes(self) -> "MAMLConfig":
         _no_minibatches_over_time(self.inner_surrogate, self.inner_minibatches)
+        on_policy = ("vpg", "dice", "loaded_dice")
+        for key, epochs in (("inner_epochs", self.inner_epochs), ("outer_epochs", self.outer_epochs)):
+            for name in ("inner_surrogate", "outer_surrogate"):
+                value = getattr(self, name)
+                if epochs > 1 and value in on_policy and (key, name) != ("inner_epochs", "outer_surrogate"):
+                    raise ConfigError(
+                        f"{key} = {epochs}: must be 1 with {name} = {value}, which has no likelihood ratio; "
+                        "use lvc or ppo"
+                    )
         if self.horizon is not None:
             steps = self.episodes_per_task * self.horizon
             _divides("inner_minibatches", self.inner_minibatches, steps, "episodes_per_task * horizon")
+            steps = (self.eval_episodes or self.episodes_per_task) * self.horizon
+            _divides("inner_minibatches", self.inner_minibatches, steps, "eval_episodes * horizon")
         return self
 
 
 class PPOConfig(_PolicyConfig):
     """PPO on one environment."""
 
-    algorithm: Literal["ppo"]
+    algorithm: Literal["ppo"] = Field(description="maml, ppo or supervised_maml")
     lr: Rate = Field(2.5e-4, description="Adam step size")
     anneal_lr: bool = Field(True, description="anneal the step size linearly to 0")
     num_envs: Positive = Field(4, description="parallel environments")
@@ -109,7 +123,8 @@ class PPOConfig(_PolicyConfig):
     gae_lambda: Unit = Field(0.95, description="lambda of generalised advantage estimation")
     entropy_coef: NonNegative = Field(0.01, description="weight of the entropy bonus")
     max_grad_norm: Rate = Field(0.5, description="bound on the gradient's norm")
-    eval_tasks: Positive = Field(1, description="evaluation tasks")
+    eval_tasks: Literal[1] = Field(1, description="the task it was trained on")
+    eval_episodes: Positive = Field(100, description="evaluation episodes")
 
     @model_validator(mode="after")
     def _sizes(self) -> "PPOConfig":
@@ -120,7 +135,7 @@ class PPOConfig(_PolicyConfig):
 class SupervisedMAMLConfig(RunConfig):
     """Few-shot regression with MAML."""
 
-    algorithm: Literal["supervised_maml"]
+    algorithm: Literal["supervised_maml"] = Field(description="maml, ppo or supervised_maml")
     hidden: list[Width] = Field([40, 40], description="hidden layer widths")
     activation: Activation = Field("relu", description="activation function")
     shots: Positive = Field(10, description="labelled examples that adaptation sees")
@@ -176,7 +191,10 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
             raise ConfigError(f"override {override!r}: must be key=value")
         target, last = data, key.strip()
         if last.startswith("env_options."):
-            target, last = data.setdefault("env_options", {}), last.removeprefix("env_options.")
+            target, last = data.get("env_options") or {}, last.removeprefix("env_options.")
+            if not isinstance(target, dict):
+                raise ConfigError(f"env_options = {target!r}: must be a mapping")
+            data["env_options"] = target
         target[last] = _parse(value, f"override {override!r}")
     return validate(data)
 

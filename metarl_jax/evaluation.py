@@ -26,7 +26,8 @@ def adaptation_curve(
     """Scores before and after each of `num_updates` inner updates, [task, num_updates + 1, episode].
 
     `tasks` is stacked, leaves [task, ...]. Task i always gets the same key, whatever their number. Every
-    update learns from the very episodes that the score before it was measured on, as at meta-training.
+    update learns from the very episodes that the score before it was measured on; their number is that of
+    the sampler that `learner` was made with.
     """
 
     def one(x: tuple[jax.Array, Task]) -> jax.Array:

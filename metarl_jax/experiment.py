@@ -26,6 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows: runs are not locked there
+    fcntl = None  # type: ignore[assignment]
+
 from metarl_jax import __version__, tree
 from metarl_jax.build import Job
 from metarl_jax.checkpoint import Checkpoints
@@ -70,8 +75,13 @@ def train(job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[An
     Raises: ConfigError for a directory that is in use or does not fit; RunFailed at the first NaN or infinity
         in a loss, gradient or parameter, with the last good checkpoint kept.
     """
-    config = job.config
     _open_directory(job, run_dir, resume)
+    with _lock(run_dir):
+        return _train(job, run_dir, resume, report)
+
+
+def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None]) -> Any:
+    config = job.config
     checkpoints = Checkpoints(run_dir / "checkpoints")
     states = initial_states(job)
     start = 0
@@ -79,6 +89,8 @@ def train(job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[An
         start, restored = checkpoints.restore(states)
         states = jax.tree.map(jnp.asarray, restored)
         report(f"resuming after iteration {start} of {config.num_iterations}")
+    elif resume and (run_dir / "metrics.jsonl").exists():
+        report("no checkpoint yet: starting from iteration 0")
     _truncate(run_dir / "metrics.jsonl", start)
     _truncate(run_dir / "timing.jsonl", start)
     length = math.gcd(math.gcd(config.log_every, config.num_iterations), config.checkpoint_every)
@@ -124,11 +136,23 @@ def _open_directory(job: Job, run_dir: Path, resume: bool) -> None:
                     f"run directory {run_dir}: holds a run of another configuration ({_difference(config_file, text)})"
                 )
             return
-        if any(p.name != "config.yaml.tmp" for p in run_dir.iterdir()):
+        if any(p.name not in ("config.yaml.tmp", "info.json", "info.json.tmp", ".lock") for p in run_dir.iterdir()):
             raise ConfigError(f"run directory {run_dir}: is not a run of metarl (it has no config.yaml)")
     run_dir.mkdir(parents=True, exist_ok=True)
-    _write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
-    _write_whole(config_file, text)
+    write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
+    write_whole(config_file, text)
+
+
+@contextmanager
+def _lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run for one process; the operating system lets go when that process ends, however it ends."""
+    with open(run_dir / ".lock", "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"run directory {run_dir}: another process is training in it") from None
+        yield
 
 
 def _difference(config_file: Path, text: str) -> str:
@@ -137,7 +161,8 @@ def _difference(config_file: Path, text: str) -> str:
     return line
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     os.replace(temporary, path)
@@ -170,7 +195,7 @@ def _truncate(path: Path, iteration: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines() if _iteration_of(line) <= iteration]
-    _write_whole(path, "".join(line + "\n" for line in kept))
+    write_whole(path, "".join(line + "\n" for line in kept))
 
 
 def _iteration_of(line: str) -> float:
@@ -242,8 +267,8 @@ def _failure(iteration: int, name: str, checkpoints: Checkpoints) -> RunFailed:
     good = checkpoints.iterations()
     kept = f"the last good checkpoint, of iteration {good[-1]}, is kept" if good else "no checkpoint had been written"
     return RunFailed(
-        f"NaN or infinity at iteration {iteration + 1}, first in {name}; {kept}; a smaller step size, or "
-        "max_grad_norm, usually helps"
+        f"NaN or infinity at iteration {iteration + 1}, first in {name}; {kept}; a new run with a "
+        "smaller step size or max_grad_norm usually helps"
     )
 
 

@@ -5,7 +5,8 @@ v^T dg/dtheta, which is H v because the Hessian is symmetric. The modes give tha
 
 * `reverse`      differentiate the inner reverse pass in reverse (what `jax.grad` of `jax.grad` does);
 * `mixed`        H v by forward-over-reverse, with the inner pass recomputed rather than stored
-                 (MixFlow-MG, Kemaev et al. 2025): the same gradient, less memory;
+                 (MixFlow-MG, Kemaev et al. 2025): the same gradient, less memory; a custom VJP, so an outer
+                 forward-mode derivative (`jax.jvp`) needs `reverse`;
 * `first_order`  H v := 0 (FOMAML, Finn et al. 2017, section 5.2).
 """
 

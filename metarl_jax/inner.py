@@ -158,6 +158,8 @@ def ppo(
         raise ValueError(
             f"num_minibatches = {num_minibatches}: surrogate {surrogate!r} needs whole episodes, so it must be 1"
         )
+    if num_epochs > 1 and surrogate in losses.ON_POLICY:
+        raise ValueError(f"num_epochs = {num_epochs}: must be 1 with surrogate {surrogate!r}; use 'lvc' or 'ppo'")
     if optimizer is None:
         optimizer = sgd(lr)
     if max_grad_norm is not None:

@@ -112,6 +112,7 @@ SURROGATES: dict[str, Callable[..., jax.Array]] = {
     "ppo": lambda lp, b, clip_eps: ppo_clip(lp, b.log_prob, b.advantage, b.mask, clip_eps),
 }
 NEEDS_TIME = ("dice", "loaded_dice")  # cannot be shuffled into minibatches of single steps
+ON_POLICY = ("vpg", *NEEDS_TIME)  # no ratio to the policy that acted: wrong once the parameters have moved
 
 
 def surrogate(name: str | Surrogate, **options: float | jax.Array) -> Surrogate:

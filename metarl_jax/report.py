@@ -26,20 +26,22 @@ def format_table(table: dict[str, Any]) -> str:
             rows.append((name + suffix, row))
     width = max(len(label) for label, _ in rows)
     head = f"{table['algorithm']} on {table['env']}: {table['score']} on {table['num_tasks']} "
-    head += "held-out tasks" if table["tasks_held_out"] else "tasks (a finite set: nothing is held out)"
+    many = "tasks" if table["num_tasks"] > 1 else "task"
+    head += f"held-out {many}" if table["tasks_held_out"] else f"{many} (none is held out)"
+    head += f", {table['num_episodes']} {'episodes' if table['score'] == 'return' else 'examples'} each"
     head += f", {table['num_seeds']} seed{'s' if table['num_seeds'] > 1 else ''}, iteration {table['iteration']}"
     lines = [head, "", f"{'':{width}}  {'mean':>9}  {'95% interval':>20}  {'IQM':>9}  {'95% interval':>20}"]
     for label, row in rows:
         mean, iqm = (f"{row[k]:9.3f}  {_interval(row[k + '_interval']):>20}" for k in ("mean", "iqm"))
         lines.append(f"{label:{width}}  {mean}  {iqm}")
-        if label == f"after {len(table['adaptation']) - 1} updates" and table["baselines"]:
+        if row is table["adaptation"][-1] and table["baselines"]:
             lines.append("")
-    if "gain" in table:
+    if "gain" in table and table["gain"][0]["mean"] > 0:
         g = table["gain"][0]
         lines += [
             "",
             f"gain of the first update {g['mean']:.3f} {_interval([g['low'], g['high']])}, on "
-            f"{100 * table['probability_of_improvement']:.0f}% of tasks; 90% of the whole gain after "
+            f"{100 * table['share_of_tasks_improved']:.0f}% of tasks; 90% of the whole gain after "
             f"{table['convergence_update']} update(s)",
         ]
     lines.append(f"intervals: {table['interval']}")
@@ -71,7 +73,10 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
     names = [k for k in rows[0] if k.startswith(prefix + "_")] if numbered else [job.score]
     figure, axes = _axes()
     x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration
-    for colour, name in zip(COLOURS if len(names) > 1 else COLOURS[2:], sorted(names), strict=False):
+    if numbered:
+        names.sort(key=lambda name: int(name.rsplit("_", 1)[1]))
+    for i, name in enumerate(names):
+        colour = COLOURS[min(i, len(COLOURS) - 1)] if len(names) > 1 else COLOURS[2]
         values = np.array([np.atleast_1d(np.array(row[name], float)) for row in rows])
         centre, low, high = _band(values)
         update = name.rsplit("_", 1)[1]
@@ -92,6 +97,7 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
     return _save(figure, run_dir / "learning_curve.png")
 
 
+@np.errstate(invalid="ignore", divide="ignore")
 def _band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre and 95% interval of [iteration, seed] values: normal over seeds, else over a sliding window."""
     if values.shape[1] > 1:
@@ -101,6 +107,8 @@ def _band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     window = max(1, min(len(values) // 20, 50))
     padded = np.pad(values[:, 0], window, mode="edge")
     near = np.lib.stride_tricks.sliding_window_view(padded, 2 * window + 1)
+    if np.isnan(near).all(axis=1).any():  # some stretch in which no episode ended
+        return values[:, 0], values[:, 0], values[:, 0]
     centre = np.nanmean(near, axis=1)
     low, high = np.nanquantile(near, [0.025, 0.975], axis=1)
     return centre, low, high

@@ -90,7 +90,7 @@ def test_list_and_show(run, capsys):
     out = capsys.readouterr().out
     assert "PointNavigation-v0" in out and "maml_ppo_point" in out and "supervised_maml" in out
     for what, expected in (
-        ("maml", "inner_lr"), ("maml_ppo_point", "outer_epochs: 5"), (str(run), "last iteration"), ("XOR-v0", "XOR")
+        ("maml", "inner_lr"), ("maml_ppo_point", "outer_epochs: 3"), (str(run), "last iteration"), ("XOR-v0", "XOR")
     ):  # fmt: skip
         assert cli.main(["show", what]) == 0
         assert expected in capsys.readouterr().out

@@ -30,6 +30,13 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
             ["inner_minibatches = 4", "= 30", "try 3"],
         ),
         (MAML, {"inner_surrogate": "dice", "inner_minibatches": 2}, ["inner_minibatches = 2", "must be 1", "dice"]),
+        (
+            MAML,
+            {"outer_surrogate": "dice"},
+            ["outer_epochs = 5", "must be 1", "outer_surrogate = dice", "use lvc or ppo"],
+        ),
+        (MAML, {"outer_epochs": 1, "inner_epochs": 2, "inner_surrogate": "vpg"}, ["inner_epochs = 2", "must be 1"]),
+        (MAML, {"seed": 10**11}, ["seed", "less than or equal to"]),
         (MAML, {"algorithm": "mamll"}, ["algorithm", "'mamll'", "did you mean maml"]),
         (MAML, {"hidden": 64}, ["hidden", "64", "must be a list"]),
         (MAML, {"num_iterations": None}, ["num_iterations", "None", "whole number"]),

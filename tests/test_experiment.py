@@ -120,6 +120,11 @@ def test_an_existing_run_is_not_overwritten(trained):
     assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
 
 
+def test_two_processes_cannot_share_a_run(trained):
+    with experiment._lock(trained), pytest.raises(ConfigError, match="another process is training in it"):
+        experiment.train(build(validate(MAML)), trained, resume=True, report=lambda _: None)
+
+
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     for resume in (False, True):
@@ -192,3 +197,8 @@ def test_assessment_has_every_row_and_keeps_its_scores(trained, tmp_path):
     assert json.loads((run / "evaluation.json").read_text()) == table
     with np.load(run / "scores.npz", allow_pickle=False) as saved:
         np.testing.assert_array_equal(saved["run"], scores["run"])
+    small, small_scores = assessment.assess(run, num_tasks=2, baselines=False, report=lambda _: None)
+    assert assessment.save(run, small, small_scores).name == "evaluation-2x2-3-no-baselines.json"
+    assert json.loads((run / "evaluation.json").read_text()) == table, "the fuller evaluation is kept"
+    plain = json.loads(json.dumps(table["baselines"][assessment.NO_ADAPTATION]))
+    assert len(plain) == 1 and (run / "no_adaptation" / "config.yaml").read_text().count("num_inner_steps: 0") == 1

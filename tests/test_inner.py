@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from problems import is_finite, point
 
+import metarl_jax as mrl
 from metarl_jax import inner, returns
 from metarl_jax.rollout import rollout
 from metarl_jax.types import LearnerState
@@ -117,3 +118,20 @@ def test_impossible_choices_are_named(acted):
     if policy.value is None:
         with pytest.raises(ValueError, match="this policy has no critic"):
             inner.ppo(policy).prepare(learner.init(params), out)
+
+
+def test_surrogates_without_a_ratio_are_refused_where_parameters_move():
+    env, tasks = mrl.make("gymnax:CartPole-v1")
+    policy = mrl.networks.mlp_policy(env, (4,), critic=True)
+    with pytest.raises(ValueError, match="num_epochs = 2: must be 1 with surrogate 'vpg'"):
+        mrl.inner.ppo(policy, surrogate="vpg", num_epochs=2, num_minibatches=1)
+    with pytest.raises(ValueError, match="num_minibatches = 2: surrogate 'dice' needs whole episodes"):
+        mrl.inner.ppo(policy, surrogate="dice", num_epochs=1, num_minibatches=2)
+    learner = mrl.inner.policy_gradient(policy, 0.1)
+    with pytest.raises(ValueError, match="num_outer_epochs = 2: must be 1 with outer_surrogate 'dice'"):
+        mrl.maml(env, tasks, policy, learner, outer_surrogate="dice", num_outer_epochs=2)
+    task = tasks.sample(jax.random.key(0))
+    with pytest.raises(ValueError, match="need baseline='critic'"):
+        mrl.ppo(env, task, policy, baseline="linear")
+    with pytest.raises(ValueError, match="optimizer: ppo brings its own"):
+        mrl.ppo(env, task, policy, optimizer=None)

@@ -74,7 +74,7 @@ def test_the_sinusoid_meets_its_pass_rule():
 
 
 def test_the_file_tree_is_the_folder():
-    (tree,) = [block for block in blocks("") if "metarl_jax/" in block]
+    (tree,) = [block for block in blocks("text") if "metarl_jax/" in block]
     lines = [line.split("  ")[:2] for line in tree.splitlines()]
     inside = re.findall(r"^  (\S+)", tree, flags=re.M)
     assert all((ROOT / "metarl_jax" / name).exists() for name in inside)

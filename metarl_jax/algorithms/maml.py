@@ -56,6 +56,11 @@ def maml(
     Not differentiated: sampling, advantages. The dependence of tau on theta through sampling enters only
     by the surrogates' likelihood ratios.
     """
+    if num_outer_epochs > 1 and outer_surrogate in losses.ON_POLICY:
+        raise ValueError(
+            f"num_outer_epochs = {num_outer_epochs}: must be 1 with outer_surrogate {outer_surrogate!r}; "
+            "use 'lvc' or 'ppo'"
+        )
     num_steps = tasks.horizon if horizon is None else horizon
     outer_loss = learners.actor_critic_loss(
         policy,

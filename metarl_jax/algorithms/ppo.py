@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from metarl_jax import inner, tree
+from metarl_jax import inner, losses, tree
 from metarl_jax.rollout import EnvCarry, completed, reset, rollout
 from metarl_jax.types import Algorithm, LearnerState, Metrics, Policy, Task
 
@@ -16,6 +16,8 @@ Float = float | jax.Array
 
 @struct.dataclass
 class PPOState:
+    """The agent, and where its environments stand."""
+
     learner: LearnerState
     envs: EnvCarry
 
@@ -38,9 +40,16 @@ def ppo(
     """Actor-critic PPO with Adam on `num_envs` auto-resetting copies of `task`.
 
     A step collects `num_steps` from each environment, then updates. `num_iterations`, if given, anneals
-    the learning rate linearly to 0 over that many steps. Other options are those of `inner.ppo`.
+    the learning rate linearly to 0 over that many steps. Other options are those of `inner.ppo`, but for `optimizer`,
+    `baseline` and the surrogates over whole episodes, which do not fit streams that reset themselves.
     Step metrics: the loss terms, and mean return and length of the episodes that ended (NaN if none did).
     """
+    if "optimizer" in options:
+        raise ValueError("optimizer: ppo brings its own (Adam with lr); for another one build on inner.ppo")
+    if options.get("baseline", "critic") != "critic" or options.get("surrogate", "ppo") in losses.NEEDS_TIME:
+        raise ValueError(
+            "baseline and surrogate: auto-reset streams need baseline='critic' and a surrogate of single steps"
+        )
     total = None if num_iterations is None else num_iterations * num_epochs * num_minibatches
     schedule = lr if total is None else optax.linear_schedule(lr, 0.0, total)
     learner = inner.ppo(

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
 from metarl_jax import inner, outer
+from metarl_jax.networks import MLP
 from metarl_jax.types import MetaLearner, Params
 
 
@@ -57,7 +57,7 @@ def supervised_maml(
         tasks_per_batch: tasks at a time; None is all of them, since these networks are small.
     Step metrics: loss, grad_norm, mse_k on the query set after k inner steps.
     """
-    network = _Regressor(tuple(hidden), activation)
+    network = MLP(tuple(hidden), 1, activation)
     example = jax.eval_shape(lambda k: examples(k, tasks.sample(k), shots), jax.random.key(0))
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
@@ -87,14 +87,3 @@ def supervised_maml(
         tasks_per_batch=meta_batch_size if tasks_per_batch is None else tasks_per_batch,
         score_name="mse",
     )
-
-
-class _Regressor(nn.Module):
-    hidden: Sequence[int]
-    activation: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for width in self.hidden:
-            x = getattr(nn, self.activation)(nn.Dense(width)(x))
-        return nn.Dense(1)(x)

@@ -37,7 +37,7 @@ class MLP(nn.Module):
 
 
 def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -> Params:
-    """`params` with every kernel drawn anew: orthogonal with gain sqrt 2, or its network's output gain in the last layer.
+    """`params` with every kernel drawn anew: orthogonal with gain sqrt 2, the last layer with its output gain.
 
     Saxe et al. 2014; the gains usual for PPO. One random draw serves all kernels, because every random call
     is compiled by itself: a policy's initialisation compiles in a fraction of the time of flax's initialisers.
