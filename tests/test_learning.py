@@ -76,8 +76,8 @@ def test_second_order_beats_first_order_on_sinusoids_early():
 
 @pytest.mark.slow
 def test_sinusoid_meets_the_published_errors():
-    """K = 10: one-step error <= .45, and FOMAML at least 1.4 times worse; 3 seeds."""
-    maml, fomaml = (sinusoid_error(d, 35_000, 3).mean(axis=0) for d in ("reverse", "first_order"))
+    """K = 10: one-step error <= .45, and FOMAML at least 1.4 times worse; 10 seeds, as FOMAML is noisy."""
+    maml, fomaml = (sinusoid_error(d, 35_000, 10).mean(axis=0) for d in ("reverse", "first_order"))
     assert maml[1] <= 0.45
     assert fomaml[1] / maml[1] >= 1.4
 
