@@ -306,10 +306,10 @@ class Progress:
         left = self.spent / done * (total - iteration)
         values = row.get(self.job.score)
         numbers = [v for v in (values if isinstance(values, list) else [values]) if v is not None]
-        score = f"{np.mean(numbers):9.3f}" if numbers else "        -"
-        line = (
-            f"iteration {iteration:>6}/{total}  {self.job.score} {score}  loss {_mean(row['loss']):10.4g}  "
-            f"{rate:>12,.0f} {self.job.unit}/s  {left:5.0f} s left"
+        score = f"{np.mean(numbers):.3f}" if numbers else "-"
+        line = (  # fits a terminal of 80 columns
+            f"{iteration:>{len(str(total))}}/{total}  {self.job.score} {score:>8}  loss {_mean(row['loss']):9.3g}  "
+            f"{rate:>9,.0f} {self.job.unit}/s  {left:4.0f} s left"
         )
         now = time.perf_counter()
         if self.live is not None:
