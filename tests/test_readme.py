@@ -66,7 +66,8 @@ def test_the_demo_shows_a_large_and_significant_gain():
     assert table["baselines"]["no adaptation (multi-task PPO)"][0]["mean_interval"][1] < rows[1]["mean_interval"][0]
 
 
-def test_the_sinusoid_meets_its_pass_rule():
+def test_the_sinusoid_results_meet_the_pass_rule():
+    """These ten seeds do; docs/results/README.md says how far other draws fall short of 1.4."""
     maml, fomaml = (tables._load(f"docs/results/sinusoid_{n}.json") for n in ("maml", "fomaml"))
     assert maml["num_seeds"] >= 3 and maml["num_tasks"] >= 1000
     assert maml["adaptation"][1]["mean"] <= 0.45
