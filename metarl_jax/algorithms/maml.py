@@ -49,9 +49,9 @@ def maml(
         episodes_per_task: episodes before, and after, each inner update; each of `horizon` steps at most.
         outer_surrogate: on the data gathered after adaptation; with `num_outer_epochs > 1` use "ppo".
         tasks_per_batch: tasks processed at a time (None: one on a CPU, all on an accelerator).
-    A clipped inner update cannot move a probability by more than its `clip_eps`, however many steps it takes: as the
-    policy's std shrinks, so does what one update can adapt. For several inner epochs or minibatches use
-    `surrogate="lvc"` (the ratio unclipped) or a wide clip; with one step a clip is inactive.
+    A clipped inner update stops pulling on a sample once its ratio has left 1 +- `clip_eps`, however many steps
+    follow: as the policy's std shrinks, so does what one update can adapt. For several inner epochs or minibatches
+    use `surrogate="lvc"` (the ratio unclipped) or a wide clip; in a first step the clip is inactive.
     Step metrics: loss, grad_norm, return_k after k inner updates (mean over tasks and episodes).
     Not differentiated: sampling, advantages. The dependence of tau on theta through sampling enters only
     by the surrogates' likelihood ratios.
