@@ -91,7 +91,7 @@ class MAMLConfig(_PolicyConfig):
     @model_validator(mode="after")
     def _sizes(self) -> "MAMLConfig":
         _no_minibatches_over_time(self.inner_surrogate, self.inner_minibatches)
-        on_policy = ("vpg", "dice", "loaded_dice")
+        on_policy = ("vpg", "dice", "loaded_dice")  # losses.ON_POLICY, without importing jax
         for key, epochs in (("inner_epochs", self.inner_epochs), ("outer_epochs", self.outer_epochs)):
             for name in ("inner_surrogate", "outer_surrogate"):
                 value = getattr(self, name)

@@ -68,7 +68,7 @@ def _permutations(key: jax.Array, count: int, n: int) -> jax.Array:
     """[count, n] random permutations of range(n).
 
     Up to 4,096 samples the index rides in the low bits of the random word, so that a plain sort of one array
-    does it, five times faster on a CPU than sorting pairs. The 20 or more random bits left then tie now and
+    does it, cheaper on a CPU than sorting pairs. The 20 or more random bits left then tie now and
     then, and a tie keeps its order: an effect far below what a shuffle of a batch is for.
     """
     if n > 4096:

@@ -66,12 +66,12 @@ def test_the_demo_shows_a_large_and_significant_gain():
     assert table["baselines"]["no adaptation (multi-task PPO)"][0]["mean_interval"][1] < rows[1]["mean_interval"][0]
 
 
-def test_the_sinusoid_results_meet_the_pass_rule():
-    """These ten seeds do; docs/results/README.md says how far other draws fall short of 1.4."""
+def test_the_sinusoid_results_are_what_is_said_of_them():
+    """MAML's bound holds and FOMAML is significantly worse; the rule's ratio of 1.4 is not claimed."""
     maml, fomaml = (tables._load(f"docs/results/sinusoid_{n}.json") for n in ("maml", "fomaml"))
     assert maml["num_seeds"] >= 3 and maml["num_tasks"] >= 1000
     assert maml["adaptation"][1]["mean"] <= 0.45
-    assert fomaml["adaptation"][1]["mean"] / maml["adaptation"][1]["mean"] >= 1.4
+    assert fomaml["adaptation"][1]["mean_interval"][0] > maml["adaptation"][1]["mean_interval"][1]
 
 
 def test_the_file_tree_is_the_folder():
