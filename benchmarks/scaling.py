@@ -32,12 +32,10 @@ def point_maml(
     """MAML-PPO on point navigation."""
     env, family = mrl.make("PointNavigation-v2")
     policy = mrl.networks.mlp_policy(env, (64, 64))
-    inner = mrl.inner.ppo(
-        policy, inner_lr, num_epochs=1, num_minibatches=1, gae_lambda=1.0, baseline="linear", differentiation=mode
-    )
+    inner = mrl.inner.ppo(policy, inner_lr, num_epochs=1, num_minibatches=1, gae_lambda=1.0, baseline="linear")
     return mrl.maml(
         env, family, policy, inner, num_inner_steps=inner_steps, meta_batch_size=tasks, episodes_per_task=episodes,
-        horizon=horizon,
+        horizon=horizon, differentiation=mode,
     )  # fmt: skip
 
 

@@ -52,9 +52,7 @@ def point_maml(tasks_per_batch: int | None = None) -> tuple[Any, Any]:
     """(algorithm, state) of ProMP's setting, with a PPO update inside and outside."""
     env, tasks = mrl.make("PointNavigation-v2")
     policy = mrl.networks.mlp_policy(env, (64, 64))
-    inner = mrl.inner.ppo(
-        policy, 0.1, num_epochs=1, num_minibatches=1, gae_lambda=1.0, baseline="linear", differentiation="mixed"
-    )
+    inner = mrl.inner.ppo(policy, 0.1, num_epochs=1, num_minibatches=1, gae_lambda=1.0, baseline="linear")
     algo = mrl.maml(
         env, tasks, policy, inner, meta_batch_size=TASKS, episodes_per_task=EPISODES, horizon=HORIZON,
         num_outer_epochs=5, tasks_per_batch=tasks_per_batch,

@@ -15,12 +15,20 @@ _NAMES = {
     "TaskDistribution": "metarl_jax.envs",
     "from_gymnax": "metarl_jax.envs",
     "maml": "metarl_jax.algorithms.maml",
+    "maml_trpo": "metarl_jax.algorithms.maml_trpo",
+    "promp": "metarl_jax.algorithms.promp",
+    "e_maml": "metarl_jax.algorithms.e_maml",
+    "reptile": "metarl_jax.algorithms.reptile",
+    "anil": "metarl_jax.algorithms.anil",
+    "meta_sgd": "metarl_jax.algorithms.meta_sgd",
+    "cavia": "metarl_jax.algorithms.cavia",
+    "imaml": "metarl_jax.algorithms.imaml",
     "ppo": "metarl_jax.algorithms.ppo",
     "supervised_maml": "metarl_jax.algorithms.supervised_maml",
 }
 _MODULES = (
-    "adapt", "envs", "evaluation", "gradient", "inner", "losses", "networks", "outer", "returns", "rollout",
-    "tree", "types",
+    "adapt", "envs", "evaluation", "exact", "gradient", "inner", "losses", "meta_gradient", "meta_learner", "networks",
+    "outer", "returns", "rollout", "tree", "types",
 )  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_MODULES]

@@ -1,6 +1,6 @@
 """Adaptation: the one scan that every second-order gradient passes through.
 
-`collect` lets an agent act, learn, act, learn ... and stores what it saw (a `Trial`). `adapt` replays the
+`collect` lets an agent act, learn, act, learn ... and stores what it saw (a `Trial`). `replay` repeats the
 same inner updates on the stored data: a deterministic, differentiable function of what is meta-learned.
 """
 
@@ -9,24 +9,31 @@ from typing import Any
 
 import jax
 
-from metarl_jax.types import Learner, LearnerState, Metrics, Params, Task, Trial
+from metarl_jax.types import Learner, LearnerState, Params, Task, Trial
 
 # sample(params, key, task) -> (data for learner.prepare, score): acting, or drawing labelled examples
 Sample = Callable[[Params, jax.Array, Task], tuple[Any, jax.Array]]
+Observe = Callable[[Params, Any], Any]  # (agent's params, batch) -> any pytree, before the update on that batch
 
 
-def _unroll(
-    learner: Learner, state: LearnerState, keys: jax.Array, data: Any, experience: Callable[[LearnerState, Any], Any]
+def unroll(
+    update: Callable[..., LearnerState],
+    state: LearnerState,
+    keys: jax.Array,
+    data: Any,
+    experience: Callable[[LearnerState, Any], Any],
 ) -> tuple[LearnerState, Any]:
-    """K inner updates; `experience(state, data_k) -> (batch, record)` says what update k learns from."""
+    """K inner updates; `experience(state, data_k) -> (batch, record)` says what update k learns from.
 
-    def update(state: LearnerState, x: tuple) -> tuple[LearnerState, tuple[Any, Metrics]]:
+    Returns the last state and the records, leaves [K, ...]. `update(state, key, batch) -> state`.
+    """
+
+    def step(state: LearnerState, x: tuple) -> tuple[LearnerState, Any]:
         key, data_k = x
         batch, record = experience(state, data_k)
-        state, _ = learner.update(state, key, batch)
-        return state, record
+        return update(state, key, batch), record
 
-    return jax.lax.scan(update, state, (keys, data))
+    return jax.lax.scan(step, state, (keys, data))
 
 
 def collect(
@@ -47,12 +54,23 @@ def collect(
         return batch, (batch, score)
 
     state = learner.init(jax.lax.stop_gradient(params))
-    state, (inner, scores) = _unroll(learner, state, update_keys, sample_keys[:-1], experience)
+    state, (inner, scores) = unroll(lambda *x: learner.update(*x)[0], state, update_keys, sample_keys[:-1], experience)
     outer, (_, last) = experience(state, sample_keys[-1])
     scores = jax.numpy.concatenate([scores, last[None]])
     return jax.lax.stop_gradient((Trial(inner, outer, update_keys), scores))
 
 
-def adapt(learner: Learner, params: Params, trial: Trial) -> LearnerState:
+def replay(
+    update: Callable[..., LearnerState], state: LearnerState, trial: Trial, observe: Observe | None = None
+) -> tuple[LearnerState, Any]:
+    """U_K(... U_1(theta)) on `trial.inner`, and what `observe` saw before each update, leaves [K, ...]."""
+
+    def experience(state: LearnerState, batch: Any) -> tuple[Any, Any]:
+        return batch, None if observe is None else observe(state.params, batch)
+
+    return unroll(update, state, trial.keys, trial.inner, experience)
+
+
+def adapt(learner: Learner, params: Params, trial: Trial, differentiation: str = "reverse") -> LearnerState:
     """U_K(... U_1(theta)): the inner updates replayed on `trial.inner`; differentiable in `params`."""
-    return _unroll(learner, learner.init(params), trial.keys, trial.inner, lambda _, batch: (batch, None))[0]
+    return replay(lambda *x: learner.update(*x, differentiation)[0], learner.init(params), trial)[0]

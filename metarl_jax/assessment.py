@@ -11,13 +11,15 @@ import numpy as np
 from metarl_jax import evaluation, experiment
 from metarl_jax.build import Job, build
 from metarl_jax.checkpoint import Checkpoints
-from metarl_jax.config import Config, ConfigError, MAMLConfig, PPOConfig, load, validate
+from metarl_jax.config import load, validate
+from metarl_jax.schemas import Config, ConfigError, GradientConfig, MAMLConfig, PPOConfig
 from metarl_jax.types import Params
 
 NO_ADAPTATION = "no adaptation (multi-task PPO)"
 RANDOM_INIT = "random initialisation, same updates"
 EVALUATION = 0xE7A1  # tag of the key that evaluation uses
 RANDOM_POLICY = "random policy"
+_OF_ADAPTING = ("inner_surrogate", "differentiation", "truncation_window", "exploration_coef", "eval_later_lr_scale")
 ORACLE = "oracle"
 
 
@@ -68,7 +70,7 @@ def assess(
     if updates and isinstance(c, PPOConfig):
         raise ConfigError(f"num-updates = {updates}: a run of ppo does not adapt, so it must be 0")
     changes = {"eval_tasks": num_tasks, "eval_episodes": num_episodes or episodes_of(c)}
-    job = build(_for_evaluation(validate({**c.model_dump(), **changes})))
+    job = build(_for_evaluation(validate({**c.model_dump(), **changes})), evaluation=True)
     iteration, params = restore(build(c), run_dir)
     tasks = job.evaluation_tasks(num_tasks)
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)  # apart from every key of training
@@ -89,7 +91,7 @@ def assess(
             untrained = job.params(experiment.initial_states(job))
             scores[RANDOM_INIT] = np.asarray(jax.jit(lambda trees: jax.lax.map(curve, trees))(untrained))
     if baselines and job.policy is not None:
-        if isinstance(c, MAMLConfig) and c.num_inner_steps:
+        if isinstance(c, GradientConfig) and c.num_inner_steps:
             try:
                 scores[NO_ADAPTATION] = _multi_task(job, run_dir, key, tasks, report)
             except experiment.RunFailed as error:
@@ -111,12 +113,12 @@ def episodes_of(config: Config) -> int:
     """Episodes (or query examples) a task and update: `eval_episodes`, or as many as at training."""
     if config.eval_episodes is not None:
         return config.eval_episodes
-    return config.episodes_per_task if isinstance(config, MAMLConfig) else 1
+    return config.episodes_per_task if isinstance(config, GradientConfig) else 1
 
 
 def _for_evaluation(config: Any) -> Any:
     """The same learner, gathering as many episodes (or query examples) as evaluation asks for."""
-    if isinstance(config, MAMLConfig):
+    if isinstance(config, GradientConfig):
         return config.model_copy(update={"episodes_per_task": config.eval_episodes})
     if isinstance(config, PPOConfig):
         return config
@@ -137,8 +139,11 @@ def _multi_task(job: Job, run_dir: Path, key: jax.Array, tasks: Any, report: Cal
     directory = run_dir / "no_adaptation"
     trained: Any = load(run_dir / "config.yaml")
     episodes = trained.episodes_per_task * (trained.num_inner_steps + 1)
-    changes = {"num_inner_steps": 0, "num_seeds": 1, "episodes_per_task": episodes}
-    plain = build(trained.model_copy(update=changes))
+    shared = {k: v for k, v in trained.model_dump().items() if k in MAMLConfig.model_fields and k not in _OF_ADAPTING}
+    changes = {"algorithm": "maml", "num_inner_steps": 0, "num_seeds": 1, "episodes_per_task": episodes}
+    if trained.algorithm == "reptile":  # its outer step size is not Adam's
+        del shared["outer_lr"]
+    plain = build(validate({**shared, **changes}))
     report("training the baseline without adaptation: multi-task PPO on as many environment steps")
     states = experiment.train(plain, directory, resume=True, report=lambda _: None)
     params = jax.tree.map(lambda x: x[0], plain.params(states))

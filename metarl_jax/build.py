@@ -4,13 +4,22 @@ import dataclasses
 from typing import Any
 
 import jax
+import optax
 
-from metarl_jax import envs, inner
+from metarl_jax import envs, inner, meta_gradient
+from metarl_jax.algorithms.anil import anil
+from metarl_jax.algorithms.cavia import cavia
+from metarl_jax.algorithms.e_maml import e_maml
+from metarl_jax.algorithms.imaml import imaml
 from metarl_jax.algorithms.maml import maml
+from metarl_jax.algorithms.maml_trpo import maml_trpo
+from metarl_jax.algorithms.meta_sgd import meta_sgd
 from metarl_jax.algorithms.ppo import ppo
+from metarl_jax.algorithms.promp import promp
+from metarl_jax.algorithms.reptile import reptile
 from metarl_jax.algorithms.supervised_maml import few_shot, supervised_maml
-from metarl_jax.config import Config, ConfigError, MAMLConfig, PPOConfig, SupervisedMAMLConfig
 from metarl_jax.networks import mlp_policy
+from metarl_jax.schemas import Config, ConfigError, GradientConfig, MAMLConfig, PPOConfig, SupervisedMAMLConfig
 from metarl_jax.types import Params
 
 
@@ -30,7 +39,7 @@ class Job:
     policy: Any = None  # Policy, for reinforcement learning
 
     def params(self, state: Any) -> Params:
-        """What was learned, out of a training state."""
+        """What was learned, out of a training state (Meta-SGD: with its step sizes)."""
         return state.params if hasattr(state, "params") else state.learner.params
 
     def evaluation_tasks(self, num_tasks: int) -> Any:
@@ -45,8 +54,10 @@ class Job:
         return jax.vmap(lambda key, task: few_shot(self.env, lambda _: task, c.shots)(key))(keys, tasks)
 
 
-def build(config: Config) -> Job:
+def build(config: Config, evaluation: bool = False) -> Job:
     """Make the environment, the tasks, the networks and the algorithm of `config`; compiles nothing.
+
+    With `evaluation`, keys that are about evaluation only (`eval_later_lr_scale`) are at work.
 
     Raises: ConfigError, one line, for what only the environment can tell to be wrong.
     """
@@ -60,8 +71,8 @@ def build(config: Config) -> Job:
         if supervised != isinstance(config, SupervisedMAMLConfig):
             kind = "labelled examples" if supervised else "a reinforcement-learning environment"
             raise ConfigError(f"env = {config.env!r}: is {kind}, which algorithm {config.algorithm} cannot train on")
-        if isinstance(config, MAMLConfig):
-            return _maml(config, env, tasks)
+        if isinstance(config, GradientConfig):
+            return _gradient_based(config, env, tasks, evaluation)
         if isinstance(config, PPOConfig):
             return _ppo(config, env, tasks)
         return _supervised(config, env, tasks)
@@ -71,52 +82,113 @@ def build(config: Config) -> Job:
         raise ConfigError(str(error)) from None
 
 
-def _maml(c: MAMLConfig, env: Any, tasks: Any) -> Job:
+def _gradient_based(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
     horizon = c.horizon or tasks.horizon
     samples = horizon * c.episodes_per_task
+    policy = mlp_policy(
+        env,
+        c.hidden,
+        c.activation,
+        critic=c.baseline == "critic",
+        init_std=c.init_std,
+        context_size=getattr(c, "context_size", 0),
+    )
+    train, _ = tasks.split(c.task_seed)
+    algorithm = _ALGORITHMS[c.algorithm](c, env, train, policy, horizon, samples, evaluation)
+    work = c.meta_batch_size * samples * (c.num_inner_steps + 1)
+    score = f"return_{c.num_inner_steps}"
+    return Job(c, algorithm, env, tasks, horizon, work, "steps", score, policy=policy)
+
+
+def _inner_options(c: Any) -> dict[str, Any]:
+    names = ("dice_lambda", "gamma", "gae_lambda", "baseline", "normalize_advantage", "entropy_coef", "value_coef")
+    return {name: getattr(c, name) for name in names}
+
+
+def _options(c: Any, horizon: int) -> dict[str, Any]:
+    """What every algorithm of the family takes."""
+    names = ("num_inner_steps", "meta_batch_size", "episodes_per_task", "tasks_per_batch", "value_coef")
+    shared = {name: getattr(c, name) for name in names}
+    return {
+        **shared,
+        "horizon": horizon,
+        "exploration_coef": c.exploration_coef,
+        "outer_dice_lambda": c.dice_lambda,
+        "outer_entropy_coef": c.entropy_coef,
+        "differentiation": _differentiation(c),
+    }
+
+
+def _adam(c: Any) -> dict[str, Any]:
+    names = ("outer_lr", "outer_surrogate", "outer_clip_eps", "max_grad_norm")
+    return {**{name: getattr(c, name) for name in names}, "num_outer_epochs": c.outer_epochs}
+
+
+def _differentiation(c: Any) -> Any:
+    if c.differentiation == "truncated":
+        return meta_gradient.truncated(c.truncation_window)
+    if c.differentiation == "implicit":
+        return meta_gradient.implicit(c.cg_steps)
+    if c.differentiation == "evolution":
+        return meta_gradient.evolution(c.evolution_pairs, c.evolution_sigma)
+    return c.differentiation
+
+
+def _inner_lr(c: Any, evaluation: bool, steps_per_update: int = 1) -> Any:
+    """The inner step size; at evaluation that of the updates after the first may be scaled."""
+    if not evaluation or c.eval_later_lr_scale == 1:
+        return c.inner_lr
+    return optax.piecewise_constant_schedule(c.inner_lr, {steps_per_update: c.eval_later_lr_scale})
+
+
+def _maml(c: MAMLConfig, env: Any, train: Any, policy: Any, horizon: int, samples: int, evaluation: bool) -> Any:
     if samples % c.inner_minibatches:
         raise ConfigError(f"inner_minibatches = {c.inner_minibatches}: must divide episodes x horizon = {samples}")
-    critic = c.baseline == "critic"
-    policy = mlp_policy(env, c.hidden, c.activation, critic=critic, init_std=c.init_std)
     learner = inner.ppo(
         policy,
-        c.inner_lr,
+        _inner_lr(c, evaluation, c.inner_epochs * c.inner_minibatches),
         surrogate=c.inner_surrogate,
         num_epochs=c.inner_epochs,
         num_minibatches=c.inner_minibatches,
         clip_eps=c.inner_clip_eps,
-        dice_lambda=c.dice_lambda,
-        gamma=c.gamma,
-        gae_lambda=c.gae_lambda,
-        baseline=c.baseline,
-        normalize_advantage=c.normalize_advantage,
-        entropy_coef=c.entropy_coef,
-        value_coef=c.value_coef,
-        differentiation=c.differentiation,
+        **_inner_options(c),
     )
-    train, _ = tasks.split(c.task_seed)
-    algorithm = maml(
-        env,
-        train,
-        policy,
-        learner,
-        num_inner_steps=c.num_inner_steps,
-        meta_batch_size=c.meta_batch_size,
-        episodes_per_task=c.episodes_per_task,
-        horizon=horizon,
-        outer_lr=c.outer_lr,
-        num_outer_epochs=c.outer_epochs,
-        outer_surrogate=c.outer_surrogate,
-        outer_clip_eps=c.outer_clip_eps,
-        outer_dice_lambda=c.dice_lambda,
-        outer_entropy_coef=c.entropy_coef,
-        value_coef=c.value_coef,
-        max_grad_norm=c.max_grad_norm,
-        tasks_per_batch=c.tasks_per_batch,
-    )
-    work = c.meta_batch_size * samples * (c.num_inner_steps + 1)
-    score = f"return_{c.num_inner_steps}"
-    return Job(c, algorithm, env, tasks, horizon, work, "steps", score, policy=policy)
+    return maml(env, train, policy, learner, **_options(c, horizon), **_adam(c))
+
+
+def _simple(make: Any, *names: str, adam: bool = True, surrogate: bool = True) -> Any:
+    """A builder for the algorithms that make their inner learner themselves; `names` are their own keys."""
+
+    def build_one(c: Any, env: Any, train: Any, policy: Any, horizon: int, samples: int, evaluation: bool) -> Any:
+        options = {**_options(c, horizon), **(_adam(c) if adam else {}), **{name: getattr(c, name) for name in names}}
+        if surrogate:
+            options["inner_surrogate"] = c.inner_surrogate
+        lr = _inner_lr(c, evaluation, getattr(c, "num_proximal_steps", 1))
+        return make(env, train, policy, lr, inner_options=_inner_options(c), **options)
+
+    return build_one
+
+
+def _promp(c: Any, *arguments: Any) -> Any:
+    def make(*args: Any, **options: Any) -> Any:
+        options = {k: v for k, v in options.items() if k != "outer_surrogate"}
+        return promp(*args, **options)
+
+    return _simple(make, "kl_coef", "kl_target", surrogate=False)(c, *arguments)
+
+
+_TRUST_REGION = ("max_kl", "cg_steps", "cg_damping", "fisher_tasks", "line_search_steps", "backtrack")
+_ALGORITHMS = {
+    "maml": _maml,
+    "maml_trpo": _simple(maml_trpo, *_TRUST_REGION, adam=False),
+    "promp": _promp,
+    "e_maml": _simple(e_maml),
+    "reptile": _simple(reptile, "outer_lr", adam=False),
+    "anil": _simple(anil, "head"),
+    "meta_sgd": _simple(meta_sgd),
+    "cavia": _simple(cavia, "context_size"),
+    "imaml": _simple(imaml, "proximal_strength", "num_proximal_steps", "cg_steps"),
+}
 
 
 def _ppo_task(c: PPOConfig, tasks: Any) -> Any:

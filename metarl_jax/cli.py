@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl_jax import __version__
-from metarl_jax.config import SCHEMAS, ConfigError, describe, dump, load
+from metarl_jax.config import describe, dump, load
+from metarl_jax.schemas import SCHEMAS, ConfigError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,8 @@ except ImportError:  # Windows: runs are not locked there
 from metarl_jax import __version__, tree
 from metarl_jax.build import Job
 from metarl_jax.checkpoint import Checkpoints
-from metarl_jax.config import ConfigError, dump
+from metarl_jax.config import dump
+from metarl_jax.schemas import ConfigError
 from metarl_jax.types import Metrics
 
 

@@ -4,7 +4,7 @@
 Every update is differentiable: in the agent's parameters, in the step size and in all float options.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,15 @@ def sgd(lr: Any) -> optax.GradientTransformation:
 def adam(lr: Float | optax.Schedule, eps: Float = 1e-5) -> optax.GradientTransformation:
     """Adam whose derivative exists at zero gradients (eps_root > 0), fit for a differentiated inner loop."""
     return optax.adam(lr, eps=eps, eps_root=1e-12)
+
+
+def learned_sgd() -> optax.GradientTransformation:
+    """theta - lr (.) g with the step sizes as the optimiser's state, where `meta_sgd` puts what was meta-learned."""
+
+    def update(grads: Any, lr: Any, _: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda a, g: -a * g, lr, grads), lr
+
+    return optax.GradientTransformation(lambda params: params, update)
 
 
 def prepare_batch(
@@ -78,6 +87,7 @@ def prepare_batch(
         observation=rollout.observation,
         action=rollout.action,
         log_prob=rollout.log_prob,
+        distribution=rollout.distribution,
         advantage=advantage * rollout.mask,
         value=value,
         target=target,
@@ -134,21 +144,24 @@ def ppo(
     baseline: str = "critic",
     normalize_advantage: bool = True,
     optimizer: optax.GradientTransformation | None = None,
-    differentiation: str = "reverse",
+    adapts: Sequence[str] | None = None,
+    proximal_coef: Float | None = None,
 ) -> Learner:
     """Proximal policy optimisation (Schulman et al. 2017), differentiable through every one of its steps.
 
     An update is `num_epochs` passes over the batch in `num_minibatches` shuffled parts, each one a step of
     `optimizer` (default: SGD with `lr`, a scalar or a tree of per-parameter step sizes) on
     surrogate + value_coef * value loss - entropy_coef * entropy. The shuffle comes from `key` alone, so
-    that a stored trial replays exactly.
+    that a stored trial replays exactly. How an outer gradient passes through is for the caller of `update` to say.
 
     Args:
-        surrogate: "ppo", "lvc", "vpg", "dice", "loaded_dice", or a function (log_prob, batch) -> loss.
+        surrogate: "ppo", "lvc", "vpg", "dice", "loaded_dice", "tmaml", or a function (log_prob, batch) -> loss.
         baseline: "critic" (the policy's), "linear" (fitted to each batch) or "zero".
-        differentiation: how an outer gradient passes through each step, see `metarl_jax.gradient`.
+        adapts: names of the parameters (or of modules that hold them) that an update moves; None: all.
+        proximal_coef: adds proximal_coef / 2 |theta' - theta|^2, theta being where this update began.
         All floats may be tracers; `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
-    Raises: ValueError for unknown names, a critic that is not there, minibatches of a surrogate over time.
+    Raises: ValueError for unknown names, a critic that is not there, minibatches of a surrogate over time, DiCE on
+        rewards ("dice", "tmaml") with a gae_lambda other than 1.
     Not differentiated: samples, baselines, the probabilities stored at sampling. The derivative with respect to
     `clip_eps` is 0 almost everywhere (a clipped sample's gradient is 0), so it cannot be meta-learned by gradient.
     """
@@ -160,6 +173,11 @@ def ppo(
         )
     if num_epochs > 1 and surrogate in losses.ON_POLICY:
         raise ValueError(f"num_epochs = {num_epochs}: must be 1 with surrogate {surrogate!r}; use 'lvc' or 'ppo'")
+    if surrogate in losses.NEEDS_REWARDS and isinstance(gae_lambda, (int, float)) and gae_lambda != 1:
+        raise ValueError(
+            f"gae_lambda = {gae_lambda}: surrogate {surrogate!r} weighs whole returns, on top of which GAE would count "
+            "the future twice; use gae_lambda 1, or 'loaded_dice', which takes any advantages"
+        )
     if optimizer is None:
         optimizer = sgd(lr)
     if max_grad_norm is not None:
@@ -175,7 +193,7 @@ def ppo(
     )
 
     def init(params: Params) -> LearnerState:
-        return LearnerState(params, optimizer.init(params))
+        return LearnerState(params, optimizer.init(tree.select(params, adapts)))
 
     def prepare(state: LearnerState, rollout: Rollout) -> Batch:
         return prepare_batch(
@@ -188,13 +206,20 @@ def ppo(
             normalize_advantage=normalize_advantage,
         )
 
-    def minibatch_loss(params: Params, data: tuple[Batch, jax.Array | None]) -> tuple[jax.Array, Metrics]:
-        batch, rows = data
-        return loss(params, batch if rows is None else jax.tree.map(lambda x: x[rows], batch))
+    def objective(adapted: Any, data: tuple) -> tuple[jax.Array, Metrics]:
+        batch, rows, params, anchor = data
+        batch = batch if rows is None else jax.tree.map(lambda x: x[rows], batch)
+        value, metrics = loss(tree.replace_selected(params, adapts, adapted), batch)
+        if anchor is not None and proximal_coef is not None:
+            value = value + proximal_coef / 2 * optax.tree.norm(optax.tree.sub(adapted, anchor), squared=True)
+        return value, metrics
 
-    gradient = value_and_grad(minibatch_loss, differentiation)
+    def regularised(params: Params, anchor: Params, batch: Batch) -> jax.Array:
+        return objective(params, (batch, None, params, anchor))[0]
 
-    def update(state: LearnerState, key: jax.Array, batch: Batch) -> tuple[LearnerState, Metrics]:
+    def update(
+        state: LearnerState, key: jax.Array, batch: Batch, differentiation: str = "reverse"
+    ) -> tuple[LearnerState, Metrics]:
         num_samples = batch.mask.size
         if num_samples % num_minibatches:
             raise ValueError(
@@ -205,18 +230,27 @@ def ppo(
             rows = tree.minibatch_indices(key, num_samples, num_epochs, num_minibatches)
         else:
             rows = None
+        gradient = value_and_grad(objective, differentiation)
+        start = tree.select(state.params, adapts)
+        fixed = None if adapts is None else state.params
+        anchor = None if proximal_coef is None else start
 
-        def step(state: LearnerState, rows: jax.Array | None) -> tuple[LearnerState, Metrics]:
-            (value, metrics), grads = gradient(state.params, (batch, rows))
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            return LearnerState(optax.apply_updates(state.params, updates), opt_state), {"loss": value, **metrics}
+        def step(carry: tuple, rows: jax.Array | None) -> tuple[tuple, Metrics]:
+            adapted, opt_state = carry
+            (value, metrics), grads = gradient(adapted, (batch, rows, fixed, anchor))
+            updates, opt_state = optimizer.update(grads, opt_state, adapted)
+            return (optax.apply_updates(adapted, updates), opt_state), {"loss": value, **metrics}
 
+        carry = (start, state.opt_state)
         if num_epochs * num_minibatches == 1:
-            return step(state, rows)
-        state, metrics = jax.lax.scan(step, state, rows, length=num_epochs * num_minibatches)
-        return state, tree.tree_mean(metrics)
+            (adapted, opt_state), metrics = step(carry, rows)
+        else:
+            (adapted, opt_state), metrics = jax.lax.scan(step, carry, rows, length=num_epochs * num_minibatches)
+            metrics = tree.tree_mean(metrics)
+        return LearnerState(tree.replace_selected(state.params, adapts, adapted), opt_state), metrics
 
-    return Learner(init, prepare, update)
+    minimises = proximal_coef is not None and num_minibatches == 1 and adapts is None
+    return Learner(init, prepare, update, regularised if minimises else None)
 
 
 def policy_gradient(
@@ -231,19 +265,66 @@ def policy_gradient(
     return ppo(policy, lr, surrogate=surrogate, num_epochs=1, num_minibatches=1, **options)
 
 
-def regression(
-    apply: Callable[[Params, jax.Array], jax.Array], lr: Any = 0.01, *, differentiation: str = "reverse"
+def proximal(
+    policy: Policy,
+    lr: Float = 0.1,
+    *,
+    strength: Float = 2.0,
+    num_steps: int = 16,
+    surrogate: str | losses.Surrogate = "lvc",
+    **options: Any,
 ) -> Learner:
+    """`num_steps` gradient steps towards argmin_p L(p; tau) + strength / 2 |p - theta|^2.
+
+    The inner problem of iMAML (Rajeswaran et al. 2019, eq. 3), which `meta_gradient.implicit` differentiates. Steps
+    converge where lr * (strength + curvature of L) < 2. Options are those of `ppo`; defaults here: linear baseline
+    and gae_lambda 1.
+    """
+    options = {"baseline": "linear", "gae_lambda": 1.0, **options}
+    return ppo(
+        policy, lr, surrogate=surrogate, num_epochs=num_steps, num_minibatches=1, proximal_coef=strength, **options
+    )
+
+
+def meta_sgd(policy: Policy, **options: Any) -> Learner:
+    """theta' = theta - lr (.) grad L with a learned step size for every parameter (Meta-SGD, Li et al. 2017, eq. 2).
+
+    What is meta-learned is {"params": theta, "lr": tree like theta}. Options are those of `policy_gradient`.
+    """
+    learner = policy_gradient(policy, optimizer=learned_sgd(), **options)
+    return learner._replace(init=lambda meta: LearnerState(meta["params"], meta["lr"]))
+
+
+def context(policy: Policy, lr: Float = 1.0, *, size: int, **options: Any) -> Learner:
+    """phi' = phi - lr grad_phi L, phi = 0 at the start of every task (CAVIA, Zintgraf et al. 2019, eq. 4).
+
+    Only the context parameters `params["context"]` [size] move; the policy must read them, as
+    `networks.mlp_policy(..., context_size=size)` does. Options are those of `policy_gradient`.
+    """
+    learner = policy_gradient(policy, lr, adapts=("context",), **options)
+
+    def init(params: Params) -> LearnerState:
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        return learner.init({**params, "context": jnp.zeros(size, dtype)})
+
+    return learner._replace(init=init)
+
+
+def regression(apply: Callable[[Params, jax.Array], jax.Array], lr: Any = 0.01) -> Learner:
     """One gradient step on the mean squared error of labelled data {"x": [N, ...], "y": [N, ...]}."""
     optimizer = sgd(lr)
-    gradient = value_and_grad(lambda params, data: (squared_error(apply, params, data), {}), differentiation)
+
+    def objective(params: Params, data: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+        return squared_error(apply, params, data), {}
 
     def init(params: Params) -> LearnerState:
         return LearnerState(params, optimizer.init(params))
 
-    def update(state: LearnerState, key: jax.Array, data: dict[str, jax.Array]) -> tuple[LearnerState, Metrics]:
+    def update(
+        state: LearnerState, key: jax.Array, data: dict[str, jax.Array], differentiation: str = "reverse"
+    ) -> tuple[LearnerState, Metrics]:
         del key
-        (value, _), grads = gradient(state.params, data)
+        (value, _), grads = value_and_grad(objective, differentiation)(state.params, data)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return LearnerState(optax.apply_updates(state.params, updates), opt_state), {"loss": value}
 

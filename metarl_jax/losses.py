@@ -79,6 +79,22 @@ def loaded_dice(
     return -masked_mean((magic_box(w) - magic_box(v)) * advantage, mask)
 
 
+def tmaml(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
+    """DiCE with control variates for the Hessian too, after TMAML (Liu et al. 2019).
+
+    -sum_t [M_t gamma^t r_t + (1 - m_t) gamma^t V_t - (1 - M_{t-1}) (1 - m_t) gamma^t V_t] with
+    m_t = magic(log pi_t) and M_t = magic(sum_{t' <= t} log pi_t'). The last term takes a baseline off the pairs
+    grad log pi_t' grad log pi_t^T, t' < t, that DiCE's first-order baseline leaves alone; its own expectation is 0
+    at every order, because the past M_{t-1} is exclusive. Time is axis 0. Equal at every order to loaded_dice with
+    lambda = 1 on the advantages G_t - V_t, from which it differs in what it is fed: rewards, not advantages.
+    """
+    log_prob = log_prob * mask
+    total = jnp.cumsum(log_prob, axis=0)
+    now, past = magic_box(log_prob), magic_box(total - log_prob)
+    value_terms = (1.0 - now) * discounted_value - (1.0 - past) * (1.0 - now) * discounted_value
+    return -masked_mean(magic_box(total) * discounted_reward + value_terms, mask)
+
+
 def value_loss(
     value: jax.Array,
     target: jax.Array,
@@ -100,7 +116,8 @@ def entropy(distribution: Any, mask: jax.Array) -> jax.Array:
 
 
 def kl_divergence(old: Any, new: Any, mask: jax.Array) -> jax.Array:
-    """Mean KL(old || new) in nats between two distrax distributions."""
+    """Mean KL(old || new) in nats; `old` are the leaves that a rollout stored of a distribution like `new`."""
+    old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
     return masked_mean(old.kl_divergence(new), mask)
 
 
@@ -109,9 +126,11 @@ SURROGATES: dict[str, Callable[..., jax.Array]] = {
     "lvc": lambda lp, b: lvc(lp, b.log_prob, b.advantage, b.mask),
     "dice": lambda lp, b: dice(lp, b.discounted_reward, b.discounted_value, b.mask),
     "loaded_dice": lambda lp, b, dice_lambda: loaded_dice(lp, b.advantage, b.mask, dice_lambda),
+    "tmaml": lambda lp, b: tmaml(lp, b.discounted_reward, b.discounted_value, b.mask),
     "ppo": lambda lp, b, clip_eps: ppo_clip(lp, b.log_prob, b.advantage, b.mask, clip_eps),
 }
-NEEDS_TIME = ("dice", "loaded_dice")  # cannot be shuffled into minibatches of single steps
+NEEDS_REWARDS = ("dice", "tmaml")  # weigh rewards, not advantages
+NEEDS_TIME = (*NEEDS_REWARDS, "loaded_dice")  # cannot be shuffled into minibatches of single steps
 ON_POLICY = ("vpg", *NEEDS_TIME)  # no ratio to the policy that acted: wrong once the parameters have moved
 
 

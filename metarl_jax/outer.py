@@ -1,79 +1,151 @@
-"""Meta-learners: collect a trial in every task, then descend the meta-loss on the stored trials."""
+"""Outer optimisers: what is done with the stored trials of one iteration. The environment is never asked again."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.scipy.sparse.linalg import cg
 
-from metarl_jax import adapt as adaptation
 from metarl_jax import tree
-from metarl_jax.types import Learner, LearnerState, MetaLearner, MetaState, Metrics, Params, Task, Trial
+from metarl_jax.types import MetaState, Metrics, Params
+
+Float = float | jax.Array
 
 
-def meta_learner(
-    sample_task: Callable[[jax.Array], Task],
-    sample: adaptation.Sample,
-    learner: Learner,
-    loss: Callable[[Params, Any], jax.Array],
-    init_params: Callable[[jax.Array], Params],
-    *,
-    num_inner_steps: int,
-    meta_batch_size: int,
-    optimizer: optax.GradientTransformation,
-    num_outer_epochs: int = 1,
-    tasks_per_batch: int | None = None,
-    score_name: str = "return",
-) -> MetaLearner:
-    """min_theta mean_i L_outer(adapt(theta; trial_i); trial_i.outer) over tasks i (Finn et al. 2017, eq. 1).
+class Problem(NamedTuple):
+    """The meta-objective on this iteration's trials, averaged over tasks; every call replays the adaptation.
 
-    A step samples `meta_batch_size` tasks, collects their trials with the current theta, and takes
-    `num_outer_epochs` full-batch steps of `optimizer` on them; adaptation is replayed at each step, the
-    environment is not. Memory is that of `tasks_per_batch` tasks (None: one on a CPU, all elsewhere).
+    `weights` are the coefficients [K] of the KL penalties on the inner batches, or None. The metrics of `value`
+    hold "kl" (old adapted policy || new adapted policy) and "inner_kl" [K] where the objective has them.
     """
 
-    def adapt(params: Params, trial: Trial) -> LearnerState:
-        return adaptation.adapt(learner, params, trial)
+    value: Callable[[Params, Any], tuple[jax.Array, Metrics]]
+    value_and_grad: Callable[[Params, Any], tuple[tuple[jax.Array, Metrics], Params]]
+    fisher: Callable[..., Params] | None  # (params, v, num_tasks=None) -> F v, of the adapted policies
 
-    def meta_loss(params: Params, trial: Trial) -> jax.Array:
-        return loss(adapt(params, trial).params, trial.outer)
 
-    def collect(
-        params: Params, key: jax.Array, task: Task, num_updates: int = num_inner_steps
-    ) -> tuple[Trial, jax.Array]:
-        return adaptation.collect(sample, learner, params, key, task, num_updates)
+class Outer(NamedTuple):
+    """An outer optimiser: init(params) -> opt_state; update(state, problem) -> (state, metrics)."""
 
-    def init(key: jax.Array) -> MetaState:
-        params = init_params(key)
-        return MetaState(params, optimizer.init(params))
+    init: Callable[[Params], Any]
+    update: Callable[[MetaState, Problem], tuple[MetaState, Metrics]]
 
-    def collect_one(params: Params, key: jax.Array) -> tuple[Trial, jax.Array]:
-        task_key, trial_key = jax.random.split(key)
-        return collect(params, trial_key, sample_task(task_key))
 
-    def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(meta_batch_size))
-        trials, scores = tree.chunked_map(lambda k: collect_one(state.params, k), keys, tasks_per_batch)
+def gradient_steps(
+    optimizer: optax.GradientTransformation,
+    num_epochs: int = 1,
+    *,
+    kl_coef: Any = None,
+    kl_target: Float | None = None,
+    num_inner_steps: int = 1,
+) -> Outer:
+    """`num_epochs` full-batch steps of `optimizer`.
 
-        def epoch(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
-            per_task = tree.chunked_map(
-                lambda trial: jax.value_and_grad(meta_loss)(state.params, trial), trials, tasks_per_batch
-            )
-            value, grads = tree.tree_mean(per_task)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            finite = {"loss": tree.finite(value), "gradient": tree.finite(grads), "params": tree.finite(params)}
-            return MetaState(params, opt_state), {
-                "loss": value,
-                "grad_norm": tree.global_norm(grads),
-                "finite": finite,
-            }
+    With `kl_coef` the objective carries sum_k eta_k KL(pi_old,k || pi_theta,k) over the inner batches, eta_k starting
+    at kl_coef. With `kl_target` as well, each eta_k adapts after the last step: halved where its KL is below
+    kl_target / 1.5, doubled where it is above 1.5 kl_target (ProMP, Rothfuss et al. 2019, appendix; at one
+    evaluation more).
+    """
 
-        state, epochs = jax.lax.scan(epoch, state, None, length=num_outer_epochs)
+    def init(params: Params) -> Any:
+        weights = None if kl_coef is None else jnp.broadcast_to(jnp.asarray(kl_coef, float), (num_inner_steps,))
+        return (optimizer.init(params), weights)
+
+    def update(state: MetaState, problem: Problem) -> tuple[MetaState, Metrics]:
+        weights = state.opt_state[1]
+
+        def epoch(carry: tuple, _: None) -> tuple[tuple, Metrics]:
+            params, opt_state = carry
+            (loss, metrics), grads = problem.value_and_grad(params, weights)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            finite = {"loss": tree.finite(loss), "gradient": tree.finite(grads), "params": tree.finite(params)}
+            return (params, opt_state), {
+                **metrics, "loss": loss, "grad_norm": tree.global_norm(grads), "finite": finite
+            }  # fmt: skip
+
+        (params, opt_state), epochs = jax.lax.scan(epoch, (state.params, state.opt_state[0]), None, length=num_epochs)
         finite = jax.tree.map(jnp.all, epochs.pop("finite"))
-        per_update = scores.reshape(meta_batch_size, num_inner_steps + 1, -1).mean(axis=(0, 2))
-        named = {f"{score_name}_{k}": per_update[k] for k in range(num_inner_steps + 1)}
-        return state, {**tree.tree_mean(epochs), **named, "finite": finite}
+        metrics = {**tree.tree_mean(epochs), "finite": finite}
+        if kl_target is not None:
+            inner_kl = problem.value(params, weights)[1]["inner_kl"]
+            factor = jnp.where(inner_kl < kl_target / 1.5, 0.5, jnp.where(inner_kl > 1.5 * kl_target, 2.0, 1.0))
+            metrics |= {"inner_kl": inner_kl, "kl_coef": jnp.mean(weights)}
+            weights = weights * factor
+        if "inner_kl" in metrics:
+            metrics["inner_kl"] = jnp.mean(metrics["inner_kl"])
+        return MetaState(params, (opt_state, weights)), metrics
 
-    return MetaLearner(init, step, collect, adapt, meta_loss)
+    return Outer(init, update)
+
+
+def trust_region(
+    max_kl: Float = 0.01,
+    *,
+    cg_steps: int = 10,
+    cg_damping: Float = 1e-5,
+    fisher_tasks: int | None = None,
+    line_search_steps: int = 15,
+    backtrack: Float = 0.8,
+) -> Outer:
+    """TRPO (Schulman et al. 2015, appendix C) on the meta-objective, as in MAML (Finn et al. 2017, section 5.3).
+
+    x = F^-1 g by conjugate gradients, F = mean over tasks of J^T F_task J + damping, the Fisher matrix of the *adapted*
+    policies pulled back through the adaptation J (at the sampling parameters this is the Hessian of the mean KL,
+    since the KL's own gradient is 0 there). Then theta - backtrack^j sqrt(2 max_kl / x^T F x) x for the first
+    j < line_search_steps at which the loss falls and the mean KL is at most max_kl.
+
+    `fisher_tasks` estimates F on that many of the tasks (None: all), as TRPO itself does on part of its samples: the
+    products are most of the cost, and direction and step size are what they decide, while the line search
+    still holds loss and constraint on all tasks.
+
+    The update is skipped, and `update_skipped` is 1 in the metrics, where CG returns no finite direction of descent
+    or no step of the line search is accepted.
+    """
+
+    def update(state: MetaState, problem: Problem) -> tuple[MetaState, Metrics]:
+        params = state.params
+        assert problem.fisher is not None
+        (loss, metrics), grads = problem.value_and_grad(params, None)
+
+        def product(v: Params) -> Params:
+            return jax.tree.map(lambda h, x: h + cg_damping * x, problem.fisher(params, v, fisher_tasks), v)  # type: ignore[misc]
+
+        direction, _ = cg(product, grads, maxiter=cg_steps, tol=1e-10)
+        curvature = optax.tree.vdot(direction, product(direction))
+        slope = optax.tree.vdot(direction, grads)
+        usable = jnp.isfinite(curvature) & jnp.isfinite(slope) & (curvature > 0) & (slope > 0)
+        scale = jnp.sqrt(2 * max_kl / jnp.where(usable, curvature, 1.0))
+
+        def candidate(j: jax.Array) -> Params:
+            size = scale * jnp.asarray(backtrack) ** j
+            return jax.tree.map(lambda p, d: (p - size * d).astype(p.dtype), params, direction)
+
+        def searching(carry: tuple) -> jax.Array:
+            j, accepted, *_ = carry
+            return usable & ~accepted & (j < line_search_steps)
+
+        def search(carry: tuple) -> tuple:
+            j = carry[0]
+            new_loss, new = problem.value(candidate(j), None)
+            accepted = (new_loss < loss) & (new["kl"] <= max_kl)  # False for NaN
+            return j + 1, accepted, jnp.where(accepted, new["kl"], 0.0), jnp.where(accepted, new_loss, loss)
+
+        start = (jnp.zeros((), int), jnp.zeros((), bool), jnp.zeros_like(loss), loss)
+        tried, accepted, kl, new_loss = jax.lax.while_loop(searching, search, start)
+        moved = candidate(tried - 1)
+        new_params = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), moved, params)
+        return MetaState(new_params, state.opt_state), {
+            **metrics,
+            "loss": loss,
+            "loss_improvement": loss - new_loss,
+            "grad_norm": tree.global_norm(grads),
+            "kl": kl,
+            "line_search_steps": tried,
+            "update_skipped": (~accepted).astype(loss.dtype),
+            "finite": {"loss": tree.finite(loss), "params": tree.finite(new_params)},
+        }
+
+    return Outer(lambda params: (), update)

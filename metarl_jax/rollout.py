@@ -67,7 +67,8 @@ def rollout(
     def step(scanned: Any, x: Any) -> tuple[Any, Rollout]:
         now, alive = scanned
         act_key, step_keys, reset_keys = x[0], x[1 : 1 + num_envs], x[1 + num_envs :]
-        action, log_prob = act(params, now.observation).sample_and_log_prob(seed=act_key)
+        distribution = act(params, now.observation)
+        action, log_prob = distribution.sample_and_log_prob(seed=act_key)
         observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
         truncated = is_truncated(env_state, task) & ~terminated
         reward = jnp.where(alive, reward, 0.0).astype(log_prob.dtype)
@@ -80,6 +81,7 @@ def rollout(
             observation=now.observation,
             action=action,
             log_prob=log_prob,
+            distribution=tuple(jax.tree.leaves(distribution)),
             reward=reward,
             terminated=terminated,
             truncated=truncated & alive,

@@ -1,6 +1,6 @@
 """Pytree helpers that jax and optax lack: norms safe at zero, chunked maps, minibatches, finiteness."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -76,6 +76,35 @@ def _permutations(key: jax.Array, count: int, n: int) -> jax.Array:
     low = jnp.uint32((1 << (n - 1).bit_length()) - 1)
     words = jax.random.bits(key, (count, n), jnp.uint32) & ~low
     return (jnp.sort(words | jnp.arange(n, dtype=jnp.uint32), axis=1) & low).astype(jnp.int32)
+
+
+def select(tree: Any, names: Sequence[str] | None) -> Any:
+    """The leaves whose path holds one of `names` (a parameter or a module), as a list; None: the whole tree.
+
+    Raises: ValueError for a name that no leaf has.
+    """
+    if names is None:
+        return tree
+    return [leaf for leaf, chosen in zip(jax.tree.leaves(tree), _chosen(tree, names), strict=True) if chosen]
+
+
+def replace_selected(tree: Any, names: Sequence[str] | None, selected: Any) -> Any:
+    """`tree` with the leaves that `select` picked replaced."""
+    if names is None:
+        return selected
+    new = iter(selected)
+    leaves, structure = jax.tree.flatten(tree)
+    merged = [next(new) if chosen else leaf for leaf, chosen in zip(leaves, _chosen(tree, names), strict=True)]
+    return jax.tree.unflatten(structure, merged)
+
+
+def _chosen(tree: Any, names: Sequence[str]) -> list[bool]:
+    paths = [name.split(".") for name in leaf_names(tree)]
+    known = sorted({part for path in paths for part in path})
+    for name in names:
+        if name not in known:
+            raise ValueError(f"adapts = {name!r}: no parameter has that name; there are {', '.join(known)}")
+    return [any(name in path for name in names) for path in paths]
 
 
 def finite(tree: Any) -> Any:

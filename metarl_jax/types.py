@@ -31,6 +31,7 @@ class Rollout:
     mask: jax.Array  # [T, B] 1 for real steps, 0 after the end of an episode
     episode_return: jax.Array  # [T, B] undiscounted return of the current episode up to this step
     episode_length: jax.Array  # [T, B] steps of the current episode up to this step
+    distribution: Any = None  # leaves [T, B, ...] of the distribution that the action was drawn from
 
     @property
     def done(self) -> jax.Array:
@@ -51,6 +52,7 @@ class Batch:
     discounted_reward: jax.Array  # gamma^t r_t, for DiCE
     discounted_value: jax.Array  # gamma^t V(s_t), for DiCE's baseline
     mask: jax.Array
+    distribution: Any = None  # leaves of the distribution that acted: what a KL penalty or trust region stays near
 
 
 @struct.dataclass
@@ -60,6 +62,7 @@ class Trial:
     inner: Any  # pytree with leading axis K
     outer: Any  # pytree without it
     keys: jax.Array  # [K] the inner updates' own randomness (minibatch shuffles), part of the data
+    credit: Any = None  # [] how good the outcome was beside the other tasks', or None: pays for exploration (E-MAML)
 
 
 @struct.dataclass
@@ -82,12 +85,15 @@ class Learner(NamedTuple):
     """An inner learner: how data from one task changes an agent.
 
     init(meta) -> state; prepare(state, data) -> batch, in which nothing depends differentiably on
-    `state`; update(state, key, batch) -> (state, metrics), differentiable in `state`.
+    `state`; update(state, key, batch, differentiation="reverse") -> (state, metrics), differentiable in
+    `state`, where `differentiation` is handed to `gradient.value_and_grad`. `loss(params, anchor, batch)`, where
+    there is one, is what an update from `anchor` descends to its minimum: implicit differentiation needs it.
     """
 
     init: Callable[[Params], LearnerState]
     prepare: Callable[[LearnerState, Any], Any]
-    update: Callable[[LearnerState, jax.Array, Any], tuple[LearnerState, Metrics]]
+    update: Callable[..., tuple[LearnerState, Metrics]]
+    loss: Callable[[Params, Params, Any], jax.Array] | None = None
 
 
 class Algorithm(NamedTuple):
@@ -105,6 +111,7 @@ class MetaLearner(NamedTuple):
     collect: Callable[..., tuple[Trial, jax.Array]]  # (params, key, task, num_updates=K) -> trial, scores
     adapt: Callable[[Params, Trial], LearnerState]  # deterministic and differentiable in params
     meta_loss: Callable[[Params, Trial], jax.Array]  # jax.grad goes through adapt
+    meta_gradient: Callable[[Params, Trial], tuple[jax.Array, Params]]  # (loss, gradient) as `step` takes them
 
 
 @struct.dataclass

@@ -10,6 +10,7 @@ from problems import flat, point, point_maml, store_trial
 
 from metarl_jax import adapt as adaptation
 from metarl_jax import inner, outer
+from metarl_jax.meta_learner import Objective, meta_learner
 from metarl_jax.rollout import rollout
 from metarl_jax.types import Learner, LearnerState
 
@@ -116,20 +117,19 @@ CENTRE = jnp.array([1.0, -2.0, 0.5])
 def quadratic_step(num_tasks, tasks_per_batch, num_inner_steps=2, num_outer_epochs=1):
     """One meta-step, outer SGD .5, on copies of L = |theta - c|^2 / 2 with inner step .1; from theta = 0."""
 
-    def update(state, key, c):
+    def update(state, key, c, differentiation="reverse"):
         params = state.params - 0.1 * (state.params - c)
         return LearnerState(params, state.opt_state), {}
 
-    algo = outer.meta_learner(
+    algo = meta_learner(
         lambda key: CENTRE,
         lambda params, key, c: (c, jnp.sum(params)),
         Learner(lambda params: LearnerState(params, ()), lambda state, c: c, update),
-        lambda params, c: 0.5 * jnp.sum(jnp.square(params - c)),
+        Objective(lambda params, c: (0.5 * jnp.sum(jnp.square(params - c)), {})),
         lambda key: jnp.zeros(3),
         num_inner_steps=num_inner_steps,
         meta_batch_size=num_tasks,
-        optimizer=optax.sgd(0.5),
-        num_outer_epochs=num_outer_epochs,
+        outer=outer.gradient_steps(optax.sgd(0.5), num_outer_epochs),
         tasks_per_batch=tasks_per_batch,
     )
     state, metrics = jax.jit(algo.step)(algo.init(jax.random.key(0)), jax.random.key(1))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metarl_jax.config import SCHEMAS, ConfigError, describe, dump, load, validate
+from metarl_jax.config import describe, dump, load, validate
+from metarl_jax.schemas import SCHEMAS, ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MAML = {"algorithm": "maml", "env": "PointNavigation-v0", "num_iterations": 10}
@@ -29,7 +30,11 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
             {"horizon": 10, "episodes_per_task": 3, "inner_minibatches": 4},
             ["inner_minibatches = 4", "= 30", "try 3"],
         ),
-        (MAML, {"inner_surrogate": "dice", "inner_minibatches": 2}, ["inner_minibatches = 2", "must be 1", "dice"]),
+        (
+            MAML,
+            {"inner_surrogate": "dice", "inner_minibatches": 2, "outer_epochs": 1},
+            ["inner_minibatches = 2", "must be 1", "dice"],
+        ),
         (
             MAML,
             {"outer_surrogate": "dice"},

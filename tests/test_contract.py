@@ -7,6 +7,9 @@ import pytest
 from problems import is_finite, point, point_maml
 
 import metarl_jax as mrl
+from metarl_jax import inner
+from metarl_jax.meta_gradient import evolution, truncated
+from metarl_jax.networks import mlp_policy
 
 
 def ppo(num_tasks_at_a_time):
@@ -27,6 +30,18 @@ def maml(critic=False, num_inner_steps=1, **inner_options):
     return make
 
 
+def family(algorithm, **own):
+    """An algorithm on tiny point navigation; `own` are its own options."""
+
+    def make(num_tasks_at_a_time):
+        env, tasks, _ = point(hidden=(4,), horizon=4)
+        policy = mlp_policy(env, hidden=(4,), context_size=own.get("context_size", 0))
+        options = {"tasks_per_batch": num_tasks_at_a_time, "meta_batch_size": 2, "episodes_per_task": 2, **own}
+        return algorithm(env, tasks, policy, **options)
+
+    return make
+
+
 def supervised_maml(num_tasks_at_a_time):
     regression = pytest.importorskip("metarl_jax.envs.regression")
     examples, tasks = regression.sinusoid()
@@ -38,11 +53,30 @@ ALGORITHMS = {
     "ppo": ppo,
     "maml-vpg": maml(surrogate="vpg"),
     "maml-lvc": maml(surrogate="lvc"),
-    "maml-dice": maml(surrogate="dice"),
+    "maml-dice": maml(surrogate="dice", gae_lambda=1.0),
     "maml-loaded_dice": maml(surrogate="loaded_dice", dice_lambda=0.5),
     "maml-ppo": maml(surrogate="ppo", num_epochs=2, num_minibatches=2, critic=True),
-    "maml-mixed": maml(differentiation="mixed"),
-    "fomaml": maml(differentiation="first_order"),
+    "maml-tmaml": maml(surrogate="tmaml", gae_lambda=1.0),
+    "maml-reverse": family(
+        lambda *a, **o: mrl.maml(*a[:3], inner.policy_gradient(a[2]), differentiation="reverse", **o)
+    ),
+    "maml-explores": family(lambda *a, **o: mrl.maml(*a[:3], inner.policy_gradient(a[2]), exploration_coef=0.5, **o)),
+    "maml-truncated": family(
+        lambda *a, **o: mrl.maml(*a[:3], inner.policy_gradient(a[2]), differentiation=truncated(1), **o),
+        num_inner_steps=2,
+    ),
+    "maml-evolution": family(
+        lambda *a, **o: mrl.maml(*a[:3], inner.policy_gradient(a[2]), differentiation=evolution(4), **o)
+    ),
+    "fomaml": family(lambda *a, **o: mrl.maml(*a[:3], inner.policy_gradient(a[2]), differentiation="first_order", **o)),
+    "maml_trpo": family(mrl.maml_trpo),
+    "promp": family(mrl.promp, num_inner_steps=2, kl_target=0.01),
+    "e_maml": family(mrl.e_maml),
+    "reptile": family(mrl.reptile, num_inner_steps=2),
+    "anil": family(mrl.anil),
+    "meta_sgd": family(mrl.meta_sgd),
+    "cavia": family(mrl.cavia, context_size=2),
+    "imaml": family(mrl.imaml, num_proximal_steps=3),
     "supervised_maml": supervised_maml,
 }
 

@@ -5,21 +5,20 @@ adds to first order, and there the surrogates differ: measured here, not believe
 """
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax import losses
-from metarl_jax.types import Batch
+from metarl_jax import exact, losses
 
 S, A, H = 3, 2, 4
 SURROGATES = {
     "vpg": losses.surrogate("vpg"),
     "lvc": losses.surrogate("lvc"),
     "dice": losses.surrogate("dice"),
+    "tmaml": losses.surrogate("tmaml"),
     "loaded_dice_1": losses.surrogate("loaded_dice", dice_lambda=1.0),
     "loaded_dice_0": losses.surrogate("loaded_dice", dice_lambda=0.0),
     "ppo": losses.surrogate("ppo", clip_eps=0.2),
@@ -28,21 +27,13 @@ CASES = [(0, 1.0, False), (1, 0.9, False), (2, 1.0, True), (3, 0.9, True)]  # MD
 MDPS = range(5)
 
 
-def problem(seed):
+def problem(seed, gamma, ends):
     rng = np.random.default_rng(seed)
     transitions = rng.dirichlet(np.ones(S), size=(S, A))  # [S, A, S]
-    return rng.normal(size=(S, A)), transitions, rng.normal(size=(S, A))  # theta, transitions, rewards
-
-
-def values(theta, transitions, rewards, gamma, ends):
-    """[H, S] exact V_t(s) of the softmax policy with logits theta, by dynamic programming."""
-    pi = jax.nn.softmax(theta)
-    alive = jnp.array([1.0, 1.0, 0.0 if ends else 1.0])
-    following, table = jnp.zeros(S), []
-    for _ in range(H):
-        following = (pi * (rewards + gamma * transitions @ (alive * following))).sum(axis=1)
-        table.append(following)
-    return jnp.stack(table[::-1])
+    theta, rewards = rng.normal(size=(S, A)), rng.normal(size=(S, A))
+    if ends:  # the return of an MDP that ends in state 2 is that of one that stays there for nothing
+        transitions[2], rewards[2] = np.eye(S)[2], 0.0
+    return exact.MDP(transitions, rewards, np.eye(S)[0], gamma, horizon=H), theta
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -59,37 +50,17 @@ def derivatives(name, theta, batch):
 @functools.cache
 def enumerate_trajectories(seed, gamma, ends):
     """{name: (expected gradient, expected Hessian, total variance of the Hessian)}, and the "exact" return's."""
-    theta, transitions, rewards = problem(seed)
-    states = np.array([(0, *s) for s in itertools.product(range(S), repeat=H - 1)])
-    actions = np.array(list(itertools.product(range(A), repeat=H)))
-    states, actions = np.repeat(states, len(actions), axis=0), np.tile(actions, (len(states), 1))  # [N, H]
-    arrived = np.cumsum(states == 2, axis=1) > 0
-    mask = np.where(arrived & ends, 0.0, 1.0)  # what follows the end stays in the batch, as junk to be ignored
-    log_pi = np.asarray(jax.nn.log_softmax(theta))
-    probability = np.exp(log_pi[states, actions].sum(axis=1))
-    probability *= transitions[states[:, :-1], actions[:, :-1], states[:, 1:]].prod(axis=1)
+    mdp, theta = problem(seed, gamma, ends)
+    paths = exact.enumerate_trajectories(mdp)
+    probability = np.asarray(paths.probability(theta))
     assert abs(probability.sum() - 1) < 1e-12
 
-    discount = gamma ** np.arange(H)
-    reward = rewards[states, actions] * mask * discount  # gamma^t r_t
-    to_go = np.cumsum(reward[:, ::-1], axis=1)[:, ::-1]  # gamma^t G_t
-    exact_values = np.asarray(values(theta, transitions, rewards, gamma, ends))
-    value = exact_values[np.arange(H), states] * mask * discount  # gamma^t V_t(s_t)
-
-    def column(x):
-        return jnp.asarray(x)[..., None]  # [N, T, 1]
-
-    batch = Batch(
-        observation=column(states),
-        action=column(actions),
-        log_prob=column(log_pi[states, actions]),
-        advantage=column(to_go - value),
-        value=column(value),
-        target=column(to_go),
-        discounted_reward=column(reward),
-        discounted_value=column(value),
-        mask=column(mask),
-    )
+    batch = exact.trajectory_batch(mdp, theta, paths.states, paths.actions, exact.evaluate(mdp, theta).value)
+    arrived = np.cumsum(paths.states == 2, axis=1).T > 0
+    mask = jnp.where(arrived & ends, 0.0, 1.0)  # what follows the end stays in the batch, as junk to be ignored
+    junk = jax.tree.map(lambda x: jnp.where(mask == 0, 7, x) if x.shape == mask.shape else x, batch)
+    batch = junk.replace(observation=batch.observation, action=batch.action, log_prob=batch.log_prob, mask=mask)
+    batch = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], batch)  # [N, T, 1]
 
     found = {}
     x = jnp.asarray(theta).ravel()
@@ -98,11 +69,7 @@ def enumerate_trajectories(seed, gamma, ends):
         hessian = np.einsum("n,nij->ij", probability, hessians)
         variance = np.einsum("n,nij->", probability, (hessians - hessian) ** 2)
         found[name] = (probability @ gradients, hessian, variance)
-
-    def exact_return(x):
-        return values(x.reshape(S, A), transitions, rewards, gamma, ends)[0, 0]
-
-    found["exact"] = (np.asarray(jax.grad(exact_return)(x)), np.asarray(jax.hessian(exact_return)(x)), None)
+    found["exact"] = (exact.policy_gradient(mdp, theta).ravel(), exact.hessian(mdp, theta).reshape(S * A, S * A), None)
     return found
 
 
@@ -118,7 +85,7 @@ def test_gradient_is_exact(x64, name, case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("name", ["dice", "loaded_dice_1"])
+@pytest.mark.parametrize("name", ["dice", "tmaml", "loaded_dice_1"])
 def test_dice_hessian_is_exact(x64, name, case):
     found = enumerate_trajectories(*case)
     assert relative(found[name][1], found["exact"][1]) < 1e-10
@@ -163,3 +130,10 @@ def test_variance_is_the_price_of_an_unbiased_hessian(x64, seed):
     assert variance["loaded_dice_0"] <= variance["lvc"] * (1 + 1e-9)
     assert 2 * variance["lvc"] < variance["loaded_dice_1"] < variance["dice"]
     assert variance["vpg"] < variance["dice"]
+
+
+@pytest.mark.parametrize("name, curvature", [("lvc", "lvc"), ("vpg", "vpg"), ("dice", "exact")])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_mean_hessian_is_the_curvature_named(x64, name, curvature, case):
+    expected = exact.hessian(*problem(*case), curvature).reshape(S * A, S * A)
+    np.testing.assert_allclose(enumerate_trajectories(*case)[name][1], expected, atol=1e-12)

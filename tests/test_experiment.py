@@ -16,7 +16,8 @@ import pytest
 from metarl_jax import assessment, experiment
 from metarl_jax.build import build
 from metarl_jax.checkpoint import Checkpoints, digest
-from metarl_jax.config import ConfigError, validate
+from metarl_jax.config import validate
+from metarl_jax.schemas import ConfigError
 
 PPO = {
     "algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 60, "log_every": 5, "checkpoint_every": 5,

@@ -25,10 +25,10 @@ CENTRES = jnp.array([[1.0, -2.0], [0.5, 4.0]])
 def test_quadratic(x64, mode, num_steps):
     """L = |theta - c|^2 / 2: (1 - a)^(2K) (theta - c) second order, (1 - a)^K (theta - c) first order."""
     a, theta, centre = 0.3, {"x": jnp.array([[3.0, 1.0], [0.0, 2.0]])}, jnp.asarray(CENTRES, float)
-    gradient = value_and_grad(lambda p, c: (0.5 * jnp.sum((p["x"] - c) ** 2), {}), mode)
+    loss = lambda p, c: (0.5 * jnp.sum((p["x"] - c) ** 2), {})  # noqa: E731
 
-    def update(state, key, c):
-        (value, _), grads = gradient(state.params, c)
+    def update(state, key, c, differentiation="reverse"):
+        (value, _), grads = value_and_grad(loss, differentiation)(state.params, c)
         return LearnerState(jax.tree.map(lambda p, g: p - a * g, state.params, grads), ()), {"loss": value}
 
     learner = Learner(lambda params: LearnerState(params, ()), lambda state, c: c, update)
@@ -36,7 +36,7 @@ def test_quadratic(x64, mode, num_steps):
     trial = Trial(inner=jnp.broadcast_to(centre, (num_steps, 2, 2)), outer=centre, keys=keys)
 
     def meta_loss(theta):
-        return 0.5 * jnp.sum((adaptation.adapt(learner, theta, trial).params["x"] - centre) ** 2)
+        return 0.5 * jnp.sum((adaptation.adapt(learner, theta, trial, mode).params["x"] - centre) ** 2)
 
     value, got = jax.jit(jax.value_and_grad(meta_loss))(theta)
     power = num_steps if mode == "first_order" else 2 * num_steps
@@ -61,8 +61,8 @@ def test_finite_differences(x64, critic):
     options = dict(entropy_coef=0.02, max_grad_norm=None if critic else 0.5, clip_eps=0.02)
 
     def loss(mode, **changed):
-        inner_options = {"differentiation": mode, **options, **changed}
-        return point_maml(problem, 0.5, inner_options=inner_options, num_inner_steps=3).meta_loss
+        inner_options = {**options, **changed}
+        return point_maml(problem, 0.5, inner_options=inner_options, num_inner_steps=3, differentiation=mode).meta_loss
 
     params, trial = store_trial(point_maml(problem, 0.5, inner_options=options, num_inner_steps=3), problem)
     directions, unravel = random_directions(jax.random.key(5), params, 6)
@@ -96,8 +96,8 @@ def hyper_loss(problem, mode):
             return losses.ppo_clip(log_prob, batch.log_prob, advantage, batch.mask, h["clip_eps"])
 
         options = {k: v for k, v in h.items() if k in ("entropy_coef", "max_grad_norm")}
-        options |= {"surrogate": surrogate, "differentiation": mode}
-        return point_maml(problem, h["lr"], inner_options=options, num_inner_steps=3)
+        options |= {"surrogate": surrogate}
+        return point_maml(problem, h["lr"], inner_options=options, num_inner_steps=3, differentiation=mode)
 
     return lambda h, params, trial: make(h).meta_loss(params, trial)
 
@@ -165,10 +165,10 @@ def test_zero_inner_gradients_leave_the_meta_gradient_finite(mode):
     @jax.jit
     def compute(params, trial):
         settings = ({"max_grad_norm": 0.5}, {"optimizer": inner.adam(0.1), "max_grad_norm": 0.5})
-        settings = [{"differentiation": mode, **s} for s in settings]
         plain = point_maml(problem, num_inner_steps=0).meta_loss
         nothing = jax.tree.map(lambda x: x[:0], trial).replace(outer=trial.outer)
-        found = [jax.grad(point_maml(problem, inner_options=s).meta_loss)(params, trial) for s in settings]
+        make = lambda s: point_maml(problem, inner_options=s, differentiation=mode)  # noqa: E731
+        found = [jax.grad(make(s).meta_loss)(params, trial) for s in settings]
         return found, jax.grad(plain)(params, nothing)
 
     found, expected = compute(params, trial)
@@ -198,7 +198,7 @@ def test_tasks_without_a_signal_are_survived():
 )
 def test_every_leaf_is_trained(critic, mode):
     """Adam's first step moves a leaf exactly where its meta-gradient is not zero."""
-    algo = point_maml(point(critic=critic, horizon=5), inner_options={"differentiation": mode}, num_inner_steps=1)
+    algo = point_maml(point(critic=critic, horizon=5), differentiation=mode, num_inner_steps=1)
     before = algo.init(jax.random.key(0))
     after, _ = jax.jit(algo.step)(before, jax.random.key(1))
     moved = jax.tree.map(lambda a, b: jnp.any(a != b), after.params, before.params)

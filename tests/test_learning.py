@@ -36,8 +36,7 @@ def test_maml_learns_to_adapt_through_several_inner_steps():
     train_tasks, _ = tasks.split(0)
     policy = mrl.networks.mlp_policy(env, (32, 32), init_std=0.3)
     inner = mrl.inner.ppo(
-        policy, 0.03, surrogate="lvc", num_epochs=2, num_minibatches=2, baseline="linear", gae_lambda=1.0,
-        differentiation="mixed",
+        policy, 0.03, surrogate="lvc", num_epochs=2, num_minibatches=2, baseline="linear", gae_lambda=1.0
     )  # fmt: skip
     algo = mrl.maml(
         env, train_tasks, policy, inner, meta_batch_size=10, episodes_per_task=10, horizon=60, num_outer_epochs=3

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from metarl_jax import inner, outer
+from metarl_jax import inner
+from metarl_jax.meta_gradient import MetaGradient
+from metarl_jax.meta_learner import Objective, meta_learner
 from metarl_jax.networks import MLP
-from metarl_jax.types import MetaLearner, Params
+from metarl_jax.outer import gradient_steps
+from metarl_jax.types import LearnerState, MetaLearner, Params
 
 
 @struct.dataclass
@@ -44,7 +47,7 @@ def supervised_maml(
     outer_lr: float | jax.Array = 1e-3,
     num_inner_steps: int = 1,
     meta_batch_size: int = 25,
-    differentiation: str = "reverse",
+    differentiation: str | MetaGradient = "reverse",
     tasks_per_batch: int | None = None,
 ) -> MetaLearner:
     """Initial weights from which gradient steps on `shots` examples fit a task.
@@ -72,18 +75,23 @@ def supervised_maml(
         error = jnp.square(apply(params, query["x"]) - query["y"])[:, 0]
         return {"support": few.support, "query": query}, error
 
-    regression = inner.regression(apply, inner_lr, differentiation=differentiation)
-    learner = regression._replace(update=lambda state, key, data: regression.update(state, key, data["support"]))
+    regression = inner.regression(apply, inner_lr)
 
-    return outer.meta_learner(
+    def on_support(state: LearnerState, key: jax.Array, data: dict, differentiation: str = "reverse") -> Any:
+        return regression.update(state, key, data["support"], differentiation)
+
+    learner = regression._replace(update=on_support)
+
+    return meta_learner(
         few_shot(examples, tasks.sample, shots),
         sample,
         learner,
-        lambda params, data: inner.squared_error(apply, params, data["query"]),
+        Objective(lambda params, data: (inner.squared_error(apply, params, data["query"]), {})),
         init,
         num_inner_steps=num_inner_steps,
         meta_batch_size=meta_batch_size,
-        optimizer=optax.adam(outer_lr),
+        outer=gradient_steps(optax.adam(outer_lr)),
+        differentiation=differentiation,
         tasks_per_batch=meta_batch_size if tasks_per_batch is None else tasks_per_batch,
         score_name="mse",
     )

@@ -101,11 +101,13 @@ def mlp_policy(
     init_std: float = 1.0,
     min_std: float = 1e-6,
     output_gain: float = 0.01,
+    context_size: int = 0,
 ) -> Policy:
     """The MLP policy that fits `env`: categorical for a discrete action space, Gaussian for a box.
 
     With `critic`, a second MLP of the same shape estimates the value; the two share no weights.
-    `hidden=()` gives a linear policy. Observations are flattened.
+    `hidden=()` gives a linear policy. Observations are flattened. With `context_size` the actor also reads
+    `params["context"]` [context_size], zeros where there is none: what CAVIA adapts.
     """
     params = env.default_params
     space = env.action_space(params)
@@ -124,14 +126,20 @@ def mlp_policy(
         lead = observation.shape[: observation.ndim - rank]
         return jnp.asarray(observation, jnp.result_type(float)).reshape(*lead, size)
 
+    def with_context(params: Params, observation: jax.Array) -> jax.Array:
+        if not context_size:
+            return observation
+        context = params.get("context", jnp.zeros(context_size, observation.dtype))
+        return jnp.concatenate([observation, jnp.broadcast_to(context, (*observation.shape[:-1], context_size))], -1)
+
     def init(key: jax.Array) -> Params:
-        params = {"actor": actor.init(key, jnp.zeros(size))["params"]}
+        params = {"actor": actor.init(key, jnp.zeros(size + context_size))["params"]}
         if critic:
             params["critic"] = value.init(key, jnp.zeros(size))["params"]
         return orthogonal(key, params, {"actor": output_gain, "critic": 1.0})
 
     def act(params: Params, observation: jax.Array) -> Any:
-        return actor.apply({"params": params["actor"]}, flat(observation))
+        return actor.apply({"params": params["actor"]}, with_context(params, flat(observation)))
 
     def evaluate(params: Params, observation: jax.Array) -> jax.Array:
         out: Any = value.apply({"params": params["critic"]}, flat(observation))
