@@ -228,6 +228,7 @@ def _supervised(c: SupervisedMAMLConfig, examples: Any, tasks: Any) -> Job:
         train,
         hidden=c.hidden,
         activation=c.activation,
+        init_std=c.init_std,
         shots=c.shots,
         queries=c.queries,
         inner_lr=c.inner_lr,

@@ -1,4 +1,4 @@
-"""The `metarl` command: train, evaluate, list, show. Heavy imports wait until a command needs them."""
+"""The `metarl` command: train, evaluate, reproduce, list, show. Heavy imports wait until a command needs them."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from metarl_jax.schemas import SCHEMAS, ConfigError
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning in JAX.")
     top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{train,evaluate,list,show}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{train,evaluate,reproduce,list,show}")
 
     train = commands.add_parser("train", help="train a configuration", description="Train a configuration.")
     train.add_argument(
@@ -34,6 +34,16 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--num-episodes", type=int, help="episodes a task and update (default: eval_episodes)")
     evaluate.add_argument("--num-updates", type=int, help="inner updates (default: eval_updates)")
     evaluate.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
+
+    again = commands.add_parser(
+        "reproduce",
+        help="run a published result again and judge it",
+        description="Run a published result again: prints pass or fail, with intervals. Exit status 1 if it fails.",
+    )
+    again.add_argument("name", nargs="?", help="see --list")
+    again.add_argument("--list", action="store_true", dest="only_list", help="list reproductions and what they cost")
+    again.add_argument("--run-dir", type=Path, help="where to keep what it trains (default: runs/reproduce-NAME)")
+    again.add_argument("--output", type=Path, metavar="DIR", help="write NAME.json there (default: the run directory)")
 
     commands.add_parser("list", help="list environments, algorithms and configurations")
     show = commands.add_parser("show", help="explain an algorithm's keys, a configuration, a run or an environment")
@@ -225,7 +235,37 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "list": _list, "show": _show}
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from metarl_jax.reproductions import REPRODUCTIONS, format_list, format_result, reproduce
+
+    if arguments.only_list:
+        print(format_list())
+        return 0
+    name = (arguments.name or "").replace("_", "-")
+    if name not in REPRODUCTIONS:
+        import difflib
+
+        near = difflib.get_close_matches(name, REPRODUCTIONS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"reproduction {name or '(none)'}: must be one of {', '.join(REPRODUCTIONS)}{hint}")
+    _prepare_jax()
+    import json
+
+    from metarl_jax.experiment import environment_info, write_whole
+
+    entry = REPRODUCTIONS[name]
+    directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"
+    _say(f"{name}: {entry.title}; about {entry.cpu} on one CPU core; kept in {directory}, where a second call goes on")
+    result = {**reproduce(name, directory, _say), **environment_info(), "command": f"metarl reproduce {name}"}
+    output = arguments.output or directory
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    print(format_result(result))
+    print(output / f"{name}.json")
+    return 0 if result["passed"] else 1
+
+
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "reproduce": _reproduce, "list": _list, "show": _show}
 
 if __name__ == "__main__":
     sys.exit(main())

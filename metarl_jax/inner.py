@@ -146,6 +146,7 @@ def ppo(
     optimizer: optax.GradientTransformation | None = None,
     adapts: Sequence[str] | None = None,
     proximal_coef: Float | None = None,
+    num_microbatches: int = 1,
 ) -> Learner:
     """Proximal policy optimisation (Schulman et al. 2017), differentiable through every one of its steps.
 
@@ -158,6 +159,8 @@ def ppo(
         surrogate: "ppo", "lvc", "vpg", "dice", "loaded_dice", "tmaml", or a function (log_prob, batch) -> loss.
         baseline: "critic" (the policy's), "linear" (fitted to each batch) or "zero".
         adapts: names of the parameters (or of modules that hold them) that an update moves; None: all.
+        num_microbatches: parts in which one step's gradient is added up, the same number at less memory: a second-order
+            gradient then holds the activations of one part. Parts are episodes; losses must be means over steps.
         proximal_coef: adds proximal_coef / 2 |theta' - theta|^2, theta being where this update began.
         All floats may be tracers; `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
     Raises: ValueError for unknown names, a critic that is not there, minibatches of a surrogate over time, DiCE on
@@ -207,15 +210,14 @@ def ppo(
         )
 
     def objective(adapted: Any, data: tuple) -> tuple[jax.Array, Metrics]:
-        batch, rows, params, anchor = data
-        batch = batch if rows is None else jax.tree.map(lambda x: x[rows], batch)
+        batch, params, anchor = data
         value, metrics = loss(tree.replace_selected(params, adapts, adapted), batch)
         if anchor is not None and proximal_coef is not None:
             value = value + proximal_coef / 2 * optax.tree.norm(optax.tree.sub(adapted, anchor), squared=True)
         return value, metrics
 
     def regularised(params: Params, anchor: Params, batch: Batch) -> jax.Array:
-        return objective(params, (batch, None, params, anchor))[0]
+        return objective(params, (batch, params, anchor))[0]
 
     def update(
         state: LearnerState, key: jax.Array, batch: Batch, differentiation: str = "reverse"
@@ -230,14 +232,15 @@ def ppo(
             rows = tree.minibatch_indices(key, num_samples, num_epochs, num_minibatches)
         else:
             rows = None
-        gradient = value_and_grad(objective, differentiation)
+        gradient = _accumulated(value_and_grad(objective, differentiation), num_microbatches)
         start = tree.select(state.params, adapts)
         fixed = None if adapts is None else state.params
         anchor = None if proximal_coef is None else start
 
         def step(carry: tuple, rows: jax.Array | None) -> tuple[tuple, Metrics]:
             adapted, opt_state = carry
-            (value, metrics), grads = gradient(adapted, (batch, rows, fixed, anchor))
+            part = batch if rows is None else jax.tree.map(lambda x: x[rows], batch)
+            (value, metrics), grads = gradient(adapted, part, fixed, anchor)
             updates, opt_state = optimizer.update(grads, opt_state, adapted)
             return (optax.apply_updates(adapted, updates), opt_state), {"loss": value, **metrics}
 
@@ -251,6 +254,38 @@ def ppo(
 
     minimises = proximal_coef is not None and num_minibatches == 1 and adapts is None
     return Learner(init, prepare, update, regularised if minimises else None)
+
+
+def _accumulated(gradient: Callable, num_parts: int) -> Callable:
+    """gradient(params, (batch, ...)), added up over `num_parts` parts of the batch's episodes (or samples)."""
+
+    def whole(params: Any, batch: Batch, *rest: Any) -> Any:
+        return gradient(params, (batch, *rest))
+
+    def in_parts(params: Any, batch: Batch, *rest: Any) -> Any:
+        axis = min(1, batch.mask.ndim - 1)
+        if batch.mask.shape[axis] % num_parts:
+            raise ValueError(
+                f"num_microbatches = {num_parts}: must divide the {batch.mask.shape[axis]} episodes (or samples) evenly"
+            )
+
+        def split(x: jax.Array) -> jax.Array:
+            shape = (*x.shape[:axis], num_parts, x.shape[axis] // num_parts, *x.shape[axis + 1 :])
+            return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+        parts = jax.tree.map(split, batch)
+        real = jnp.maximum(jnp.sum(batch.mask), 1.0)
+
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            share = jnp.sum(part.mask) / real
+            found = gradient(params, (part, *rest))
+            return jax.tree.map(lambda t, x: t + share * x, total, found), None
+
+        shapes = jax.eval_shape(whole, params, jax.tree.map(lambda x: x[0], parts), *rest)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    return whole if num_parts == 1 else in_parts
 
 
 def policy_gradient(

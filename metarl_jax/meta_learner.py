@@ -139,7 +139,7 @@ def meta_learner(
 
         def over_tasks(f: Callable, num_tasks: int | None = None) -> Any:
             some = jax.tree.map(lambda x: x[:num_tasks], trials)
-            return tree.tree_mean(tree.chunked_map(f, some, tasks_per_batch))
+            return tree.chunked_mean(f, some, tasks_per_batch)
 
         problem = Problem(
             value=lambda p, w: over_tasks(lambda trial: total(way.replay, p, trial, w)),

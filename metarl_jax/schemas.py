@@ -280,6 +280,9 @@ class SupervisedMAMLConfig(RunConfig):
     algorithm: Literal["supervised_maml"] = Field(description=_ALGORITHM)
     hidden: list[Width] = Field([40, 40], description="hidden layer widths")
     activation: Activation = Field("relu", description="activation function")
+    init_std: Rate | None = Field(
+        None, description="initial standard deviation of the weights; null: by layer width (LeCun normal)"
+    )
     shots: Positive = Field(10, description="labelled examples that adaptation sees")
     queries: Positive = Field(10, description="labelled examples of the meta-loss")
     num_inner_steps: Count = Field(1, description="gradient steps on the shots")

@@ -53,6 +53,24 @@ def chunked_map(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
     return jax.lax.map(f, xs, batch_size=size)
 
 
+def chunked_mean(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
+    """The mean of `jax.vmap(f)(xs)` over its leading axis, `batch_size` elements at a time.
+
+    One element at a time it adds up as it goes, so that memory does not grow with their number.
+    """
+    n = jax.tree.leaves(xs)[0].shape[0]
+    size = default_batch_size(n) if batch_size is None else batch_size
+    if size > 1 or n == 1:
+        return tree_mean(chunked_map(f, xs, batch_size))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, jax.tree.map(lambda x: x[0], xs)))
+
+    def add(total: Any, x: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, f(x)), None
+
+    total, _ = jax.lax.scan(add, zeros, xs)
+    return jax.tree.map(lambda x: x / n, total)
+
+
 def tree_mean(tree: Any) -> Any:
     """Mean over the leading axis of every leaf."""
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)

@@ -35,6 +35,21 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
             {"inner_surrogate": "dice", "inner_minibatches": 2, "outer_epochs": 1},
             ["inner_minibatches = 2", "must be 1", "dice"],
         ),
+        (MAML, {"differentiation": "implicit"}, ["differentiation = implicit", "use algorithm imaml"]),
+        (MAML, {"differentiation": "truncated"}, ["truncation_window is missing"]),
+        (
+            MAML,
+            {"differentiation": "truncated", "truncation_window": 3, "num_inner_steps": 2},
+            ["truncation_window = 3", "longer than the inner loop", "mixed"],
+        ),
+        (
+            MAML,
+            {"inner_surrogate": "dice", "gae_lambda": 0.9, "outer_epochs": 1},
+            ["gae_lambda = 0.9", "must be 1", "use loaded_dice"],
+        ),
+        ({**MAML, "algorithm": "maml_trpo"}, {"differentiation": "evolution"}, ["no Fisher matrix", "use mixed"]),
+        ({**MAML, "algorithm": "reptile"}, {"exploration_coef": 1.0}, ["exploration_coef = 1.0", "no meta-loss"]),
+        ({**MAML, "algorithm": "promp"}, {"inner_surrogate": "vpg"}, ["inner_surrogate = 'vpg'", "lvc"]),
         (
             MAML,
             {"outer_surrogate": "dice"},

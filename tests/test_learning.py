@@ -73,6 +73,19 @@ def test_second_order_beats_first_order_on_sinusoids_early():
     assert fomaml[1] / maml[1] >= 1.2, (maml, fomaml)
 
 
+def test_sinusoid_weights_start_as_small_as_asked():
+    """Two standard deviations at most, every layer drawn apart, biases zero; None is flax's own."""
+    examples, tasks = mrl.make("Sinusoid-v0")
+    params = mrl.supervised_maml(examples, tasks, init_std=0.01).init(jax.random.key(0)).params["params"]
+    kernels = [np.asarray(layer["kernel"]) for layer in params.values()]
+    assert all(not np.asarray(layer["bias"]).any() for layer in params.values())
+    assert max(np.abs(k).max() for k in kernels) <= 0.02
+    assert abs(params["Dense_1"]["kernel"].std() / 0.0088 - 1) < 0.05  # 0.88: what the cut leaves of the spread
+    assert not np.array_equal(kernels[0].ravel(), kernels[-1].ravel())
+    default = mrl.supervised_maml(examples, tasks).init(jax.random.key(0)).params["params"]
+    assert default["Dense_1"]["kernel"].std() > 0.1
+
+
 @pytest.mark.slow
 @pytest.mark.xfail(
     reason="the reference's ratio of 1.4 is not met in every draw: these ten seeds gave 1.35", strict=False

@@ -28,7 +28,7 @@ def watched(look, differentiation="mixed", num_inner_steps=2):
 
 
 def test_the_fisher_product_is_the_hessian_of_the_kl_of_the_adapted_policies(x64):
-    """Through two inner updates: J^T F J v against forward-over-reverse of the mean KL itself, at the sampling point."""
+    """Through two inner updates: J^T F J v against forward-over-reverse of the mean KL, at the sampling point."""
 
     def look(problem, params):
         directions, unravel = random_directions(jax.random.key(2), params, 3)

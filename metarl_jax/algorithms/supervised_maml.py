@@ -1,5 +1,6 @@
 """Supervised MAML (Finn et al. 2017, section 5.1): few-shot regression through the same core."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,12 +36,25 @@ def few_shot(examples: Callable, sample_task: Callable, shots: int) -> Callable[
     return sample
 
 
+def truncated_normal(key: jax.Array, params: Params, std: float) -> Params:
+    """`params` with every kernel drawn anew from N(0, std^2), redrawn beyond two std; the rest as it was."""
+
+    def fill(path: Any, x: jax.Array) -> jax.Array:
+        if path[-1].key != "kernel":
+            return x
+        layer = zlib.crc32(jax.tree_util.keystr(path).encode())
+        return std * jax.random.truncated_normal(jax.random.fold_in(key, layer), -2.0, 2.0, x.shape, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, params)
+
+
 def supervised_maml(
     examples: Callable,
     tasks: Any,
     *,
     hidden: Sequence[int] = (40, 40),
     activation: str = "relu",
+    init_std: float | None = None,
     shots: int = 10,
     queries: int = 10,
     inner_lr: Any = 0.01,
@@ -56,7 +70,9 @@ def supervised_maml(
 
     Args:
         examples: (key, task, num) -> {"x": [num, D], "y": [num, 1]}; tasks: has `sample(key)`.
-        hidden: layer widths; the init is flax's LeCun normal.
+        hidden: layer widths.
+        init_std: initial standard deviation of every weight, cut off at two of them (the authors' code: 0.01);
+            None is flax's LeCun normal. Biases start at zero.
         tasks_per_batch: tasks at a time; None is all of them, since these networks are small.
     Step metrics: loss, grad_norm, mse_k on the query set after k inner steps.
     """
@@ -68,7 +84,8 @@ def supervised_maml(
         return out
 
     def init(key: jax.Array) -> Params:
-        return network.init(key, jnp.zeros(example["x"].shape))
+        params = network.init(key, jnp.zeros(example["x"].shape))
+        return params if init_std is None else truncated_normal(key, params, init_std)
 
     def sample(params: Params, key: jax.Array, few: FewShotTask) -> tuple[dict, jax.Array]:
         query = examples(key, few.task, queries)

@@ -87,10 +87,12 @@ class PointNavigation(environment.Environment[PointState, PointParams]):
         reward_radius: float = 0.0,
         start_radius: float = 0.0,
         horizon: int = 100,
+        normalize_actions: bool = False,
     ):
         super().__init__()
         self.reward = reward
         self.random_start = start_radius > 0
+        self.normalize_actions = normalize_actions
         self._constants = {
             "action_limit": check_positive("action_limit", action_limit),
             "tolerance": check_positive("tolerance", tolerance, or_zero=True),
@@ -125,6 +127,8 @@ class PointNavigation(environment.Environment[PointState, PointParams]):
     ) -> tuple[Array, PointState, Array, Array, dict[Any, Any]]:
         del key
         action = jnp.asarray(action, state.position.dtype)
+        if self.normalize_actions:
+            action = action * params.action_limit
         position = state.position + jnp.clip(action, -params.action_limit, params.action_limit)
         reward = self.reward(state.position, position, params)
         state = PointState(position=position, time=state.time + 1)
@@ -148,7 +152,7 @@ class PointNavigation(environment.Environment[PointState, PointParams]):
         return 2
 
     def action_space(self, params: PointParams | None = None) -> spaces.Box:
-        limit = (params or self.default_params).action_limit
+        limit = 1.0 if self.normalize_actions else (params or self.default_params).action_limit
         return spaces.Box(-limit, limit, (2,), jnp.float32)
 
     def observation_space(self, params: PointParams | None = None) -> spaces.Box:
@@ -168,7 +172,7 @@ def greedy_return(env: PointNavigation, horizon: int, params: PointParams) -> Ar
 
     def step(carry: tuple[PointState, Array], _: None) -> tuple[tuple[PointState, Array], Array]:
         state, alive = carry
-        action = params.goal - state.position
+        action = (params.goal - state.position) / (params.action_limit if env.normalize_actions else 1.0)
         _obs, state, reward, terminated, _info = env.step_env(key, state, action, params)
         return (state, alive & ~terminated), jnp.where(alive, reward, 0)
 
@@ -177,11 +181,26 @@ def greedy_return(env: PointNavigation, horizon: int, params: PointParams) -> Ar
 
 
 def maml(
-    *, horizon: int = 100, goal_limit: float = 0.5, action_limit: float = 0.1, tolerance: float = 0.01
+    *,
+    horizon: int = 100,
+    goal_limit: float = 0.5,
+    action_limit: float = 0.1,
+    tolerance: float = 0.01,
+    normalize_actions: bool = False,
 ) -> tuple[PointNavigation, TaskDistribution]:
-    """Goals U[-goal_limit, goal_limit]^2, dense reward (Finn et al. 2017). Mean oracle return -.506."""
+    """Goals U[-goal_limit, goal_limit]^2, dense reward (Finn et al. 2017). Mean oracle return -.506.
+
+    With `normalize_actions` an action of 1 is a displacement by `action_limit`, as behind the `normalize` wrapper of
+    the authors' experiments: a policy's standard deviation of 1 is then .1 in the plane.
+    """
     limit = check_positive("goal_limit", goal_limit)
-    env = _environment(dense_reward, action_limit=action_limit, tolerance=tolerance, horizon=horizon)
+    env = _environment(
+        dense_reward,
+        action_limit=action_limit,
+        tolerance=tolerance,
+        horizon=horizon,
+        normalize_actions=normalize_actions,
+    )
 
     def sample(key: Array) -> PointParams:
         return env.params(jax.random.uniform(key, (2,), float, minval=-limit, maxval=limit))
@@ -191,14 +210,30 @@ def maml(
 
 
 def promp_v2(
-    *, horizon: int = 100, goal_limit: float = 2.0, action_limit: float = 0.1, tolerance: float = 0.01
+    *,
+    horizon: int = 100,
+    goal_limit: float = 2.0,
+    action_limit: float = 0.1,
+    tolerance: float = 0.01,
+    normalize_actions: bool = False,
 ) -> tuple[PointNavigation, TaskDistribution]:
-    """Goals U[-2, 2]^2, dense reward (Rothfuss et al. 2019)."""
-    return maml(horizon=horizon, goal_limit=goal_limit, action_limit=action_limit, tolerance=tolerance)
+    """Goals U[-2, 2]^2, dense reward (Rothfuss et al. 2019). `normalize_actions` as in `maml`."""
+    return maml(
+        horizon=horizon,
+        goal_limit=goal_limit,
+        action_limit=action_limit,
+        tolerance=tolerance,
+        normalize_actions=normalize_actions,
+    )
 
 
 def corner(
-    *, horizon: int = 100, action_limit: float = 0.2, reward_radius: float = 0.5, start_radius: float = 0.2
+    *,
+    horizon: int = 100,
+    action_limit: float = 0.2,
+    reward_radius: float = 0.5,
+    start_radius: float = 0.2,
+    normalize_actions: bool = False,
 ) -> tuple[PointNavigation, TaskDistribution]:
     """Four corners (+-2, +-2), sparse reward, random start (Rothfuss et al. 2019). Nothing is held out.
 
@@ -210,6 +245,7 @@ def corner(
         reward_radius=reward_radius,
         start_radius=start_radius,
         horizon=horizon,
+        normalize_actions=normalize_actions,
     )
     members = jax.vmap(env.params)(jnp.asarray([[-2.0, -2.0], [2.0, -2.0], [-2.0, 2.0], [2.0, 2.0]], float))
     return env, TaskDistribution.from_members(members, horizon, description="point, goal in one of 4 corners")

@@ -40,7 +40,86 @@ class Reproduction:
 _HERE = "metarl_jax.reproductions"
 NOT_MEASURED = "not measured"
 
-REPRODUCTIONS: dict[str, Reproduction] = {}
+REPRODUCTIONS: dict[str, Reproduction] = {
+    "maml-point-navigation": Reproduction(
+        "MAML on 2-D navigation, the authors' protocol",
+        "Finn et al. 2017, figure 4",
+        f"{_HERE}.maml_point_navigation",
+        seeds=3,
+        cpu="CPU_NAV",
+        gpu=NOT_MEASURED,
+    ),
+    "sinusoid": Reproduction(
+        "MAML and FOMAML on sinusoids, 5 and 10 shots",
+        "Finn et al. 2017, section 5.1",
+        f"{_HERE}.sinusoid",
+        seeds=3,
+        cpu="CPU_SIN",
+        gpu=NOT_MEASURED,
+    ),
+    "promp-gradient-quality": Reproduction(
+        "LVC has less variance than DiCE at a small bias, exactly",
+        "Rothfuss et al. 2019, ProMP",
+        f"{_HERE}.promp_gradient_quality",
+        seeds=24,
+        cpu="2 minutes",
+        gpu=NOT_MEASURED,
+    ),
+    "promp-sparse-corner": Reproduction(
+        "methods that see the sampling dependence explore the sparse corner",
+        "Rothfuss et al. 2019, ProMP",
+        f"{_HERE}.promp_sparse_corner",
+        seeds=3,
+        cpu="CPU_CORNER",
+        gpu=NOT_MEASURED,
+    ),
+    "lola-dice": Reproduction(
+        "LOLA-DiCE on the iterated prisoner's dilemma",
+        "Foerster et al. 2018, DiCE",
+        f"{_HERE}.lola_dice",
+        seeds=20,
+        cpu="2 minutes",
+        gpu=NOT_MEASURED,
+    ),
+    "exact-meta-gradients": Reproduction(
+        "the library's meta-gradients are those of an exact tabular oracle",
+        "Finn et al. 2017, Stadie et al. 2018, Nichol et al. 2018",
+        f"{_HERE}.exact_meta_gradients",
+        seeds=3,
+        cpu="75 seconds",
+        gpu=NOT_MEASURED,
+    ),
+}
+
+
+def format_list() -> str:
+    """Names, titles, seeds and costs, as text."""
+    rows: list[tuple[str, ...]] = [("name", "seeds", "CPU time, one core", "GPU time", "what")]
+    rows += [(name, str(r.seeds), r.cpu, r.gpu, f"{r.title} ({r.paper})") for name, r in REPRODUCTIONS.items()]
+    return _columns(rows)
+
+
+def format_result(result: dict[str, Any]) -> str:
+    """The claims of one reproduction as text, and whether it passed."""
+    rows: list[tuple[str, ...]] = [("claim", "ours", "95% interval", "published", "optimum", "rule", "")]
+    for c in result["claims"]:
+        between = "-" if c["interval"] is None else f"[{_short(c['interval'][0])}, {_short(c['interval'][1])}]"
+        verdict = "pass" if c["passed"] else "FAIL"
+        rows.append(
+            (c["what"], _short(c["ours"]), between, _short(c["published"]), _short(c["optimum"]), c["rule"], verdict)
+        )
+    head = f"{result['name']}: {result['title']} ({result['paper']})"
+    verdict = "passed" if result["passed"] else "FAILED"
+    return f"{head}\n\n{_columns(rows)}\n\n{verdict}; {result['cpu_seconds']:.0f} CPU-s in this call"
+
+
+def _short(x: float | None) -> str:
+    return "-" if x is None else f"{x:.3g}" if abs(x) < 0.01 and x else f"{x:.3f}"
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def reproduce(name: str, directory: Path, report: Callable[[Any], None] = print) -> dict[str, Any]:
