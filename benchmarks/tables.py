@@ -1,4 +1,4 @@
-"""Write the measured tables into README.md and docs/benchmarks.md, from the JSON results beside them.
+"""Write the measured tables into the README and the pages of docs/, from the JSON results beside them.
 
 python -m benchmarks.tables            rewrite what stands between `<!-- table: NAME -->` and `<!-- end -->`
 python -m benchmarks.tables --check    only say whether it is up to date (a test calls this)
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/algorithms.md", "docs/reproductions.md")
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -76,7 +76,72 @@ def scaling() -> str:
     return _markdown(["study", "size", "mode", "trace + compile s", "CPU-s", "temp MB", "stored MB"], rows)
 
 
-TABLES = {"demo": demo, "throughput": throughput, "sinusoid": sinusoid, "scaling": scaling}
+def meta_gradient() -> str:
+    """Time and memory of a meta-gradient against the number of inner steps."""
+    rows = []
+    for r in _load("benchmarks/results/meta_gradient_cpu.json")["rows"]:
+        if "mode" in r:
+            ratios = [f"{r[k]:.{d}f}" for k, d in (("speedup", 2), ("memory_ratio", 1), ("over_first_order", 2))]
+            cells = [f"2 x {r['hidden']}", str(r["inner_steps"]), r["mode"], f"{r['cpu_s_per_task']:.3f}"]
+            rows.append([*cells, f"{r['temp_mb']:.1f}", *ratios])
+    head = ["policy", "inner steps", "mode", "CPU-s a task", "temp MB", "times faster than reverse"]
+    return _markdown([*head, "times less memory", "times first order's cost"], rows)
+
+
+def comparison() -> str:
+    """Every algorithm on dense and sparse point navigation."""
+    rows: list[list[str]] = []
+    results = _load("benchmarks/results/comparison_cpu.json")["rows"]
+    for tasks in ("dense", "sparse"):
+        for r in (r for r in results if r["tasks"] == tasks):
+            scores = [_with_interval(a) for a in r["adaptation"]]
+            rows.append([tasks, f"`{r['config']}`", *scores, f"{r['env_steps'] / 1e6:.0f}"])
+        baselines = next((r["baselines"] for r in results if r["tasks"] == tasks and r["baselines"]), {})
+        for name, summaries in baselines.items():
+            scores = [_with_interval(a) for a in summaries]
+            rows.append([tasks, name, *scores, *["-"] * (4 - len(scores)), "-"])
+    head = ["task", "configuration", *[f"after {k}" for k in range(4)], "env steps a seed, millions"]
+    return _markdown(head, rows)
+
+
+def _with_interval(r: dict[str, Any]) -> str:
+    return f"{r['mean']:.1f} [{r['mean_interval'][0]:.1f}, {r['mean_interval'][1]:.1f}]"
+
+
+def reproductions() -> str:
+    """All claims of all reproductions that have been run."""
+    parts = []
+    for path in sorted((ROOT / "docs/reproductions").glob("*.json")):
+        r = json.loads(path.read_text())
+        rows = []
+        for c in r["claims"]:
+            between = "-" if c["interval"] is None else f"[{_number(c['interval'][0])}, {_number(c['interval'][1])}]"
+            verdict = "-" if c["rule"] == "none" else "pass" if c["passed"] else "**fail**"
+            shown = [_number(c["ours"]), between, _number(c["published"]), _number(c["optimum"]), c["rule"], verdict]
+            rows.append([c["what"], *shown])
+        head = ["claim", "ours", "95% interval", "published", "exact optimum", "rule", "verdict"]
+        verdict = "passes" if r["passed"] else "**fails**"
+        where = f"{r['device']}, jax {r['versions']['jax']}"
+        parts.append(
+            f"## {r['name']}: {verdict}\n{r['title']} ({r['paper']}). Seeds: {r['seeds']}. `{r['command']}`, {where}. "
+            f"[JSON](reproductions/{path.name})\n\n{_markdown(head, rows)}"
+        )
+    return "\n\n".join(parts)
+
+
+def _number(x: float | None) -> str:
+    return "-" if x is None else f"{x:.1e}" if x and abs(x) < 1e-3 else f"{x:.3f}"
+
+
+TABLES = {
+    "demo": demo,
+    "throughput": throughput,
+    "sinusoid": sinusoid,
+    "scaling": scaling,
+    "meta_gradient": meta_gradient,
+    "comparison": comparison,
+    "reproductions": reproductions,
+}
 
 
 def render(text: str) -> str:

@@ -206,9 +206,11 @@ def _list(arguments: argparse.Namespace) -> int:
     for name, description in registered().items():
         print(f"  {name:22} {description}")
     print("\nconfigurations")
-    for path in sorted(config_directory().glob("*.yaml")):
+    directory = config_directory()
+    for path in [*sorted(directory.glob("*.yaml")), *sorted(directory.glob("papers/*.yaml"))]:
         first = path.read_text().splitlines()[0]
-        print(f"  {path.stem:22} {first.removeprefix('#').strip() if first.startswith('#') else ''}")
+        name = str(path.relative_to(directory).with_suffix(""))
+        print(f"  {name:28} {first.removeprefix('#').strip() if first.startswith('#') else ''}")
     return 0
 
 

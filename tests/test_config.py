@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metarl_jax.build import build
 from metarl_jax.config import describe, dump, load, validate
 from metarl_jax.schemas import SCHEMAS, ConfigError
 
@@ -117,11 +118,18 @@ def test_overrides_and_exponents(tmp_path):
         load(path, ["inner_lr"])
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_configuration_loads_and_survives_a_round_trip(path):
     config = load(path)
     assert validate(yaml.safe_load(dump(config))) == config
     assert path.read_text().startswith("# "), "the first line says what it is, for `metarl list`"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_builds(path):
+    """Algorithms, environments and their options fit together; nothing is compiled."""
+    job = build(load(path))
+    assert callable(job.algorithm.step) and job.work_per_iteration > 0
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

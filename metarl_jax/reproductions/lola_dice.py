@@ -37,14 +37,13 @@ import numpy as np
 from flax import struct
 
 from metarl_jax import evaluation, losses, returns
-from metarl_jax.reproductions import Claim
+from metarl_jax.reproductions import NO_RULE, Claim
 
 PAYOFF = ((-1.0, -3.0), (0.0, -2.0))  # [own action][other's action]; 0 cooperates, 1 defects
 START = 4  # other states: 2 * own action + other's action
 NUM_STATES = 5
 NUM_SEEDS = 20
 LAST = 20  # updates that a score is the mean of
-NO_RULE = "none: reported only"
 
 
 class Settings(NamedTuple):

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from metarl_jax import exact, losses
-from metarl_jax.reproductions import Claim
+from metarl_jax.reproductions import NO_RULE, Claim
 
 NUM_STATES, NUM_ACTIONS = 3, 2
 HORIZONS = (2, 4, 6, 8)
 SEEDS = range(24)  # one random MDP each
 HELD_TO = (4, 6, 8)  # the horizons that the claims are about
 INNER_LR = 1.0  # for the meta-gradient: one exact inner step
-NO_RULE = "measured, no rule"
 SURROGATES = {"dice": losses.surrogate("dice"), "lvc": losses.surrogate("lvc")}
 
 

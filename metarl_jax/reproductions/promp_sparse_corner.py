@@ -13,7 +13,7 @@ import numpy as np
 
 from metarl_jax import assessment, config, evaluation, experiment
 from metarl_jax.build import build
-from metarl_jax.reproductions import Claim
+from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.papers import paper_config
 
 METHODS = {
@@ -39,7 +39,7 @@ def run(directory: Path, report: Callable[[Any], None]) -> list[Claim]:
     claims = []
     for name in METHODS:
         mean, low, high = over_tasks(after[name])
-        claims.append(Claim(f"{name}: return after 1 update", mean, (low, high), "measured, no rule", True))
+        claims.append(Claim(f"{name}: return after 1 update", mean, (low, high), NO_RULE, True))
     for name in ("promp", "e_maml"):
         mean, low, high = over_tasks(after[name] - after["maml"])
         claims.append(

@@ -24,13 +24,12 @@ import numpy as np
 
 from metarl_jax import assessment, config, experiment
 from metarl_jax.build import build
-from metarl_jax.reproductions import Claim
+from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.papers import paper_config
 
 METHODS = {"MAML": "reverse", "FOMAML": "first_order"}
 AUTHORS_STD = 0.01
 NUM_TASKS = 1000
-NO_RULE = "none: reported only"
 
 
 def measure(shots: int, method: str, authors_init: bool, directory: Path, report: Callable[[Any], None]) -> np.ndarray:
