@@ -102,7 +102,7 @@ def _gradient_based(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
 
 def _inner_options(c: Any) -> dict[str, Any]:
     names = ("dice_lambda", "gamma", "gae_lambda", "baseline", "normalize_advantage", "entropy_coef", "value_coef")
-    return {name: getattr(c, name) for name in names}
+    return {"num_microbatches": c.inner_microbatches, **{name: getattr(c, name) for name in names}}
 
 
 def _options(c: Any, horizon: int) -> dict[str, Any]:

@@ -79,6 +79,9 @@ class GradientConfig(_PolicyConfig):
     evolution_pairs: Positive = Field(64, description="antithetic perturbations a task of `evolution`")
     evolution_sigma: Rate = Field(0.02, description="standard deviation of the perturbations of `evolution`")
     exploration_coef: NonNegative = Field(0.0, description="weight of E-MAML's sampling-dependence term")
+    inner_microbatches: Positive = Field(
+        1, description="parts of the episodes that an inner gradient is added up over: the same number, less memory"
+    )
     tasks_per_batch: Positive | None = Field(
         None, description="tasks processed at a time; null: one on a CPU, all on an accelerator"
     )
@@ -97,6 +100,8 @@ class GradientConfig(_PolicyConfig):
                 )
         if self.differentiation == "evolution" and self.num_inner_steps == 0:
             raise ConfigError("differentiation = evolution: needs num_inner_steps of at least 1; use mixed for none")
+        for key in ("episodes_per_task", "eval_episodes"):
+            _divides("inner_microbatches", self.inner_microbatches, getattr(self, key) or self.episodes_per_task, key)
         if self.inner_surrogate in NEEDS_REWARDS and self.gae_lambda != 1:
             raise ConfigError(
                 f"gae_lambda = {self.gae_lambda}: must be 1 with inner_surrogate = {self.inner_surrogate}, which "

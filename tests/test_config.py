@@ -48,6 +48,7 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
             {"inner_surrogate": "dice", "gae_lambda": 0.9, "outer_epochs": 1},
             ["gae_lambda = 0.9", "must be 1", "use loaded_dice"],
         ),
+        (MAML, {"inner_microbatches": 3}, ["inner_microbatches = 3", "episodes_per_task = 20", "try 2"]),
         ({**MAML, "algorithm": "maml_trpo"}, {"differentiation": "evolution"}, ["no Fisher matrix", "use mixed"]),
         ({**MAML, "algorithm": "reptile"}, {"exploration_coef": 1.0}, ["exploration_coef = 1.0", "no meta-loss"]),
         ({**MAML, "algorithm": "promp"}, {"inner_surrogate": "vpg"}, ["inner_surrogate = 'vpg'", "lvc"]),

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import is_finite, point
+from problems import is_finite, point, point_maml, relative_error, store_trial
 
 import metarl_jax as mrl
 from metarl_jax import inner, returns
@@ -104,6 +104,30 @@ def test_prepare_carries_no_gradient_to_the_agent_but_one_to_gamma(acted):
     by_params, by_gamma = jax.jit(jax.grad(total, (0, 1)))(params, GAMMA)
     assert all(bool(jnp.all(x == 0)) for x in jax.tree.leaves(by_params))
     assert is_finite(by_gamma) and float(by_gamma) != 0
+
+
+@pytest.mark.parametrize("differentiation", ["reverse", "mixed"])
+def test_adding_a_gradient_up_over_parts_changes_nothing(x64, differentiation):
+    """Episodes of unequal length in each part, so that the parts have unequal weights: update and its derivative."""
+    problem = point(hidden=(4,), horizon=5)
+    params, trial = store_trial(point_maml(problem, num_inner_steps=2), problem)
+    mask = jnp.ones((5, 4)).at[2:, 0].set(0.0).at[4:, 3].set(0.0)
+    trial = trial.replace(inner=trial.inner.replace(mask=trial.inner.mask * mask))
+
+    def gradient(parts, surrogate):
+        options = {"num_epochs": 1, "num_minibatches": 1, "num_microbatches": parts, "surrogate": surrogate}
+        options |= {"gae_lambda": 1.0, "entropy_coef": 0.01}
+        return point_maml(problem, inner_options=options, differentiation=differentiation).meta_gradient
+
+    @jax.jit
+    def both(params, trial):
+        return [[gradient(n, s)(params, trial) for n in (1, 2, 4)] for s in ("lvc", "dice")]
+
+    for whole, *parts in both(params, trial):
+        for part in parts:
+            assert relative_error(part, whole) < 1e-12
+    with pytest.raises(ValueError, match="num_microbatches = 3: must divide the 4 episodes"):
+        gradient(3, "lvc")(params, trial)
 
 
 def test_impossible_choices_are_named(acted):

@@ -56,7 +56,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Finn et al. 2017, section 5.1",
         f"{_HERE}.sinusoid",
         seeds=3,
-        cpu="CPU_SIN",
+        cpu="11 minutes",
         gpu=NOT_MEASURED,
     ),
     "promp-gradient-quality": Reproduction(
@@ -71,7 +71,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "methods that see the sampling dependence explore the sparse corner",
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.promp_sparse_corner",
-        seeds=3,
+        seeds=5,
         cpu="CPU_CORNER",
         gpu=NOT_MEASURED,
     ),
