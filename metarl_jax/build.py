@@ -169,19 +169,11 @@ def _simple(make: Any, *names: str, adam: bool = True, surrogate: bool = True) -
     return build_one
 
 
-def _promp(c: Any, *arguments: Any) -> Any:
-    def make(*args: Any, **options: Any) -> Any:
-        options = {k: v for k, v in options.items() if k != "outer_surrogate"}
-        return promp(*args, **options)
-
-    return _simple(make, "kl_coef", "kl_target", surrogate=False)(c, *arguments)
-
-
 _TRUST_REGION = ("max_kl", "cg_steps", "cg_damping", "fisher_tasks", "line_search_steps", "backtrack")
 _ALGORITHMS = {
     "maml": _maml,
     "maml_trpo": _simple(maml_trpo, *_TRUST_REGION, adam=False),
-    "promp": _promp,
+    "promp": _simple(promp, "kl_coef", "kl_target", surrogate=False),
     "e_maml": _simple(e_maml),
     "reptile": _simple(reptile, "outer_lr", adam=False),
     "anil": _simple(anil, "head"),

@@ -48,7 +48,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Finn et al. 2017, figure 4",
         f"{_HERE}.maml_point_navigation",
         seeds=3,
-        cpu="CPU_NAV",
+        cpu="40 minutes",
         gpu=NOT_MEASURED,
     ),
     "sinusoid": Reproduction(
@@ -72,7 +72,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.promp_sparse_corner",
         seeds=5,
-        cpu="CPU_CORNER",
+        cpu="8 minutes",
         gpu=NOT_MEASURED,
     ),
     "lola-dice": Reproduction(
