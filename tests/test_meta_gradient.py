@@ -180,6 +180,7 @@ def test_what_makes_no_sense_is_refused_with_a_way_out():
         (lambda: mrl.maml_trpo(env, tasks, policy, differentiation="evolution"), "no Fisher matrix"),
         (lambda: mrl.maml_trpo(*point(critic=True)), "has a critic"),
         (lambda: mrl.imaml(env, tasks, policy, inner_options={"num_minibatches": 2}), "num_minibatches"),
+        (lambda: mrl.anil(env, tasks, policy, head=("outptu",)), "'outptu': no parameter has that name"),
         (lambda: inner.policy_gradient(policy, surrogate="dice", gae_lambda=0.9), "count the future twice"),
         (lambda: mrl.maml(env, tasks, policy, step, outer_surrogate="tmaml", exploration_coef=1.0), "of advantages"),
     ]

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from metarl_jax import inner
+import jax
+
+from metarl_jax import inner, tree
 from metarl_jax.meta_learner import policy_meta_learner
 from metarl_jax.types import MetaLearner, Policy
 
@@ -28,7 +30,11 @@ def anil(
         head: names of parameters, or of the modules that hold them: "output" is the last layer of the networks here.
         inner_options: further options of `inner.policy_gradient`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`.
+    Raises: ValueError for a name that no parameter has.
     """
+    tree.select(
+        jax.eval_shape(policy.init, jax.random.key(0)), head
+    )  # a misspelt name is refused here, not at training
     options_ = {"surrogate": inner_surrogate, "adapts": tuple(head), **(inner_options or {})}
     learner = inner.policy_gradient(policy, inner_lr, **options_)
     return policy_meta_learner(env, tasks, policy, learner, **options)
