@@ -24,11 +24,13 @@ _NAMES = {
     "cavia": "metarl_jax.algorithms.cavia",
     "imaml": "metarl_jax.algorithms.imaml",
     "ppo": "metarl_jax.algorithms.ppo",
+    "rl2": "metarl_jax.algorithms.rl2",
+    "varibad": "metarl_jax.algorithms.varibad",
     "supervised_maml": "metarl_jax.algorithms.supervised_maml",
 }
 _MODULES = (
-    "adapt", "envs", "evaluation", "exact", "gradient", "inner", "losses", "meta_gradient", "meta_learner", "networks",
-    "outer", "returns", "rollout", "tree", "types",
+    "adapt", "baselines", "envs", "evaluation", "exact", "gradient", "inner", "losses", "meta_gradient", "meta_learner",
+    "networks", "outer", "returns", "rollout", "tree", "trial_rollout", "types",
 )  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_MODULES]

@@ -12,7 +12,11 @@ from metarl_jax import evaluation, experiment
 from metarl_jax.build import Job, build
 from metarl_jax.checkpoint import Checkpoints
 from metarl_jax.config import load, validate
-from metarl_jax.schemas import Config, ConfigError, GradientConfig, MAMLConfig, PPOConfig
+from metarl_jax.envs.trial import episode_ends, episode_returns
+from metarl_jax.rollout import rollout
+from metarl_jax.run_config import ConfigError
+from metarl_jax.schemas import Config, GradientConfig, MAMLConfig, PPOConfig
+from metarl_jax.trial_config import TrialConfig
 from metarl_jax.types import Params
 
 NO_ADAPTATION = "no adaptation (multi-task PPO)"
@@ -69,6 +73,11 @@ def assess(
     updates = getattr(c, "eval_updates", 0) if num_updates is None else num_updates
     if updates and isinstance(c, PPOConfig):
         raise ConfigError(f"num-updates = {updates}: a run of ppo does not adapt, so it must be 0")
+    if isinstance(c, TrialConfig) and updates != c.eval_updates:
+        raise ConfigError(
+            f"num-updates = {updates}: a trial of {c.num_episodes} episodes is scored whole, so it must be "
+            f"{c.eval_updates}"
+        )
     changes = {"eval_tasks": num_tasks, "eval_episodes": num_episodes or episodes_of(c)}
     job = build(_for_evaluation(validate({**c.model_dump(), **changes})), evaluation=True)
     iteration, params = restore(build(c), run_dir)
@@ -89,7 +98,11 @@ def assess(
         scores = {"run": over_seeds(curve)}
         if baselines:
             untrained = job.params(experiment.initial_states(job))
-            scores[RANDOM_INIT] = np.asarray(jax.jit(lambda trees: jax.lax.map(curve, trees))(untrained))
+            values = np.asarray(jax.jit(lambda trees: jax.lax.map(curve, trees))(untrained))
+            if isinstance(c, TrialConfig):
+                scores["random initialisation"] = values.mean(axis=2, keepdims=True)
+            else:
+                scores[RANDOM_INIT] = values
     if baselines and job.policy is not None:
         if isinstance(c, GradientConfig) and c.num_inner_steps:
             try:
@@ -97,8 +110,13 @@ def assess(
             except experiment.RunFailed as error:
                 report(f"the baseline without adaptation is left out: {error}")
         act = evaluation.uniform_policy(job.env)
-        scores[RANDOM_POLICY] = np.asarray(jax.jit(lambda: _returns(job, act, {}, key, tasks))())[None, :, None]
-        if job.tasks.oracle is not None and job.horizon == job.tasks.horizon:
+        if isinstance(c, TrialConfig):
+            random = jax.jit(lambda: _trial_returns(job, act, key, tasks))()
+        else:
+            random = jax.jit(lambda: _returns(job, act, {}, key, tasks))()
+        scores[RANDOM_POLICY] = np.asarray(random)[None, :, None]
+        episode = job.env.horizon if isinstance(c, TrialConfig) else job.horizon
+        if job.tasks.oracle is not None and episode == job.tasks.horizon:
             best = np.asarray(jax.jit(lambda: evaluation.oracle_returns(job.tasks.oracle, tasks))())
             scores[ORACLE] = best[None, :, None, None]
     bad = next((name for name, values in scores.items() if not np.isfinite(values).all()), None)
@@ -122,6 +140,8 @@ def _for_evaluation(config: Any) -> Any:
         return config.model_copy(update={"episodes_per_task": config.eval_episodes})
     if isinstance(config, PPOConfig):
         return config
+    if isinstance(config, TrialConfig):  # nothing is trained, so that the parts need not divide the trials
+        return config.model_copy(update={"trials_per_task": config.eval_episodes, "num_minibatches": 1})
     return config.model_copy(update={"queries": config.eval_episodes})
 
 
@@ -129,6 +149,21 @@ def _returns(job: Job, act: Callable, params: Params, key: jax.Array, tasks: Any
     return evaluation.policy_returns(
         job.env, act, params, key, tasks, num_steps=job.horizon, num_episodes=episodes_of(job.config)
     )
+
+
+def _trial_returns(job: Job, act: Callable, key: jax.Array, tasks: Any) -> jax.Array:
+    """Mean return of an episode over the trials of a policy without a memory, [task, trial]."""
+
+    def one(x: tuple[jax.Array, Any]) -> jax.Array:
+        index, task = x
+        num_trials = episodes_of(job.config)
+        data, _ = rollout(
+            job.env, act, {}, jax.random.fold_in(key, index), task, num_steps=job.horizon, num_envs=num_trials
+        )
+        ends = episode_ends(data.next_observation)
+        return episode_returns(data.reward, ends, job.env.num_episodes).mean(axis=0)
+
+    return jax.lax.map(one, (jax.numpy.arange(job.config.eval_tasks), tasks))
 
 
 def _multi_task(job: Job, run_dir: Path, key: jax.Array, tasks: Any, report: Callable) -> np.ndarray:
@@ -185,11 +220,17 @@ def _table(job: Job, run_dir: Path, iteration: int, scores: dict[str, np.ndarray
         "num_tasks": int(run.shape[1]),
         "num_episodes": int(run.shape[3]),
         "horizon": job.horizon,
+        "stage": "episode" if isinstance(c, TrialConfig) else "update",
         "tasks_held_out": bool(job.tasks.held_out) and not isinstance(c, PPOConfig),
         "interval": f"95% percentile bootstrap over {'tasks' if run.shape[1] > 1 else 'episodes'}, stratified by seed",
         "adaptation": summary(run),
         "baselines": {name: summary(values) for name, values in scores.items() if name != "run"},
     }
+    if isinstance(c, TrialConfig):
+        whole = run.sum(axis=2).mean(axis=-1)  # [seed, task]
+        table["trial"] = dict(
+            zip(("mean", "low", "high"), evaluation.bootstrap_interval(whole, evaluation.mean), strict=True)
+        )
     if run.shape[2] > 1:
         table["share_of_tasks_improved"] = evaluation.paired_improvement(per_task[:, :, 1], per_task[:, :, 0])
         table["convergence_update"] = evaluation.convergence_update(per_task)

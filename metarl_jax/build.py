@@ -17,9 +17,14 @@ from metarl_jax.algorithms.meta_sgd import meta_sgd
 from metarl_jax.algorithms.ppo import ppo
 from metarl_jax.algorithms.promp import promp
 from metarl_jax.algorithms.reptile import reptile
+from metarl_jax.algorithms.rl2 import rl2
 from metarl_jax.algorithms.supervised_maml import few_shot, supervised_maml
-from metarl_jax.networks import mlp_policy
-from metarl_jax.schemas import Config, ConfigError, GradientConfig, MAMLConfig, PPOConfig, SupervisedMAMLConfig
+from metarl_jax.algorithms.varibad import condition_size, varibad
+from metarl_jax.envs.trial import trials
+from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
+from metarl_jax.run_config import ConfigError
+from metarl_jax.schemas import Config, GradientConfig, MAMLConfig, PPOConfig, SupervisedMAMLConfig
+from metarl_jax.trial_config import TrialConfig
 from metarl_jax.types import Params
 
 
@@ -75,6 +80,8 @@ def build(config: Config, evaluation: bool = False) -> Job:
             return _gradient_based(config, env, tasks, evaluation)
         if isinstance(config, PPOConfig):
             return _ppo(config, env, tasks)
+        if isinstance(config, TrialConfig):
+            return _trials(config, env, tasks)
         return _supervised(config, env, tasks)
     except ConfigError:
         raise
@@ -211,6 +218,52 @@ def _ppo(c: PPOConfig, env: Any, tasks: Any) -> Job:
     )
     work = c.num_envs * c.num_steps
     return Job(c, algorithm, env, tasks, tasks.horizon, work, "steps", "episode_return", policy=policy)
+
+
+def _trials(c: Any, env: Any, tasks: Any) -> Job:
+    env = trials(env, tasks, c.num_episodes, c.horizon)
+    train, _ = tasks.split(c.task_seed)
+    algorithm, policy = _MEMORIES[c.algorithm](c, env, train)
+    work = c.meta_batch_size * c.trials_per_task * env.num_steps
+    return Job(c, algorithm, env, tasks, env.num_steps, work, "steps", "trial_return", policy=policy)
+
+
+def _trial_options(c: Any, *names: str) -> dict[str, Any]:
+    """What every algorithm on trials takes, and its own `names`."""
+    shared = (
+        "meta_batch_size", "trials_per_task", "lr", "num_epochs", "clip_eps", "value_clip_eps",
+        "gamma", "gae_lambda", "entropy_coef", "value_coef", "max_grad_norm", "normalize_advantage", "reward_scale",
+    )  # fmt: skip
+    options = {name: getattr(c, name) for name in (*shared, *names)}
+    return {**options, "num_iterations": c.num_iterations if c.anneal_lr else None}
+
+
+def _rl2(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
+    if c.network == "transformer":
+        context = env.num_steps if c.context is None else c.context
+        policy = transformer_policy(
+            env, context, c.size, num_layers=c.num_layers, num_heads=c.num_heads, init_std=c.init_std
+        )
+    else:
+        policy = recurrent_policy(env, c.size, cell=c.network, chunk=c.chunk, truncate=c.truncate, init_std=c.init_std)
+    return rl2(env, train, policy, num_minibatches=c.num_minibatches, **_trial_options(c)), policy
+
+
+def _varibad(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
+    policy = feature_policy(env, env.observation_size + 2 * c.latent_size, c.hidden, c.activation, init_std=c.init_std)
+    belief = belief_network(
+        env,
+        condition_size(env, c.condition),
+        latent_size=c.latent_size,
+        hidden_size=c.encoder_size,
+        decoder_hidden=c.decoder_hidden,
+    )
+    own = ("num_minibatches", "condition", "kl_coef", "vae_lr", "num_vae_updates", "vae_batch_size", "num_elbo_terms")
+    levels = None if c.reward_levels is None else (c.reward_levels[0], c.reward_levels[1])
+    return varibad(env, train, policy, belief, reward_levels=levels, **_trial_options(c, *own)), policy
+
+
+_MEMORIES = {"rl2": _rl2, "varibad": _varibad}
 
 
 def _supervised(c: SupervisedMAMLConfig, examples: Any, tasks: Any) -> Job:

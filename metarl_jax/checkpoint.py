@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from metarl_jax.schemas import ConfigError
+from metarl_jax.run_config import ConfigError
 from metarl_jax.tree import leaf_names
 
 KEEP = 2  # the newest, and the one before it

@@ -8,7 +8,8 @@ from typing import Any
 
 from metarl_jax import __version__
 from metarl_jax.config import describe, dump, load
-from metarl_jax.schemas import SCHEMAS, ConfigError
+from metarl_jax.run_config import ConfigError
+from metarl_jax.schemas import SCHEMAS
 
 
 def parser() -> argparse.ArgumentParser:

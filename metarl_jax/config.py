@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from metarl_jax.schemas import SCHEMAS, Config, ConfigError, RunConfig
+from metarl_jax.run_config import ConfigError, RunConfig
+from metarl_jax.schemas import SCHEMAS, Config
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -35,7 +35,7 @@ from metarl_jax import __version__, tree
 from metarl_jax.build import Job
 from metarl_jax.checkpoint import Checkpoints
 from metarl_jax.config import dump
-from metarl_jax.schemas import ConfigError
+from metarl_jax.run_config import ConfigError
 from metarl_jax.types import Metrics
 
 

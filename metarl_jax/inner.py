@@ -62,8 +62,12 @@ def prepare_batch(
                 "baseline = 'critic': this policy has no critic; use 'linear', or make one with critic=True"
             )
         value = policy.value(params, rollout.observation)
-        next_value = policy.value(params, rollout.next_observation)
-        terminated = rollout.terminated
+        if policy.step is None:
+            next_value = policy.value(params, rollout.next_observation)
+            terminated = rollout.terminated
+        else:  # a whole trial: the next value is the next step's, and nothing follows the end of it
+            next_value = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
+            terminated = rollout.done
     else:
         terminated = rollout.done
         if baseline == "linear":
@@ -110,12 +114,17 @@ def actor_critic_loss(
     """loss(params, batch) = surrogate + value_coef * value loss - entropy_coef * entropy, and its terms."""
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
-        distribution = policy.apply(params, batch.observation)
+        critic = policy.value if use_critic else None
+        value: jax.Array | None
+        if critic is not None and policy.joint is not None:
+            distribution, value = policy.joint(params, batch.observation)
+        else:
+            distribution = policy.apply(params, batch.observation)
+            value = None if critic is None else critic(params, batch.observation)
         log_prob = distribution.log_prob(batch.action)
         metrics = {"surrogate": surrogate(log_prob, batch)}
         total = metrics["surrogate"]
-        if use_critic and policy.value is not None:
-            value = policy.value(params, batch.observation)
+        if value is not None:
             metrics["value_loss"] = losses.value_loss(value, batch.target, batch.mask, batch.value, value_clip_eps)
             total = total + value_coef * metrics["value_loss"]
         if use_entropy:
@@ -154,6 +163,7 @@ def ppo(
     `optimizer` (default: SGD with `lr`, a scalar or a tree of per-parameter step sizes) on
     surrogate + value_coef * value loss - entropy_coef * entropy. The shuffle comes from `key` alone, so
     that a stored trial replays exactly. How an outer gradient passes through is for the caller of `update` to say.
+    The parts are single steps, or whole trials [T, B] where the policy has a memory.
 
     Args:
         surrogate: "ppo", "lvc", "vpg", "dice", "loaded_dice", "tmaml", or a function (log_prob, batch) -> loss.
@@ -170,7 +180,7 @@ def ppo(
     """
     if baseline not in BASELINES:
         raise ValueError(f"baseline = {baseline!r}: must be one of {', '.join(BASELINES)}")
-    if num_minibatches > 1 and surrogate in losses.NEEDS_TIME:
+    if num_minibatches > 1 and surrogate in losses.NEEDS_TIME and policy.step is None:
         raise ValueError(
             f"num_minibatches = {num_minibatches}: surrogate {surrogate!r} needs whole episodes, so it must be 1"
         )
@@ -181,6 +191,7 @@ def ppo(
             f"gae_lambda = {gae_lambda}: surrogate {surrogate!r} weighs whole returns, on top of which GAE would count "
             "the future twice; use gae_lambda 1, or 'loaded_dice', which takes any advantages"
         )
+    remembers = policy.step is not None
     if optimizer is None:
         optimizer = sgd(lr)
     if max_grad_norm is not None:
@@ -222,13 +233,15 @@ def ppo(
     def update(
         state: LearnerState, key: jax.Array, batch: Batch, differentiation: str = "reverse"
     ) -> tuple[LearnerState, Metrics]:
-        num_samples = batch.mask.size
+        num_samples = batch.mask.shape[1] if remembers else batch.mask.size
         if num_samples % num_minibatches:
+            unit = "trials" if remembers else "steps"
             raise ValueError(
-                f"num_minibatches = {num_minibatches}: must divide the batch of {num_samples} steps evenly"
+                f"num_minibatches = {num_minibatches}: must divide the batch of {num_samples} {unit} evenly"
             )
         if num_minibatches > 1:
-            batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[batch.mask.ndim :]), batch)
+            if not remembers:
+                batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[batch.mask.ndim :]), batch)
             rows = tree.minibatch_indices(key, num_samples, num_epochs, num_minibatches)
         else:
             rows = None
@@ -239,7 +252,9 @@ def ppo(
 
         def step(carry: tuple, rows: jax.Array | None) -> tuple[tuple, Metrics]:
             adapted, opt_state = carry
-            part = batch if rows is None else jax.tree.map(lambda x: x[rows], batch)
+            part = batch
+            if rows is not None:
+                part = jax.tree.map(lambda x: jnp.take(x, rows, axis=int(remembers)), batch)
             (value, metrics), grads = gradient(adapted, part, fixed, anchor)
             updates, opt_state = optimizer.update(grads, opt_state, adapted)
             return (optax.apply_updates(adapted, updates), opt_state), {"loss": value, **metrics}

@@ -16,9 +16,16 @@ COLOURS = ("#9aa5b1", "#e08214", "#1b7837", "#2166ac", "#762a83")  # before, aft
 def format_table(table: dict[str, Any]) -> str:
     """The adaptation table as text: a row for each update and baseline, with 95% intervals."""
     rows: list[tuple[str, dict[str, Any]]] = []
+    by_episode = table.get("stage") == "episode"
+    last = table["adaptation"][-1]["update"]
     for row in table["adaptation"]:
         u = row["update"]
-        label = "before adaptation" if u == 0 else f"after {u} update{'s' if u > 1 else ''}"
+        if by_episode:
+            if not _shown(u + 1, last + 1):
+                continue
+            label = f"episode {u + 1}"
+        else:
+            label = "before adaptation" if u == 0 else f"after {u} update{'s' if u > 1 else ''}"
         rows.append((label if len(table["adaptation"]) > 1 else "trained policy", row))
     for name, summaries in table["baselines"].items():
         for row in summaries:
@@ -28,7 +35,8 @@ def format_table(table: dict[str, Any]) -> str:
     head = f"{table['algorithm']} on {table['env']}: {table['score']} on {table['num_tasks']} "
     many = "tasks" if table["num_tasks"] > 1 else "task"
     head += f"held-out {many}" if table["tasks_held_out"] else f"{many} (none is held out)"
-    head += f", {table['num_episodes']} {'episodes' if table['score'] == 'return' else 'examples'} each"
+    what = "trials" if by_episode else "episodes" if table["score"] == "return" else "examples"
+    head += f", {table['num_episodes']} {what} each"
     head += f", {table['num_seeds']} seed{'s' if table['num_seeds'] > 1 else ''}, iteration {table['iteration']}"
     lines = [head, "", f"{'':{width}}  {'mean':>9}  {'95% interval':>20}  {'IQM':>9}  {'95% interval':>20}"]
     for label, row in rows:
@@ -36,7 +44,10 @@ def format_table(table: dict[str, Any]) -> str:
         lines.append(f"{label:{width}}  {mean}  {iqm}")
         if row is table["adaptation"][-1] and table["baselines"]:
             lines.append("")
-    if "gain" in table and table["gain"][0]["mean"] > 0:
+    if "trial" in table:
+        t = table["trial"]
+        lines += ["", f"whole trial of {last + 1} episodes: {t['mean']:.3f} {_interval([t['low'], t['high']])}"]
+    if "gain" in table and not by_episode and table["gain"][0]["mean"] > 0:
         g = table["gain"][0]
         lines += [
             "",
@@ -46,6 +57,11 @@ def format_table(table: dict[str, Any]) -> str:
         ]
     lines.append(f"intervals: {table['interval']}")
     return "\n".join(lines)
+
+
+def _shown(episode: int, last: int) -> bool:
+    """Whether a table of `last` episodes has a row for this one: of many, 1, 2, 5, 10, 20, 50, ... and the last."""
+    return last <= 12 or episode == last or str(episode).rstrip("0") in ("1", "2", "5")
 
 
 def _interval(bounds: list[float]) -> str:
@@ -79,11 +95,11 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
         colour = COLOURS[min(i, len(COLOURS) - 1)] if len(names) > 1 else COLOURS[2]
         values = np.array([np.atleast_1d(np.array(row[name], float)) for row in rows])
         centre, low, high = _band(values)
-        update = name.rsplit("_", 1)[1]
+        update = name.rsplit("_", 1)[-1]
         label = (
             ("before adaptation" if update == "0" else f"after {update} update{'s' * (update != '1')}")
             if numbered
-            else "episode return"
+            else name.replace("_", " ")
         )
         axes.plot(x, centre, color=colour, label=label, linewidth=1.8)
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

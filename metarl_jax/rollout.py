@@ -21,10 +21,10 @@ class EnvCarry:
     episode_length: jax.Array  # [B]
 
 
-def reset(env: Any, key: jax.Array, task: Task, num_envs: int) -> EnvCarry:
+def reset(env: Any, key: jax.Array, task: Task, num_envs: int, one_task_each: bool = False) -> EnvCarry:
     """`num_envs` environments at the start of an episode of `task`."""
     keys = jax.random.split(key, num_envs)
-    observation, state = jax.vmap(env.reset_env, in_axes=(0, None))(keys, task)
+    observation, state = jax.vmap(env.reset_env, in_axes=(0, 0 if one_task_each else None))(keys, task)
     # Some gymnax states begin as Python or weakly typed numbers: give them the types that a step returns.
     state = jax.tree.map(jnp.asarray, state)
     zeros = jnp.zeros(num_envs)
@@ -33,7 +33,7 @@ def reset(env: Any, key: jax.Array, task: Task, num_envs: int) -> EnvCarry:
 
 def rollout(
     env: Any,
-    act: Callable[[Params, jax.Array], Any],
+    act: Callable[..., Any],
     params: Params,
     key: jax.Array,
     task: Task,
@@ -42,6 +42,8 @@ def rollout(
     num_steps: int,
     num_envs: int,
     auto_reset: bool = False,
+    memory: Any = None,
+    one_task_each: bool = False,
 ) -> tuple[Rollout, EnvCarry]:
     """Act for `num_steps` steps in `num_envs` copies of one task.
 
@@ -51,23 +53,29 @@ def rollout(
     go on from `carry` in the next call; `next_observation` still holds the final observation.
 
     Args:
-        act: (params, observation [B, ...]) -> distrax distribution, sampled once a step.
+        act: (params, observation [B, ...]) -> distrax distribution, sampled once a step; with a `memory` [B, ...] to
+            start from, (params, memory, observation) -> (memory, distribution). A reset does not clear the memory.
+        one_task_each: `task` is stacked, leaves [num_envs, ...]: a task for every column, instead of one for all.
     Returns: Rollout [num_steps, num_envs, ...] and the carry. Both are behind a stop-gradient.
     """
     params = jax.lax.stop_gradient(params)
     reset_key, scan_key = jax.random.split(key)
     if carry is None:
-        carry = reset(env, reset_key, task, num_envs)
+        carry = reset(env, reset_key, task, num_envs, one_task_each)
     # One draw for all keys, since every random call costs compile time: acting, then stepping, then resetting.
     keys = jax.random.split(scan_key, (num_steps, 1 + num_envs * (1 + auto_reset)))
-    step_env = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))
-    reset_env = jax.vmap(env.reset_env, in_axes=(0, None))
-    is_truncated = jax.vmap(env.is_truncated, in_axes=(0, None))
+    task_axis = 0 if one_task_each else None
+    step_env = jax.vmap(env.step_env, in_axes=(0, 0, 0, task_axis))
+    reset_env = jax.vmap(env.reset_env, in_axes=(0, task_axis))
+    is_truncated = jax.vmap(env.is_truncated, in_axes=(0, task_axis))
 
     def step(scanned: Any, x: Any) -> tuple[Any, Rollout]:
-        now, alive = scanned
+        now, alive, remembered = scanned
         act_key, step_keys, reset_keys = x[0], x[1 : 1 + num_envs], x[1 + num_envs :]
-        distribution = act(params, now.observation)
+        if memory is None:
+            distribution = act(params, now.observation)
+        else:
+            remembered, distribution = act(params, remembered, now.observation)
         action, log_prob = distribution.sample_and_log_prob(seed=act_key)
         observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
         truncated = is_truncated(env_state, task) & ~terminated
@@ -94,11 +102,11 @@ def rollout(
             first_observation, first_state = reset_env(reset_keys, task)
             zeros = jnp.zeros_like(now.episode_return)
             fresh = EnvCarry(first_observation, first_state, zeros, jnp.zeros_like(now.episode_length))
-            return (_where(done, fresh, stepped), alive), out
-        return (_where(alive, stepped, now), alive & ~done), out
+            return (_where(done, fresh, stepped), alive, remembered), out
+        return (_where(alive, stepped, now), alive & ~done, remembered), out
 
     alive = jnp.ones(num_envs, bool)
-    (last, _), out = jax.lax.scan(step, (carry, alive), keys)
+    (last, _, _), out = jax.lax.scan(step, (carry, alive, memory), keys)
     if not auto_reset:  # the horizon is a time limit too
         out = dataclasses.replace(out, truncated=out.truncated.at[-1].set((out.mask[-1] > 0) & ~out.terminated[-1]))
     return jax.lax.stop_gradient((out, last))

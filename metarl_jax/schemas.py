@@ -2,51 +2,29 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(ge=1, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 2**20, strict=True)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Unit = Annotated[float, Field(ge=0, le=1)]
-Width = Annotated[int, Field(ge=1, strict=True)]
-Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
+from metarl_jax.run_config import (
+    ALGORITHM,
+    Activation,
+    ConfigError,
+    Count,
+    NonNegative,
+    Positive,
+    Rate,
+    RunConfig,
+    Unit,
+    Width,
+    check_divides,
+)
+from metarl_jax.trial_config import RL2Config, TrialConfig, VariBADConfig
+
 SurrogateName = Literal["ppo", "lvc", "vpg", "dice", "loaded_dice", "tmaml"]
 InnerSurrogate = Literal["lvc", "vpg", "dice", "loaded_dice", "tmaml"]
 Differentiation = Literal["reverse", "mixed", "first_order", "truncated", "implicit", "evolution"]
 ON_POLICY = ("vpg", "dice", "loaded_dice", "tmaml")  # losses.ON_POLICY and the two below, without importing jax
 NEEDS_TIME = ("dice", "loaded_dice", "tmaml")
 NEEDS_REWARDS = ("dice", "tmaml")
-
-
-_ALGORITHM = "what trains; `metarl list` names them"
-
-
-class ConfigError(ValueError):
-    """A mistake of the user's, worded for them: the command line prints it and exits with status 2."""
-
-
-class RunConfig(BaseModel):
-    """What every run has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    env: str = Field(description="environment name, see `metarl list`; gymnax:<id> for any gymnax environment")
-    env_options: dict[str, Any] = Field({}, description="options of that environment, such as num_arms: 10")
-    seed: Seed = Field(0, description="seed of the first training seed; the others count up from it")
-    num_seeds: Positive = Field(1, description="independent trainings, in one program")
-    seeds_per_batch: Positive | None = Field(
-        None, description="seeds trained at a time; null: one on a CPU, all on an accelerator"
-    )
-    num_iterations: Positive = Field(description="training iterations")
-    log_every: Positive = Field(
-        1, description="iterations in one compiled call (or a divisor that fits); metrics still list each"
-    )
-    checkpoint_every: Positive = Field(50, description="iterations between checkpoints; the last always has one")
-    task_seed: Seed = Field(0, description="names the held-out tasks; the same for all runs to be compared")
-    eval_tasks: Positive = Field(40, description="held-out tasks")
-    eval_episodes: Positive | None = Field(None, description="episodes a task and update; null: as at training")
 
 
 class _PolicyConfig(RunConfig):
@@ -101,7 +79,9 @@ class GradientConfig(_PolicyConfig):
         if self.differentiation == "evolution" and self.num_inner_steps == 0:
             raise ConfigError("differentiation = evolution: needs num_inner_steps of at least 1; use mixed for none")
         for key in ("episodes_per_task", "eval_episodes"):
-            _divides("inner_microbatches", self.inner_microbatches, getattr(self, key) or self.episodes_per_task, key)
+            check_divides(
+                "inner_microbatches", self.inner_microbatches, getattr(self, key) or self.episodes_per_task, key
+            )
         if self.inner_surrogate in NEEDS_REWARDS and self.gae_lambda != 1:
             raise ConfigError(
                 f"gae_lambda = {self.gae_lambda}: must be 1 with inner_surrogate = {self.inner_surrogate}, which "
@@ -140,7 +120,7 @@ class _AdamConfig(GradientConfig):
 class MAMLConfig(_AdamConfig):
     """MAML with policy-gradient or PPO updates inside, Adam outside."""
 
-    algorithm: Literal["maml"] = Field(description=_ALGORITHM)
+    algorithm: Literal["maml"] = Field(description=ALGORITHM)
     inner_surrogate: SurrogateName = Field("ppo", description="surrogate of the inner update")
     inner_epochs: Positive = Field(1, description="passes over the data in one inner update")
     inner_minibatches: Positive = Field(1, description="parts of each pass; must divide episodes x horizon")
@@ -156,16 +136,16 @@ class MAMLConfig(_AdamConfig):
         _no_epochs_on_policy("inner_epochs", self.inner_epochs, "inner_surrogate", self.inner_surrogate)
         if self.horizon is not None:
             steps = self.episodes_per_task * self.horizon
-            _divides("inner_minibatches", self.inner_minibatches, steps, "episodes_per_task * horizon")
+            check_divides("inner_minibatches", self.inner_minibatches, steps, "episodes_per_task * horizon")
             steps = (self.eval_episodes or self.episodes_per_task) * self.horizon
-            _divides("inner_minibatches", self.inner_minibatches, steps, "eval_episodes * horizon")
+            check_divides("inner_minibatches", self.inner_minibatches, steps, "eval_episodes * horizon")
         return self
 
 
 class MAMLTRPOConfig(GradientConfig):
     """MAML with a policy-gradient step inside, a trust region outside."""
 
-    algorithm: Literal["maml_trpo"] = Field(description=_ALGORITHM)
+    algorithm: Literal["maml_trpo"] = Field(description=ALGORITHM)
     inner_surrogate: InnerSurrogate = Field("lvc", description="surrogate of the inner update")
     baseline: Literal["linear", "zero"] = Field("linear", description="baseline of the advantages")
     max_kl: Rate = Field(0.01, description="bound on the mean KL of an outer update, in nats")
@@ -185,7 +165,7 @@ class MAMLTRPOConfig(GradientConfig):
 class ProMPConfig(_AdamConfig):
     """Proximal meta-policy search: likelihood ratios inside, clipped outside, a KL penalty on sampling."""
 
-    algorithm: Literal["promp"] = Field(description=_ALGORITHM)
+    algorithm: Literal["promp"] = Field(description=ALGORITHM)
     inner_surrogate: Literal["lvc"] = Field("lvc", description="surrogate of the inner update")
     outer_surrogate: Literal["ppo"] = Field("ppo", description="surrogate of the meta-loss")
     kl_coef: NonNegative = Field(5e-4, description="weight of the inner KL penalty")
@@ -195,7 +175,7 @@ class ProMPConfig(_AdamConfig):
 class EMAMLConfig(_AdamConfig):
     """MAML with the term for how the policy chooses what it adapts to."""
 
-    algorithm: Literal["e_maml"] = Field(description=_ALGORITHM)
+    algorithm: Literal["e_maml"] = Field(description=ALGORITHM)
     outer_epochs: Positive = Field(1, description="outer steps on each set of stored trials")
     inner_surrogate: InnerSurrogate = Field("vpg", description="surrogate of the inner update")
     exploration_coef: NonNegative = Field(1.0, description="weight of E-MAML's sampling-dependence term")
@@ -204,7 +184,7 @@ class EMAMLConfig(_AdamConfig):
 class ReptileConfig(GradientConfig):
     """Steps towards the mean of the adapted parameters."""
 
-    algorithm: Literal["reptile"] = Field(description=_ALGORITHM)
+    algorithm: Literal["reptile"] = Field(description=ALGORITHM)
     inner_surrogate: InnerSurrogate = Field("lvc", description="surrogate of the inner update")
     num_inner_steps: Positive = Field(3, description="inner updates K")
     outer_lr: Rate = Field(1.0, description="step size of the outer update; 1 moves all the way")
@@ -217,7 +197,7 @@ class ReptileConfig(GradientConfig):
 class ANILConfig(_AdamConfig):
     """MAML in which only the last layer adapts."""
 
-    algorithm: Literal["anil"] = Field(description=_ALGORITHM)
+    algorithm: Literal["anil"] = Field(description=ALGORITHM)
     inner_surrogate: InnerSurrogate = Field("lvc", description="surrogate of the inner update")
     head: list[str] = Field(["output"], description="parameters or modules that adapt", min_length=1)
 
@@ -225,7 +205,7 @@ class ANILConfig(_AdamConfig):
 class MetaSGDConfig(_AdamConfig):
     """MAML with a learned step size for every parameter."""
 
-    algorithm: Literal["meta_sgd"] = Field(description=_ALGORITHM)
+    algorithm: Literal["meta_sgd"] = Field(description=ALGORITHM)
     inner_surrogate: InnerSurrogate = Field("lvc", description="surrogate of the inner update")
     inner_lr: Rate = Field(0.1, description="what the learned step sizes start from")
     eval_later_lr_scale: Annotated[float, Field(ge=1, le=1)] = Field(1.0, description="1: the step sizes are learned")
@@ -234,7 +214,7 @@ class MetaSGDConfig(_AdamConfig):
 class CAVIAConfig(_AdamConfig):
     """Only a context input adapts, the network is shared by all tasks."""
 
-    algorithm: Literal["cavia"] = Field(description=_ALGORITHM)
+    algorithm: Literal["cavia"] = Field(description=ALGORITHM)
     inner_surrogate: InnerSurrogate = Field("lvc", description="surrogate of the inner update")
     inner_lr: Rate = Field(1.0, description="inner step size")
     context_size: Positive = Field(2, description="numbers in the context")
@@ -244,7 +224,7 @@ class CAVIAConfig(_AdamConfig):
 class IMAMLConfig(_AdamConfig):
     """MAML with implicit gradients of a regularised inner problem."""
 
-    algorithm: Literal["imaml"] = Field(description=_ALGORITHM)
+    algorithm: Literal["imaml"] = Field(description=ALGORITHM)
     inner_surrogate: Literal["lvc", "ppo"] = Field("lvc", description="surrogate of the inner problem")
     differentiation: Differentiation = Field("implicit", description="mixed unrolls the inner problem instead")
     proximal_strength: Rate = Field(2.0, description="weight of the distance to the initial parameters")
@@ -258,7 +238,7 @@ class IMAMLConfig(_AdamConfig):
 class PPOConfig(_PolicyConfig):
     """PPO on one environment."""
 
-    algorithm: Literal["ppo"] = Field(description=_ALGORITHM)
+    algorithm: Literal["ppo"] = Field(description=ALGORITHM)
     lr: Rate = Field(2.5e-4, description="Adam step size")
     anneal_lr: bool = Field(True, description="anneal the step size linearly to 0")
     num_envs: Positive = Field(4, description="parallel environments")
@@ -275,14 +255,14 @@ class PPOConfig(_PolicyConfig):
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
-        _divides("num_minibatches", self.num_minibatches, self.num_envs * self.num_steps, "num_envs * num_steps")
+        check_divides("num_minibatches", self.num_minibatches, self.num_envs * self.num_steps, "num_envs * num_steps")
         return self
 
 
 class SupervisedMAMLConfig(RunConfig):
     """Few-shot regression with MAML."""
 
-    algorithm: Literal["supervised_maml"] = Field(description=_ALGORITHM)
+    algorithm: Literal["supervised_maml"] = Field(description=ALGORITHM)
     hidden: list[Width] = Field([40, 40], description="hidden layer widths")
     activation: Activation = Field("relu", description="activation function")
     init_std: Rate | None = Field(
@@ -302,7 +282,7 @@ class SupervisedMAMLConfig(RunConfig):
     eval_updates: Count = Field(3, description="gradient steps at evaluation")
 
 
-Config = GradientConfig | PPOConfig | SupervisedMAMLConfig
+Config = GradientConfig | PPOConfig | TrialConfig | SupervisedMAMLConfig
 SCHEMAS: dict[str, type[RunConfig]] = {
     "maml": MAMLConfig,
     "maml_trpo": MAMLTRPOConfig,
@@ -314,17 +294,10 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "cavia": CAVIAConfig,
     "imaml": IMAMLConfig,
     "ppo": PPOConfig,
+    "rl2": RL2Config,
+    "varibad": VariBADConfig,
     "supervised_maml": SupervisedMAMLConfig,
 }
-
-
-def _divides(name: str, parts: int, size: int, of: str) -> None:
-    if size % parts:
-        raise ConfigError(f"{name} = {parts}: must divide {of} = {size}; try {_nearest_divisor(parts, size)}")
-
-
-def _nearest_divisor(wanted: int, size: int) -> int:
-    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: abs(d - wanted))
 
 
 def _no_epochs_on_policy(key: str, epochs: int, name: str, surrogate: str) -> None:

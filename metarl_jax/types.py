@@ -74,11 +74,18 @@ class LearnerState:
 
 
 class Policy(NamedTuple):
-    """A network as pure functions. `value` is None for a policy without a critic."""
+    """A network as pure functions. `value` is None for a policy without a critic.
+
+    A policy with a memory reads whole trials in `apply`, `value` and `joint`, observation [T, B, obs] from the start of
+    a trial, and has two functions more: what it remembers at the start, and one step of acting.
+    """
 
     init: Callable[[jax.Array], Params]  # key -> params
     apply: Callable[[Params, jax.Array], Any]  # params, observation [..., obs] -> distrax distribution
     value: Callable[[Params, jax.Array], jax.Array] | None = None  # -> [...]
+    joint: Callable[[Params, jax.Array], tuple[Any, jax.Array]] | None = None  # both at once, where they share layers
+    remember: Callable[[int], Any] | None = None  # number of streams B -> memory at the start of a trial, [B, ...]
+    step: Callable[[Params, Any, jax.Array], tuple[Any, Any]] | None = None  # memory, [B, obs] -> memory, distribution
 
 
 class Learner(NamedTuple):

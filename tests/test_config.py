@@ -7,7 +7,8 @@ import yaml
 
 from metarl_jax.build import build
 from metarl_jax.config import describe, dump, load, validate
-from metarl_jax.schemas import SCHEMAS, ConfigError
+from metarl_jax.run_config import ConfigError
+from metarl_jax.schemas import SCHEMAS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MAML = {"algorithm": "maml", "env": "PointNavigation-v0", "num_iterations": 10}

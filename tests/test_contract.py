@@ -8,8 +8,10 @@ from problems import is_finite, point, point_maml
 
 import metarl_jax as mrl
 from metarl_jax import inner
+from metarl_jax.algorithms.varibad import condition_size
+from metarl_jax.envs.trial import trials
 from metarl_jax.meta_gradient import evolution, truncated
-from metarl_jax.networks import mlp_policy
+from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
 
 
 def ppo(num_tasks_at_a_time):
@@ -49,6 +51,21 @@ def supervised_maml(num_tasks_at_a_time):
     return mrl.supervised_maml(examples, tasks, **options)
 
 
+def on_trials(algorithm):
+    def make(_):
+        env, tasks = mrl.make("BernoulliBandit-v0", num_arms=2)
+        return algorithm(trials(env, tasks, 3), tasks)
+
+    return make
+
+
+def varibad(env, tasks):
+    policy = feature_policy(env, env.observation_size + 2 * 2, (4,))
+    belief = belief_network(env, condition_size(env, "state_action"), latent_size=2, hidden_size=4, embedding_size=4)
+    options = {"condition": "state_action", "meta_batch_size": 4, "num_minibatches": 2, "num_elbo_terms": 2}
+    return mrl.varibad(env, tasks, policy, belief, **options)
+
+
 ALGORITHMS = {
     "ppo": ppo,
     "maml-vpg": maml(surrogate="vpg"),
@@ -77,6 +94,11 @@ ALGORITHMS = {
     "meta_sgd": family(mrl.meta_sgd),
     "cavia": family(mrl.cavia, context_size=2),
     "imaml": family(mrl.imaml, num_proximal_steps=3),
+    "rl2-gru": on_trials(lambda env, tasks: mrl.rl2(env, tasks, recurrent_policy(env, 4), meta_batch_size=8)),
+    "rl2-transformer": on_trials(
+        lambda env, tasks: mrl.rl2(env, tasks, transformer_policy(env, 3, 8, num_heads=2), meta_batch_size=8)
+    ),
+    "varibad": on_trials(varibad),
     "supervised_maml": supervised_maml,
 }
 

@@ -17,7 +17,7 @@ from metarl_jax import assessment, experiment
 from metarl_jax.build import build
 from metarl_jax.checkpoint import Checkpoints, digest
 from metarl_jax.config import validate
-from metarl_jax.schemas import ConfigError
+from metarl_jax.run_config import ConfigError
 
 PPO = {
     "algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 60, "log_every": 5, "checkpoint_every": 5,

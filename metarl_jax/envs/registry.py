@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 GYMNAX_PREFIX = "gymnax:"
-_GYMNAX = "metarl_jax.envs.gymnax_adapter:from_gymnax"
+XLAND_PREFIX = "XLand-MiniGrid:"
+# prefix -> (factory, whose first argument is what follows the prefix; one-line description)
+_FAMILIES = {
+    GYMNAX_PREFIX: (
+        "metarl_jax.envs.gymnax_adapter:from_gymnax",
+        "any gymnax environment; `ranges` says which parameters vary",
+    ),
+    XLAND_PREFIX: (
+        "metarl_jax.envs.xland_adapter:xland",
+        "XLand-MiniGrid, a ruleset is a task; needs metarl_jax[xland]",
+    ),
+}
 _POINT = "metarl_jax.envs.point"
 _REGRESSION = "metarl_jax.envs.regression"
 
@@ -35,6 +46,16 @@ _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
         "metarl_jax.envs.bandit:gaussian_bandit",
         "Gaussian bandit, means ~ U[0, 1], sigma 1",
     ),
+    "DependentBandit-v0": (
+        "metarl_jax.envs.dependent_bandit:dependent_bandit",
+        "2 arms with p and 1 - p, or 11 with one that tells which pays (Wang et al. 2016)",
+    ),
+    "GridNavi-v0": ("metarl_jax.envs.grid_navi:grid_navi", "5x5 grid, one of 21 hidden goals, 15 steps (VariBAD)"),
+    "KrazyWorld-v0": (
+        "metarl_jax.envs.krazy_world:krazy_world",
+        "10x10 boards of unknown tiles, 3 goals (E-MAML, E-RL2)",
+    ),
+    "Maze-v0": ("metarl_jax.envs.maze:maze", "procedural 9x9 mazes, hidden goal, partial view (after MetaMaze)"),
     "Sinusoid-v0": (f"{_REGRESSION}:sinusoid", "few-shot sinusoid regression, labelled examples (MAML)"),
     "XOR-v0": (f"{_REGRESSION}:xor", "few-shot XOR on rotated axes, labelled examples"),
     "TabularMDP-v0": ("metarl_jax.envs.tabular:tabular_mdp", "random 10-state, 5-action MDP, 10 steps (RL2)"),
@@ -47,20 +68,21 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
     Equal names and overrides give the *same* environment instance, so that jit caches keyed on it are reused.
 
     Args:
-      name: a name from `registered()`, or "gymnax:<id>" for any gymnax environment.
+      name: a name from `registered()`, "gymnax:<id>" for any gymnax environment, or "XLand-MiniGrid:<id>".
       **overrides: keyword arguments of the factory, such as `horizon=50` or `num_arms=10`.
 
     Raises:
       ValueError: for an unknown name, an unknown override, or an impossible value.
     """
-    if name.startswith(GYMNAX_PREFIX):
-        positional: tuple[Any, ...] = (name[len(GYMNAX_PREFIX) :],)
-        factory = _resolve(_GYMNAX)
+    prefix = next((prefix for prefix in _FAMILIES if name.startswith(prefix)), None)
+    positional: tuple[Any, ...] = ()
+    if prefix is not None:
+        positional = (name[len(prefix) :],)
+        factory = _resolve(_FAMILIES[prefix][0])
     elif name in _ENTRIES:
-        positional = ()
         factory = _resolve(_ENTRIES[name][0])
     else:
-        raise ValueError(f"unknown environment {name!r}{did_you_mean(name, [*_ENTRIES, GYMNAX_PREFIX + '<id>'])}")
+        raise ValueError(f"unknown environment {name!r}{did_you_mean(name, registered())}")
     _check_overrides(name, factory, overrides, num_positional=len(positional))
     return factory(*positional, **overrides)
 
@@ -68,7 +90,7 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
 def registered() -> dict[str, str]:
     """Names that `make` understands, each with a one-line description."""
     names = {name: description for name, (_, description) in _ENTRIES.items()}
-    return names | {GYMNAX_PREFIX + "<id>": "any gymnax environment; `ranges` says which parameters vary"}
+    return names | {f"{prefix}<id>": description for prefix, (_, description) in _FAMILIES.items()}
 
 
 def register(name: str, factory: str | Callable[..., Any], description: str) -> None:
@@ -77,7 +99,7 @@ def register(name: str, factory: str | Callable[..., Any], description: str) -> 
     Raises:
       ValueError: if the name is taken or the address has no colon.
     """
-    if name in _ENTRIES or name.startswith(GYMNAX_PREFIX):
+    if name in _ENTRIES or name.startswith(tuple(_FAMILIES)):
         raise ValueError(f"environment name {name!r} is already taken; choose another")
     if isinstance(factory, str) and factory.count(":") != 1:
         raise ValueError(f"factory must be a function or 'module:function', got {factory!r}")

@@ -1,5 +1,17 @@
 """Policies and regressors: flax modules that return distrax distributions, bundled as pure functions."""
 
+from metarl_jax.networks.belief import belief_network, feature_policy
 from metarl_jax.networks.mlp import MLP, Categorical, Gaussian, mlp_policy
+from metarl_jax.networks.recurrent import recurrent_policy
+from metarl_jax.networks.transformer import transformer_policy
 
-__all__ = ["MLP", "Categorical", "Gaussian", "mlp_policy"]
+__all__ = [
+    "MLP",
+    "Categorical",
+    "Gaussian",
+    "belief_network",
+    "feature_policy",
+    "mlp_policy",
+    "recurrent_policy",
+    "transformer_policy",
+]

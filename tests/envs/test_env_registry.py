@@ -16,7 +16,11 @@ OWN = [
     "CartPolePhysics-v0",
     "BernoulliBandit-v0",
     "GaussianBandit-v0",
+    "DependentBandit-v0",
     "TabularMDP-v0",
+    "GridNavi-v0",
+    "Maze-v0",
+    "KrazyWorld-v0",
 ]
 
 

@@ -1,0 +1,219 @@
+"""VariBAD: a variational belief over tasks, and a policy that acts on the belief (Zintgraf et al. 2020)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax import inner, tree
+from metarl_jax.envs.trial import episode_ends
+from metarl_jax.networks.belief import Belief
+from metarl_jax.trial_rollout import check_num_updates, sample_tasks, score_metrics, trial_rollout
+from metarl_jax.types import LearnerState, MetaLearner, MetaState, Metrics, Params, Policy, Rollout, Task, Trial
+
+Float = float | jax.Array
+CONDITIONS = ("next_state", "state_action")
+
+
+def condition_size(env: Any, condition: str) -> int:
+    """Size of what the decoder is told beside z.
+
+    Raises: ValueError for an unknown name.
+    """
+    if condition not in CONDITIONS:
+        raise ValueError(f"condition = {condition!r}: must be one of {', '.join(CONDITIONS)}")
+    return env.observation_size + (env.action_size if condition == "state_action" else 0)
+
+
+def varibad(
+    env: Any,
+    tasks: Any,
+    policy: Policy,
+    belief: Belief,
+    *,
+    condition: str = "next_state",
+    reward_levels: tuple[float, float] | None = None,
+    kl_coef: Float = 0.01,
+    vae_lr: Float = 1e-3,
+    num_vae_updates: int = 3,
+    vae_batch_size: int | None = None,
+    num_elbo_terms: int | None = None,
+    meta_batch_size: int = 64,
+    trials_per_task: int = 1,
+    lr: Float = 7e-4,
+    num_iterations: int | None = None,
+    num_epochs: int = 2,
+    num_minibatches: int = 4,
+    gamma: Float = 0.95,
+    gae_lambda: Float = 0.95,
+    clip_eps: Float = 0.05,
+    value_coef: Float = 0.5,
+    value_clip_eps: Float | None = None,
+    entropy_coef: Float = 0.01,
+    max_grad_norm: Float = 0.5,
+    normalize_advantage: bool = True,
+    reward_scale: Float = 1.0,
+) -> MetaLearner:
+    """PPO on (observation, belief), and a belief that is trained to foretell the rewards of the whole trial.
+
+    At step t the encoder gives q_t = N(mean_t, exp(log_var_t)) from the trial up to t. It maximises, averaged over t,
+
+        ELBO_t = E_{z ~ q_t}[sum_{j < T} log p(r_j | condition_j, z)] - kl_coef KL(q_t || q_{t-1}),  q_{-1} = N(0, I)
+
+    (Zintgraf et al. 2020, eq. 8): past and future are decoded from every belief. PPO's gradient does not reach the
+    encoder, whose outputs are data to the policy.
+
+    Args:
+        env: `envs.trial.trials(...)`. policy: `networks.belief.feature_policy` on env.observation_size + 2 latent_size
+            features. belief: `networks.belief.belief_network` with `condition_size(env, condition)`.
+        condition: what the reward is decoded from beside z: "next_state" (the last step of an episode, after which the
+            environment has been reset, is then left out) or "state_action".
+        reward_levels: (low, high): the reward is one of the two, and p is Bernoulli; None: Gaussian of unit variance.
+        num_vae_updates: Adam steps on the ELBO an iteration, each on `vae_batch_size` of this iteration's trials (None:
+            all) and `num_elbo_terms` of their steps t, drawn anew (None: all). The authors keep a buffer of old trials
+            instead; here an iteration gathers more of them at once.
+        lr and below: PPO's, as in `algorithms.rl2`; its minibatches are of single steps.
+    Returns: a MetaLearner. `collect` scores each episode of a trial; `adapt` returns the belief (mean, log_var) at the
+        trial's end as `opt_state`; `meta_loss` is minus the ELBO of a trial, each z at its mean.
+    Step metrics: PPO's loss terms, `elbo`, `reward_log_prob` (a step's, mean over all pairs), `kl`, `trial_return`,
+        and the mean return of the first and the last episode.
+    Raises: ValueError for an unknown condition, minibatches that do not divide the steps, more ELBO terms than steps.
+    """
+    condition_size(env, condition)
+    if condition == "next_state" and env.horizon == 1:
+        raise ValueError(
+            "condition = 'next_state': every step ends an episode, so none leads to a state; use 'state_action'"
+        )
+    num_trials, num_steps = meta_batch_size * trials_per_task, env.num_steps
+    if num_trials * num_steps % num_minibatches:
+        raise ValueError(f"num_minibatches = {num_minibatches}: must divide the {num_trials * num_steps} steps evenly")
+    for name, value, most in (
+        ("num_elbo_terms", num_elbo_terms, num_steps),
+        ("vae_batch_size", vae_batch_size, num_trials),
+    ):
+        if value is not None and not 1 <= value <= most:
+            raise ValueError(f"{name} = {value}: must be from 1 to {most}")
+    total = None if num_iterations is None else num_iterations * num_epochs * num_minibatches
+    learner = inner.ppo(
+        policy,
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        clip_eps=clip_eps,
+        value_coef=value_coef,
+        value_clip_eps=value_clip_eps,
+        entropy_coef=entropy_coef,
+        max_grad_norm=max_grad_norm,
+        normalize_advantage=normalize_advantage,
+        optimizer=optax.adam(lr if total is None else optax.linear_schedule(lr, 0.0, total), eps=1e-5),
+    )
+    vae = optax.adam(vae_lr)
+
+    def features(observation: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        return jax.lax.stop_gradient(jnp.concatenate([observation[..., : env.observation_size], mean, log_var], -1))
+
+    def act(params: Params, memory: Any, observation: jax.Array) -> tuple[Any, Any]:
+        memory, believed = belief.step(params["belief"], memory, observation)
+        return memory, policy.apply(params["policy"], features(observation, *believed))
+
+    def for_policy(params: Params, data: Rollout) -> Rollout:
+        """The trial as the policy saw it: beliefs in the place of the past."""
+        seen = features(data.observation, *belief.encode(params["belief"], data.observation))
+        following = jnp.concatenate([seen[1:], seen[-1:]])  # what follows the last step has no value
+        return dataclasses.replace(
+            data, observation=seen, next_observation=following, reward=reward_scale * data.reward
+        )
+
+    def negative_elbo(
+        params: Params, key: jax.Array | None, data: Rollout, terms: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """-mean_t ELBO_t over trials [T, B] and the steps `terms` [E]; z is the mean where there is no key."""
+        mean, log_var = belief.encode(params, data.observation)  # [T, B, Z]
+        z, std = mean[terms], jnp.exp(0.5 * log_var[terms])
+        if key is not None:
+            z = z + std * jax.random.normal(key, z.shape)
+        size = env.observation_size
+        if condition == "next_state":
+            told, counts = data.next_observation[..., :size], data.mask * ~episode_ends(data.next_observation)
+        else:
+            action = data.next_observation[..., size : size + env.action_size]  # as the environment shows it
+            told, counts = jnp.concatenate([data.observation[..., :size], action], -1), data.mask
+        predicted = belief.reward(params, z[:, None], told[None])  # [E, T, B]
+        if reward_levels is None:
+            log_prob = -0.5 * jnp.square(predicted - data.reward)
+        else:
+            is_high = data.reward > sum(reward_levels) / 2
+            log_prob = -optax.sigmoid_binary_cross_entropy(predicted, is_high.astype(predicted.dtype))
+        foretold = jnp.sum(log_prob * counts, axis=1)  # [E, B]
+        kl = _sequential_kl(mean, log_var)[terms]  # [E, B]
+        elbo = jnp.mean(foretold - kl_coef * kl)
+        pairs = jnp.sum(counts) * terms.shape[0]
+        return -elbo, {"elbo": elbo, "kl": jnp.mean(kl), "reward_log_prob": jnp.sum(log_prob * counts) / pairs}
+
+    def train_belief(params: Params, opt_state: Any, key: jax.Array, data: Rollout) -> tuple[Params, Any, Metrics]:
+        def update(carry: tuple, key: jax.Array) -> tuple[tuple, Metrics]:
+            params, opt_state = carry
+            trial_key, term_key, z_key = jax.random.split(key, 3)
+            some, terms = data, jnp.arange(num_steps)
+            if vae_batch_size is not None:
+                columns = jax.random.choice(trial_key, num_trials, (vae_batch_size,), replace=False)
+                some = jax.tree.map(lambda x: x[:, columns], data)
+            if num_elbo_terms is not None:
+                terms = jax.random.choice(term_key, num_steps, (num_elbo_terms,), replace=False)
+            grads, metrics = jax.grad(negative_elbo, has_aux=True)(params, z_key, some, terms)
+            updates, opt_state = vae.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), metrics
+
+        (params, opt_state), metrics = jax.lax.scan(update, (params, opt_state), jax.random.split(key, num_vae_updates))
+        return params, opt_state, tree.tree_mean(metrics)
+
+    def init(key: jax.Array) -> MetaState:
+        policy_key, belief_key = jax.random.split(key)
+        params = {"policy": policy.init(policy_key), "belief": belief.init(belief_key)}
+        return MetaState(params, (learner.init(params["policy"]).opt_state, vae.init(params["belief"])))
+
+    def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
+        task_key, trial_key, update_key, vae_key = jax.random.split(key, 4)
+        task = sample_tasks(tasks.sample, task_key, meta_batch_size, trials_per_task)
+        data, scores = trial_rollout(
+            env, act, belief.remember, state.params, trial_key, task, num_trials, one_task_each=True
+        )
+        acting = LearnerState(state.params["policy"], state.opt_state[0])
+        acting, metrics = learner.update(acting, update_key, learner.prepare(acting, for_policy(state.params, data)))
+        believing, vae_state, more = train_belief(state.params["belief"], state.opt_state[1], vae_key, data)
+        params = {"policy": acting.params, "belief": believing}
+        finite = {"loss": jnp.isfinite(metrics["loss"] + more["elbo"]), "params": tree.finite(params)}
+        return MetaState(params, (acting.opt_state, vae_state)), {
+            **metrics,
+            **more,
+            **score_metrics(scores),
+            "finite": finite,
+        }
+
+    def collect(params: Params, key: jax.Array, task: Task, num_updates: int | None = None) -> tuple[Trial, jax.Array]:
+        check_num_updates(env, num_updates)
+        data, scores = trial_rollout(env, act, belief.remember, params, key, task, trials_per_task)
+        return Trial(None, data, jnp.zeros(0)), scores
+
+    def adapt(params: Params, trial: Trial) -> LearnerState:
+        mean, log_var = belief.encode(params["belief"], trial.outer.observation)
+        return LearnerState(params, (mean[-1], log_var[-1]))
+
+    def meta_loss(params: Params, trial: Trial) -> jax.Array:
+        return negative_elbo(params["belief"], None, trial.outer, jnp.arange(num_steps))[0]
+
+    def meta_gradient(params: Params, trial: Trial) -> tuple[jax.Array, Params]:
+        return jax.value_and_grad(meta_loss)(params, trial)
+
+    return MetaLearner(init, step, collect, adapt, meta_loss, meta_gradient)
+
+
+def _sequential_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
+    """KL(q_t || q_{t-1}) in nats, [T, B], of diagonal Gaussians [T, B, Z]; q_{-1} = N(0, I)."""
+    before_mean = jnp.concatenate([jnp.zeros_like(mean[:1]), mean[:-1]])
+    before = jnp.concatenate([jnp.zeros_like(log_var[:1]), log_var[:-1]])
+    terms = before - log_var - 1 + (jnp.exp(log_var) + jnp.square(mean - before_mean)) / jnp.exp(before)
+    return 0.5 * jnp.sum(terms, axis=-1)

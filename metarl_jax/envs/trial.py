@@ -1,0 +1,154 @@
+"""Trials: several episodes on one task as one long episode, with all that a learner with a memory must see.
+
+RL2 (Duan et al. 2016, section 2.2): the policy is fed the observation, the previous action, the previous reward and
+whether an episode just ended; its memory survives the episodes of a trial and starts afresh with the next one.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment, spaces
+from jax import Array
+
+from metarl_jax.envs.tasks import TaskDistribution, check_count
+
+
+@struct.dataclass
+class TrialState(environment.EnvState):
+    env_state: Any  # of the environment inside
+    episode: Array  # [] episodes that have ended
+    episode_time: Array  # [] steps into this one
+    time: Array  # [] steps into the trial
+
+
+class Trials(environment.Environment[TrialState, Any]):
+    """`num_episodes` episodes of `env` on one task; the parameters are those of `env`.
+
+    Observation, flat [D + A + 2]: what `env` shows, the previous action (one-hot, or the numbers of a box action), the
+    previous reward, and 1 where the previous step ended an episode. All three are 0 at the start of a trial. An episode
+    ends where `env` ends it, or after `horizon` steps; the trial *terminates* with the last of them: its length is part
+    of the problem, so nothing is bootstrapped there, and within it the return runs across episodes.
+    """
+
+    def __init__(self, env: Any, num_episodes: int, horizon: int):
+        super().__init__()
+        self.env = env
+        self.num_episodes = check_count("num_episodes", num_episodes)
+        self.horizon = check_count("horizon", horizon)
+        params = env.default_params
+        observed, acts = env.observation_space(params), env.action_space(params)
+        for what, space in (("observation", observed), ("action", acts)):
+            if not hasattr(space, "shape") or hasattr(space, "spaces"):
+                raise ValueError(
+                    f"{what} space {type(space).__name__} of {env.name}: cannot be concatenated into one vector; "
+                    "wrap the environment so that it is one array"
+                )
+        self.num_options = int(acts.n) if hasattr(acts, "n") else None  # discrete actions
+        self.observation_size = int(observed.n) if hasattr(observed, "n") else int(np.prod(observed.shape))
+        self.one_hot_observation = hasattr(observed, "n")
+        self.action_size = self.num_options or int(np.prod(acts.shape))
+
+    @property
+    def default_params(self) -> Any:
+        return self.env.default_params
+
+    def reset_env(self, key: Array, params: Any) -> tuple[Array, TrialState]:
+        observation, env_state = self.env.reset_env(key, params)
+        zero = jnp.zeros((), int)
+        env_state = jax.tree.map(jnp.asarray, env_state)  # some gymnax states begin as Python numbers
+        nothing = jnp.zeros(self.action_size, float)
+        state = TrialState(env_state=env_state, episode=zero, episode_time=zero, time=zero)
+        return self._flat(observation, nothing, 0.0, 0.0), state
+
+    def step_env(
+        self, key: Array, state: TrialState, action: int | float | Array, params: Any
+    ) -> tuple[Array, TrialState, Array, Array, dict[Any, Any]]:
+        step_key, reset_key = jax.random.split(key)
+        observation, env_state, reward, terminated, _ = self.env.step_env(step_key, state.env_state, action, params)
+        time = state.episode_time + 1
+        over = terminated | self.env.is_truncated(env_state, params) | (time >= self.horizon)
+        first_observation, first_state = self.env.reset_env(reset_key, params)
+
+        def choose(a: Any, b: Any) -> Any:
+            return jax.tree.map(lambda x, y: jnp.where(over, x, y).astype(jnp.result_type(y)), a, b)
+
+        state = TrialState(
+            env_state=choose(first_state, env_state),
+            episode=state.episode + over,
+            episode_time=jnp.where(over, 0, time),
+            time=state.time + 1,
+        )
+        seen = choose(first_observation, observation)
+        before = jnp.asarray(action, float).reshape(-1)
+        if self.num_options is not None:
+            before = jax.nn.one_hot(action, self.num_options, dtype=float)
+        flat = self._flat(seen, before, reward, over)
+        return flat, state, reward, self.is_terminated(state, params), {"episode_over": over}
+
+    def is_terminated(self, state: TrialState, params: Any) -> Array:
+        return state.episode >= self.num_episodes
+
+    def is_truncated(self, state: TrialState, params: Any) -> Array:
+        return jnp.zeros((), bool)
+
+    def _flat(self, observation: Any, action: Array, reward: Any, over: Any) -> Array:
+        if self.one_hot_observation:
+            observation = jax.nn.one_hot(observation, self.observation_size)
+        last = jnp.stack([jnp.asarray(reward, float), jnp.asarray(over, float)])
+        return jnp.concatenate([jnp.asarray(observation, float).reshape(-1), action, last])
+
+    @property
+    def name(self) -> str:
+        return f"Trials({self.env.name}, {self.num_episodes} x {self.horizon})"
+
+    @property
+    def num_steps(self) -> int:
+        """The longest trial: num_episodes * horizon steps."""
+        return self.num_episodes * self.horizon
+
+    @property
+    def num_actions(self) -> int:
+        return self.env.num_actions
+
+    def action_space(self, params: Any = None) -> Any:
+        return self.env.action_space(self.default_params if params is None else params)
+
+    def observation_space(self, params: Any = None) -> spaces.Box:
+        size = self.observation_size + self.action_size + 2
+        return spaces.Box(-jnp.inf, jnp.inf, (size,), jnp.float32)
+
+
+def trials(env: Any, tasks: TaskDistribution, num_episodes: int, horizon: int | None = None) -> Trials:
+    """The trials of `num_episodes` episodes of `horizon` steps (None: the tasks' own) on one task of `env`.
+
+    Equal arguments give the same instance, so that jit caches keyed on it are reused.
+
+    Raises: ValueError for counts below 1, and for observations or actions that are not one array.
+    """
+    return _trials(env, num_episodes, tasks.horizon if horizon is None else horizon)
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def _trials(env: Any, num_episodes: int, horizon: int) -> Trials:
+    return Trials(env, num_episodes, horizon)
+
+
+def episode_ends(next_observation: Array) -> Array:
+    """[..., D] what a step of a trial led to -> [...] bool: the step ended an episode."""
+    return next_observation[..., -1] > 0
+
+
+def episode_returns(reward: Array, ends: Array, num_episodes: int) -> Array:
+    """Undiscounted return of each episode of a trial, [num_episodes, ...].
+
+    Args:
+        reward: [T, ...], 0 after the end of the trial.
+        ends: [T, ...] bool, the last step of each episode.
+    """
+    index = jnp.cumsum(ends, axis=0) - ends  # episodes that had ended before this step
+    which = index[None] == jnp.arange(num_episodes).reshape(-1, *[1] * reward.ndim)
+    return jnp.sum(jnp.where(which, reward[None], 0), axis=1)

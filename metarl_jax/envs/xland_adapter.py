@@ -1,0 +1,201 @@
+"""XLand-MiniGrid (Nikulin et al. 2024): `make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k")`, rulesets as tasks.
+
+The package `xminigrid` is imported by the first use, and only `benchmark` by name makes it fetch anything: on its
+first use the package downloads that file of rulesets and keeps it in its own cache. A task is one ruleset (goal,
+production rules, objects); where the objects and the agent start is drawn anew in every episode. Reward, as there:
+1 - .9 t / T when the goal is met at step t of T, and the episode terminates; at T it is truncated. No oracle.
+
+Differences from the package: `params` is the task, not the static sizes; observations carry the agent's direction as
+the package's training scripts add it; its random state is kept as key data, so that every leaf of the state can be
+selected and cast; the package's auto-reset wrapper is not used.
+"""
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import environment, spaces
+from jax import Array
+
+from metarl_jax.envs.registry import did_you_mean
+from metarl_jax.envs.tasks import TaskDistribution, as_arrays, check_count, num_members
+
+OBSERVATIONS = ("one_hot", "symbolic")
+_FAMILY = "XLand-MiniGrid-"
+_NUM_DIRECTIONS = 4
+
+
+class MissingPackage(ImportError, ValueError):
+    """An optional package is not installed; a ValueError too, so that the command line prints it as one line."""
+
+
+@struct.dataclass(kw_only=True)
+class XLandParams(environment.EnvParams):
+    """One task."""
+
+    ruleset: Any  # xminigrid's RuleSet (goal, rules, init_tiles); None for the environments that have none
+    max_steps_in_episode: Array
+
+
+@struct.dataclass
+class XLandState(environment.EnvState):
+    timestep: Any  # xminigrid's TimeStep
+    time: Array  # [] steps taken in this episode
+
+
+class XLand(environment.Environment[XLandState, XLandParams]):
+    """One of the package's environments. `make_params` turns its static parameters and a ruleset into its own.
+
+    `observation`: "one_hot", the kinds and colours of the view's tiles and the agent's direction, flattened to
+    [V^2 (kinds + colours) + 4]; "symbolic", the package's integers [V, V, 2] without the direction.
+    """
+
+    def __init__(self, env_id: str, horizon: int | None, observation: str):
+        super().__init__()
+        xminigrid = _package()
+        constants = importlib.import_module("xminigrid.core.constants")
+        self._kinds, self._colors = int(constants.NUM_TILES), int(constants.NUM_COLORS)
+        self._id, self._observation = env_id, observation
+        self._env, static = xminigrid.make(env_id)
+        self._static = static if horizon is None else static.replace(max_steps=check_count("horizon", horizon))
+        self.horizon = int(self._static.max_steps)
+        self.has_rulesets = hasattr(self._static, "ruleset")
+
+    def params(self, ruleset: Any = None) -> XLandParams:
+        """The task with this ruleset; None for the one that the package has by default."""
+        if ruleset is None and self.has_rulesets:
+            ruleset = self._static.ruleset
+        return XLandParams(ruleset=as_arrays(ruleset), max_steps_in_episode=jnp.asarray(self.horizon, int))
+
+    @property
+    def default_params(self) -> XLandParams:
+        return self.params()
+
+    def reset_env(self, key: Array, params: XLandParams) -> tuple[Array, XLandState]:
+        timestep = as_arrays(self._env.reset(self._own(params), jax.random.key_data(key)))
+        state = XLandState(timestep=timestep, time=jnp.zeros((), int))
+        return self.get_obs(state, params), state
+
+    def step_env(
+        self, key: Array, state: XLandState, action: int | float | Array, params: XLandParams
+    ) -> tuple[Array, XLandState, Array, Array, dict[Any, Any]]:
+        del key  # the package keeps its own in the state
+        timestep = as_arrays(self._env.step(self._own(params), state.timestep, jnp.asarray(action, int)))
+        state = XLandState(timestep=timestep, time=state.time + 1)
+        reward = timestep.reward.astype(float)
+        return self.get_obs(state, params), state, reward, self.is_terminated(state, params), {}
+
+    def is_terminated(self, state: XLandState, params: XLandParams) -> Array:
+        return state.timestep.discount == 0
+
+    def is_truncated(self, state: XLandState, params: XLandParams) -> Array:
+        return state.time >= params.max_steps_in_episode
+
+    def get_obs(self, state: XLandState, params: XLandParams | None = None, key: Array | None = None) -> Array:
+        tiles = state.timestep.observation.astype(int)  # [V, V, 2] kind and colour
+        if self._observation == "symbolic":
+            return tiles
+        parts = (
+            jax.nn.one_hot(tiles[..., 0], self._kinds, dtype=float),
+            jax.nn.one_hot(tiles[..., 1], self._colors, dtype=float),
+            jax.nn.one_hot(state.timestep.state.agent.direction, _NUM_DIRECTIONS, dtype=float),
+        )
+        return jnp.concatenate([part.reshape(-1) for part in parts])
+
+    def _own(self, params: XLandParams) -> Any:
+        return self._static.replace(ruleset=params.ruleset) if self.has_rulesets else self._static
+
+    @property
+    def name(self) -> str:
+        return self._id
+
+    @property
+    def num_actions(self) -> int:
+        return int(self._env.num_actions(self._static))
+
+    def action_space(self, params: XLandParams | None = None) -> spaces.Discrete:
+        return spaces.Discrete(self.num_actions)
+
+    def observation_space(self, params: XLandParams | None = None) -> spaces.Box:
+        view = self._static.view_size
+        if self._observation == "symbolic":
+            return spaces.Box(0, max(self._kinds, self._colors) - 1, (view, view, 2), jnp.int32)
+        return spaces.Box(0.0, 1.0, (view**2 * (self._kinds + self._colors) + _NUM_DIRECTIONS,), jnp.float32)
+
+
+def xland(
+    env_id: str,
+    *,
+    benchmark: Any = None,
+    num_tasks: int | None = None,
+    horizon: int | None = None,
+    observation: str = "one_hot",
+) -> tuple[XLand, TaskDistribution]:
+    """`(env, tasks)` of an XLand-MiniGrid environment, uniform over the rulesets of a benchmark.
+
+    Args:
+      env_id: the package's id, "XLand-MiniGrid-R1-9x9" or "R1-9x9" for short; "MiniGrid-..." has a single task.
+      benchmark: its rulesets. A name ("trivial-21k", "small-1m", "medium-1m", ...), which the package downloads once;
+        the path of such a file, which is unpickled, so trust where it is from; or a `Benchmark` of the package.
+      num_tasks: use the first so many rulesets only.
+      horizon: steps an episode; default the package's, 3 x height x width.
+
+    Raises:
+      MissingPackage: an ImportError that names the extra to install.
+      ValueError: for an unknown id, benchmark or observation, or a benchmark for an environment without rulesets.
+    """
+    xminigrid = _package()
+    if observation not in OBSERVATIONS:
+        raise ValueError(f"observation must be one of {', '.join(OBSERVATIONS)}, got {observation!r}")
+    known = xminigrid.registered_environments()
+    full_id = env_id if env_id in known else _FAMILY + env_id
+    if full_id not in known:
+        short = [name.removeprefix(_FAMILY) for name in known]
+        raise ValueError(f"XLand-MiniGrid has no environment {env_id!r}{did_you_mean(env_id, short)}")
+    env = _environment(full_id, horizon, observation)
+    if not env.has_rulesets:
+        if benchmark is not None or num_tasks is not None:
+            raise ValueError(f"{full_id} has no rulesets: benchmark and num_tasks are for XLand-MiniGrid-... only")
+        members, description = jax.tree.map(lambda leaf: leaf[None], env.params()), f"{full_id}, a single task"
+    else:
+        rulesets = _rulesets(benchmark, num_tasks)
+        members = jax.vmap(env.params)(rulesets)
+        description = f"{full_id}, one of {num_members(members)} rulesets"
+    return env, TaskDistribution.from_members(members, env.horizon, description=description)
+
+
+_environment = functools.lru_cache(maxsize=None, typed=True)(XLand)
+
+
+def _package() -> Any:
+    try:
+        return importlib.import_module("xminigrid")
+    except ModuleNotFoundError as error:
+        if error.name != "xminigrid":
+            raise
+    raise MissingPackage("XLand-MiniGrid needs the package xminigrid: pip install 'metarl_jax[xland]'")
+
+
+def _rulesets(benchmark: Any, num_tasks: int | None) -> Any:
+    """Stacked RuleSets, leaves [N, ...]."""
+    benchmarks = importlib.import_module("xminigrid.benchmarks")
+    names = benchmarks.registered_benchmarks()
+    if benchmark is None:
+        raise ValueError(f"a task of XLand-MiniGrid is a ruleset: give benchmark, one of {', '.join(names)}, or a file")
+    if isinstance(benchmark, str | Path):
+        if str(benchmark) in names:
+            benchmark = benchmarks.load_benchmark(str(benchmark))
+        elif Path(benchmark).is_file():
+            benchmark = benchmarks.load_benchmark_from_path(str(benchmark))
+        else:
+            raise ValueError(
+                f"benchmark {str(benchmark)!r} is no file and no name{did_you_mean(str(benchmark), names)}"
+            )
+    size = benchmark.num_rulesets()
+    if num_tasks is not None and check_count("num_tasks", num_tasks) > size:
+        raise ValueError(f"num_tasks must be at most {size}, the rulesets of the benchmark, got {num_tasks!r}")
+    return jax.vmap(benchmark.get_ruleset)(jnp.arange(num_tasks or size))

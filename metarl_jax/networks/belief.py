@@ -1,0 +1,126 @@
+"""What VariBAD is made of (Zintgraf et al. 2020): a belief over tasks, its decoder, a policy that reads it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.networks.memory import Heads
+from metarl_jax.networks.mlp import activation
+from metarl_jax.networks.recurrent import Recurrent
+from metarl_jax.types import Params, Policy
+
+MIN_LOG_VAR, MAX_LOG_VAR = -10.0, 4.0
+
+
+class Belief(NamedTuple):
+    """q(z | trial so far) = N(mean, exp(log_var)), and the reward that a task z promises, as pure functions."""
+
+    init: Callable[[jax.Array], Params]
+    encode: Callable[..., tuple[jax.Array, jax.Array]]  # params, observation [T, B, D] -> mean, log_var [T, B, Z]
+    remember: Callable[[int], Any]  # number of streams -> memory at the start of a trial
+    step: Callable[..., tuple[Any, tuple[jax.Array, jax.Array]]]  # params, memory, [B, D] -> memory, (mean, log_var)
+    reward: Callable[..., jax.Array]  # params, z [..., Z], what it was paid for [..., C] -> prediction [...]
+    latent_size: int
+
+
+class Encoder(nn.Module):
+    """observation -> ReLU layer -> GRU -> mean and log-variance."""
+
+    latent_size: int
+    hidden_size: int
+    embedding_size: int
+
+    def setup(self) -> None:
+        self.embedding = nn.Dense(self.embedding_size)
+        self.torso = Recurrent(self.hidden_size)
+        self.mean = nn.Dense(self.latent_size)
+        self.log_var = nn.Dense(self.latent_size)
+
+    def __call__(self, x: jax.Array, carry: Any = None) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        """[T, B, D] -> carry, (mean, log_var) [T, B, Z]."""
+        carry, h = self.torso(nn.relu(self.embedding(x)), carry)
+        return carry, (self.mean(h), jnp.clip(self.log_var(h), MIN_LOG_VAR, MAX_LOG_VAR))
+
+
+class RewardDecoder(nn.Module):
+    """(z, condition) -> one number. The first layer is a sum of two: pairs of beliefs and steps are cheap."""
+
+    hidden: Sequence[int]
+
+    @nn.compact
+    def __call__(self, z: jax.Array, condition: jax.Array) -> jax.Array:
+        first, *rest = self.hidden
+        x = nn.relu(nn.Dense(first)(z) + nn.Dense(first, use_bias=False)(condition))
+        for width in rest:
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(1)(x)[..., 0]
+
+
+class FeatureActorCritic(nn.Module):
+    """features [..., F] -> MLP -> distribution and value [...]."""
+
+    hidden: Sequence[int]
+    activation: str
+    heads: Heads
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[Any, jax.Array]:
+        for width in self.hidden:
+            x = activation(self.activation)(nn.Dense(width)(x))
+        return self.heads(x)
+
+
+def belief_network(
+    env: Any,
+    condition_size: int,
+    *,
+    latent_size: int = 5,
+    hidden_size: int = 64,
+    embedding_size: int = 32,
+    decoder_hidden: Sequence[int] = (32, 32),
+) -> Belief:
+    """A GRU encoder of the trials of `env` (`envs.trial`) and a decoder of rewards given z and a condition [C]."""
+    encoder = Encoder(latent_size, hidden_size, embedding_size)
+    decoder = RewardDecoder(tuple(decoder_hidden))
+    size = int(env.observation_space(env.default_params).shape[0])
+
+    def init(key: jax.Array) -> Params:
+        encoder_key, decoder_key = jax.random.split(key)
+        return {
+            "encoder": encoder.init(encoder_key, jnp.zeros((1, 1, size)))["params"],
+            "decoder": decoder.init(decoder_key, jnp.zeros(latent_size), jnp.zeros(condition_size))["params"],
+        }
+
+    def encode(params: Params, observation: jax.Array) -> Any:
+        return encoder.apply({"params": params["encoder"]}, observation)[1]  # type: ignore[index]
+
+    def remember(num_streams: int) -> jax.Array:
+        return jnp.zeros((num_streams, hidden_size))
+
+    def step(params: Params, memory: Any, observation: jax.Array) -> Any:
+        memory, belief = encoder.apply({"params": params["encoder"]}, observation[None], memory)  # type: ignore[misc]
+        return memory, jax.tree.map(lambda x: x[0], belief)
+
+    def reward(params: Params, z: jax.Array, condition: jax.Array) -> Any:
+        return decoder.apply({"params": params["decoder"]}, z, condition)
+
+    return Belief(init, encode, remember, step, reward, latent_size)
+
+
+def feature_policy(
+    env: Any, num_features: int, hidden: Sequence[int] = (32, 32), activation: str = "tanh", *, init_std: float = 1.0
+) -> Policy:
+    """Actor and critic on one MLP that reads features [..., num_features], for the actions of `env`."""
+    heads = Heads.of(env.action_space(env.default_params), init_std)
+    network = FeatureActorCritic(tuple(hidden), activation, heads)
+
+    def init(key: jax.Array) -> Params:
+        return network.init(key, jnp.zeros(num_features))["params"]
+
+    def joint(params: Params, features: jax.Array) -> Any:
+        return network.apply({"params": params}, features)
+
+    return Policy(init, lambda p, x: joint(p, x)[0], lambda p, x: joint(p, x)[1], joint)

@@ -1,0 +1,74 @@
+"""What policies with a memory share: their heads, and the bundle of functions that they come to."""
+
+from collections.abc import Callable
+from typing import Any
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarl_jax.types import Params, Policy
+
+
+class Heads(nn.Module):
+    """features [..., H] -> distrax distribution over actions, and value [...]: one layer each.
+
+    Discrete actions: logits. Box actions: N(mean, std^2) with a learned std that does not depend on the features.
+    """
+
+    num_outputs: int
+    discrete: bool = True
+    init_std: float = 1.0
+
+    @classmethod
+    def of(cls, space: Any, init_std: float = 1.0) -> "Heads":
+        """The heads for a gymnax action space, discrete or a box of one dimension."""
+        if hasattr(space, "n"):
+            return cls(int(space.n))
+        if len(space.shape) != 1:
+            raise ValueError(f"action space of shape {space.shape}: a Gaussian policy needs one dimension")
+        return cls(int(space.shape[0]), discrete=False, init_std=init_std)
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> tuple[Any, jax.Array]:
+        dtype = features.dtype
+        small, unit = nn.initializers.orthogonal(0.01), nn.initializers.orthogonal(1.0)
+        out = nn.Dense(self.num_outputs, kernel_init=small, param_dtype=dtype, dtype=dtype, name="actor")(features)
+        value = nn.Dense(1, kernel_init=unit, param_dtype=dtype, dtype=dtype, name="critic")(features)[..., 0]
+        if self.discrete:
+            return distrax.Categorical(logits=out), value
+        start = nn.initializers.constant(np.log(self.init_std))
+        scale = jnp.exp(self.param("log_std", start, (self.num_outputs,), dtype))
+        normal = distrax.Normal(out, jnp.broadcast_to(scale, out.shape))
+        return distrax.Independent(normal, reinterpreted_batch_ndims=1), value
+
+
+def memory_policy(env: Any, network: nn.Module, remember: Callable[[int], Any]) -> Policy:
+    """The policy of a module with `__call__(trials [T, B, in])` and `act(memory, observation [B, in])`.
+
+    Raises: ValueError for an environment whose observation is not flat: wrap it with `envs.trial.trials`.
+    """
+    space = env.observation_space(env.default_params)
+    if len(space.shape) != 1:
+        raise ValueError(
+            f"observation of shape {space.shape}: a policy with a memory reads flat vectors; wrap {env.name} in "
+            "metarl_jax.envs.trial.trials"
+        )
+    size = int(space.shape[0])
+    dtype = jnp.result_type(float)
+
+    def init(key: jax.Array) -> Params:
+        return network.init(key, jnp.zeros((1, 1, size), dtype))["params"]
+
+    def joint(params: Params, observation: jax.Array) -> tuple[Any, jax.Array]:
+        return network.apply({"params": params}, jnp.asarray(observation, dtype))  # type: ignore[return-value]
+
+    def step(params: Params, memory: Any, observation: jax.Array) -> tuple[Any, Any]:
+        memory, (distribution, _) = network.apply(  # type: ignore[misc]
+            {"params": params}, memory, jnp.asarray(observation, dtype), method="act"
+        )
+        return memory, distribution
+
+    return Policy(init, lambda p, o: joint(p, o)[0], lambda p, o: joint(p, o)[1], joint, remember, step)

@@ -1,0 +1,105 @@
+"""Policies that remember by recurrence: GRU and LSTM over the steps of a trial (RL2, Duan et al. 2016)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.networks.memory import Heads, memory_policy
+from metarl_jax.types import Policy
+
+CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+
+
+class Recurrent(nn.Module):
+    """observation [T, B, in] -> features [T, B, H] and the carry; `carry` None starts a trial.
+
+    The scan over time is cut into chunks of `chunk` steps (None: one). With `truncate` no gradient crosses a border
+    (truncated back-propagation through time); otherwise each chunk is rematerialised in the backward pass, so that
+    memory grows with chunk + T / chunk instead of T, at one forward pass more. T need not be a multiple.
+    """
+
+    hidden_size: int
+    cell: str = "gru"
+    chunk: int | None = None
+    truncate: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, carry: Any = None) -> tuple[Any, jax.Array]:
+        cell = CELLS[self.cell](self.hidden_size, param_dtype=x.dtype, dtype=x.dtype, name="cell")
+        if carry is None:
+            carry = cell.initialize_carry(jax.random.key(0), x.shape[1:])
+
+        def steps(cell: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+            scan = nn.scan(lambda c, h, y: c(h, y), variable_broadcast="params", split_rngs={"params": False})
+            return scan(cell, carry, x)
+
+        length, chunk = x.shape[0], self.chunk
+        if chunk is None or chunk >= length:
+            return steps(cell, carry, x)
+        if not self.truncate:
+            steps = nn.remat(steps, prevent_cse=False)
+
+        def part(cell: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+            if self.truncate:
+                carry = jax.lax.stop_gradient(carry)
+            return steps(cell, carry, x)
+
+        whole = length // chunk * chunk
+        over = nn.scan(part, variable_broadcast="params", split_rngs={"params": False})
+        carry, out = over(cell, carry, x[:whole].reshape(-1, chunk, *x.shape[1:]))
+        out = out.reshape(whole, *out.shape[2:])
+        if whole < length:
+            carry, rest = part(cell, carry, x[whole:])
+            out = jnp.concatenate([out, rest])
+        return carry, out
+
+
+class RecurrentActorCritic(nn.Module):
+    """Recurrent features and the two heads."""
+
+    torso: Recurrent
+    heads: Heads
+
+    def __call__(self, x: jax.Array) -> tuple[Any, jax.Array]:
+        """Whole trials [T, B, in] -> distribution and value [T, B]."""
+        return self.heads(self.torso(x)[1])
+
+    def act(self, carry: Any, x: jax.Array) -> tuple[Any, tuple[Any, jax.Array]]:
+        """One step [B, in]."""
+        carry, features = self.torso(x[None], carry)
+        return carry, self.heads(features[0])
+
+
+def recurrent_policy(
+    env: Any,
+    hidden_size: int = 64,
+    *,
+    cell: str = "gru",
+    chunk: int | None = None,
+    truncate: bool = False,
+    init_std: float = 1.0,
+) -> Policy:
+    """Actor and critic on one GRU or LSTM, for the flat observations of `envs.trial`.
+
+    Args:
+        chunk, truncate: see `Recurrent`: chunked rematerialisation, or truncated back-propagation.
+    Raises: ValueError for an unknown cell, a chunk below 1, `truncate` without a chunk.
+    """
+    if cell not in CELLS:
+        raise ValueError(f"cell = {cell!r}: must be one of {', '.join(CELLS)}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk = {chunk}: must be at least 1, or None for no chunks")
+    if truncate and chunk is None:
+        raise ValueError("truncate: needs a chunk, the number of steps that a gradient goes back")
+    network = RecurrentActorCritic(
+        Recurrent(hidden_size, cell, chunk, truncate), Heads.of(env.action_space(env.default_params), init_std)
+    )
+
+    def remember(num_streams: int) -> Any:
+        module = CELLS[cell](hidden_size, param_dtype=jnp.result_type(float), dtype=jnp.result_type(float))
+        return module.initialize_carry(jax.random.key(0), (num_streams, 1))
+
+    return memory_policy(env, network, remember)

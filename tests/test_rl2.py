@@ -1,0 +1,200 @@
+"""RL2 and VariBAD: what their learners are fed, who gets which gradient, and that they learn to learn."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import relative_error
+
+import metarl_jax as mrl
+from metarl_jax import evaluation, returns
+from metarl_jax.algorithms import varibad as varibad_module
+from metarl_jax.algorithms.varibad import condition_size
+from metarl_jax.envs.trial import trials
+from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
+
+
+def bandit(num_episodes=5, num_arms=2):
+    env, tasks = mrl.make("BernoulliBandit-v0", num_arms=num_arms)
+    return trials(env, tasks, num_episodes), tasks
+
+
+def make_varibad(env, tasks, condition="next_state", **options):
+    policy = feature_policy(env, env.observation_size + 2 * 3, (8,))
+    belief = belief_network(env, condition_size(env, condition), latent_size=3, hidden_size=8, embedding_size=8)
+    options = {"meta_batch_size": 4, "num_minibatches": 2, **options}
+    return mrl.varibad(env, tasks, policy, belief, condition=condition, **options)
+
+
+def test_advantages_run_across_the_episodes_of_a_trial():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    algo = mrl.rl2(env, tasks, policy, normalize_advantage=False, gamma=0.9, gae_lambda=0.8, trials_per_task=3)
+    params = policy.init(jax.random.key(0))
+    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    value = policy.value(params, trial.outer.observation)
+    reward = trial.outer.discounted_reward / 0.9 ** jnp.arange(5)[:, None]
+    following = jnp.concatenate([value[1:], jnp.zeros((1, 3))])
+    never = jnp.zeros((5, 3), bool)
+    want = returns.gae(reward, value, following, never.at[-1].set(True), never, 0.9, 0.8)
+    np.testing.assert_allclose(trial.outer.advantage, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_scale_of_rewards_changes_what_is_learned_from_not_what_is_scored():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    task = env.env.params(jnp.ones(2))
+    params = policy.init(jax.random.key(0))
+    trial, scores = mrl.rl2(env, tasks, policy, reward_scale=0.1, gamma=1.0).collect(params, jax.random.key(1), task)
+    np.testing.assert_array_equal(scores, jnp.ones((5, 1)))
+    np.testing.assert_allclose(trial.outer.discounted_reward, 0.1)
+
+
+def test_adapt_ends_in_the_memory_that_acting_ended_in():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    algo = mrl.rl2(env, tasks, policy, trials_per_task=2)
+    params = policy.init(jax.random.key(0))
+    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    memory = policy.remember(2)
+    for x in trial.outer.observation:
+        memory, _ = policy.step(params, memory, x)
+    np.testing.assert_allclose(algo.adapt(params, trial).opt_state, memory, atol=1e-6)
+
+
+def test_meta_gradient_is_the_gradient_of_the_loss():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    algo = mrl.rl2(env, tasks, policy, trials_per_task=2)
+    params = policy.init(jax.random.key(0))
+    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    loss, gradient = algo.meta_gradient(params, trial)
+    np.testing.assert_allclose(loss, algo.meta_loss(params, trial))
+    assert relative_error(gradient, jax.grad(algo.meta_loss)(params, trial)) < 1e-6
+    assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(gradient["heads"]))
+
+
+@pytest.mark.parametrize("network", ["gru", "transformer"])
+def test_rl2_learns_to_learn(network):
+    """Two arms, one of which always pays: after the first pull everything is known, so a trial of 4 is worth 3.5."""
+    env, _ = mrl.make("BernoulliBandit-v0", num_arms=2)
+    _, tasks = mrl.make("DependentBandit-v0", kind="uniform")
+    trial = trials(env, tasks, 4)
+
+    class Sure:
+        sample = staticmethod(lambda key: env.params(jnp.roll(jnp.array([0.0, 1.0]), jax.random.bernoulli(key))))
+
+    policy = recurrent_policy(trial, 16) if network == "gru" else transformer_policy(trial, 4, 16, num_heads=2)
+    algo = mrl.rl2(trial, Sure, policy, meta_batch_size=128, lr=5e-3, num_minibatches=4, gamma=0.9, gae_lambda=0.9)
+
+    @jax.jit
+    def train(key):
+        state, _ = jax.lax.scan(algo.step, algo.init(key), jax.random.split(key, 40))
+        tasks = jax.vmap(Sure.sample)(jax.random.split(jax.random.key(7), 64))
+        return evaluation.adaptation_curve(algo, state.params, jax.random.key(8), tasks, 3, 64)
+
+    per_episode = train(jax.random.key(0)).mean(axis=(0, 2))
+    assert per_episode[0] < 0.7, "nothing is known before the first pull"
+    assert per_episode[1:].min() > 0.95, per_episode
+
+
+def test_rl2_refuses_what_it_cannot_do():
+    env, tasks = bandit()
+    with pytest.raises(ValueError, match="policy: has no memory"):
+        mrl.rl2(env, tasks, mlp_policy(env, critic=True))
+    with pytest.raises(ValueError, match="num_minibatches = 3: must divide the 256 trials"):
+        mrl.rl2(env, tasks, recurrent_policy(env, 4), num_minibatches=3)
+    algo = mrl.rl2(env, tasks, recurrent_policy(env, 4))
+    with pytest.raises(ValueError, match="num_updates = 9: a trial of 5 episodes has 4 after the first"):
+        algo.collect(None, jax.random.key(0), None, num_updates=9)
+
+
+# --- VariBAD ---------------------------------------------------------------------------------------------
+
+
+def test_sequential_kl_is_that_of_gaussians():
+    mean, log_var = jax.random.normal(jax.random.key(0), (2, 6, 2, 3))
+    want = []
+    for t in range(6):
+        before = (jnp.zeros((2, 3)), jnp.zeros((2, 3))) if t == 0 else (mean[t - 1], log_var[t - 1])
+        p = distrax.MultivariateNormalDiag(before[0], jnp.exp(before[1] / 2))
+        q = distrax.MultivariateNormalDiag(mean[t], jnp.exp(log_var[t] / 2))
+        want.append(q.kl_divergence(p))
+    np.testing.assert_allclose(varibad_module._sequential_kl(mean, log_var), jnp.stack(want), rtol=1e-4)
+
+
+def test_ppo_does_not_move_the_encoder_and_the_elbo_does_not_move_the_policy():
+    env, tasks = bandit()
+    still = make_varibad(env, tasks, "state_action", vae_lr=0.0)
+    state = still.init(jax.random.key(0))
+    after, _ = jax.jit(still.step)(state, jax.random.key(1))
+    assert relative_error(after.params["belief"], state.params["belief"]) == 0
+    assert relative_error(after.params["policy"], state.params["policy"]) > 0
+    still = make_varibad(env, tasks, "state_action", lr=0.0)
+    after, metrics = jax.jit(still.step)(state, jax.random.key(1))
+    assert relative_error(after.params["policy"], state.params["policy"]) == 0
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params["belief"], state.params["belief"])
+    assert min(jax.tree.leaves(moved)) > 0, "every leaf of encoder and decoder trains"
+    assert np.isfinite(float(metrics["elbo"]))
+
+
+@pytest.mark.parametrize("condition", ["next_state", "state_action"])
+def test_every_belief_foretells_the_whole_trial(condition):
+    """A reward of the last step changes the loss through the belief at the first step, and the reverse."""
+    env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
+    trial_env = trials(env, tasks, 2)
+    algo = make_varibad(trial_env, tasks, condition)
+    params = algo.init(jax.random.key(0)).params
+    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+
+    def loss(reward):
+        import dataclasses
+
+        data = dataclasses.replace(trial.outer, reward=reward)
+        return algo.meta_loss(params, dataclasses.replace(trial, outer=data))
+
+    influence = np.abs(np.asarray(jax.grad(loss)(trial.outer.reward)))[:, 0]
+    counted = influence > 0
+    last = [2, 5]  # the last step of an episode leads to a reset, so "next_state" cannot say what it was paid for
+    assert counted[[0, 1, 3, 4]].all()
+    assert counted[last].all() == (condition == "state_action")
+
+
+def test_beliefs_learn_what_the_task_is():
+    """One arm pays in every task: after training, the decoder knows which from a belief that has seen one pull."""
+    env, _ = mrl.make("BernoulliBandit-v0", num_arms=2)
+    _, tasks = mrl.make("BernoulliBandit-v0", num_arms=2)
+    trial = trials(env, tasks, 4)
+
+    class Sure:
+        sample = staticmethod(lambda key: env.params(jnp.roll(jnp.array([0.0, 1.0]), jax.random.bernoulli(key))))
+
+    algo = make_varibad(
+        trial, Sure, "state_action", meta_batch_size=64, vae_lr=5e-3, reward_levels=(0.0, 1.0), lr=5e-3, clip_eps=0.2,
+        num_vae_updates=4,
+    )  # fmt: skip
+
+    @jax.jit
+    def train(key):
+        return jax.lax.scan(algo.step, algo.init(key), jax.random.split(key, 120))
+
+    state, metrics = train(jax.random.key(0))
+    elbo = np.asarray(metrics["elbo"])
+    assert elbo[-10:].mean() > -1.2, "4 rewards, of which a quarter of the beliefs know nothing: at best -.7"
+    assert elbo[:5].mean() < -2.4
+    assert float(metrics["trial_return"][-10:].mean()) > 3.2
+
+
+def test_varibad_refuses_what_it_cannot_do():
+    env, tasks = bandit()
+    with pytest.raises(ValueError, match="condition = 'reward': must be one of next_state, state_action"):
+        condition_size(env, "reward")
+    with pytest.raises(ValueError, match="condition = 'next_state': every step ends an episode"):
+        make_varibad(env, tasks)
+    with pytest.raises(ValueError, match="num_elbo_terms = 6: must be from 1 to 5"):
+        make_varibad(env, tasks, "state_action", num_elbo_terms=6)
+    with pytest.raises(ValueError, match="vae_batch_size = 5: must be from 1 to 4"):
+        make_varibad(env, tasks, "state_action", vae_batch_size=5)
+    with pytest.raises(ValueError, match="num_minibatches = 3: must divide the 20 steps"):
+        make_varibad(env, tasks, "state_action", num_minibatches=3)
