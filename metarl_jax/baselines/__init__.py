@@ -1,6 +1,6 @@
 """Learners that are not learned, and the best that any learner can do: what a meta-learned agent is measured against.
 
-The strategies for tabular MDPs are in `baselines.tabular_mdp`.
+Bandits are exported here; tabular MDPs are in `baselines.tabular_mdp`, GridNavi in `baselines.grid_navi`.
 """
 
 from metarl_jax.baselines.bandits import (

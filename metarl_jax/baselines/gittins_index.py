@@ -46,7 +46,7 @@ def finite_horizon_table(num_pulls: int, *, grid: int = 200) -> np.ndarray:
     `remaining` >= 1 pulls are left, so tau <= remaining; entry `finite_horizon_position(s, m, remaining)` is theirs.
     The index with one pull left is the posterior mean. To pull the highest index is not exactly Bayes-optimal, but
     within .05% in every case tried (16 pulls of 5 arms, 40 of 2; Kaufmann 2018 and Lattimore 2016 study it). The
-    grid makes indices too high by .002 at most after up to 200 pulls, .004 up to 500, and a third of that on average.
+    grid makes indices too high by .002 at most after up to 200 pulls, .004 up to 500, and half of that on average.
     Memory is 2/3 num_pulls^3 bytes; 100 pulls take .2 s, 500 pulls 15 s.
 
     Raises: ValueError: if num_pulls is not a count, or grid is below 2.
@@ -55,7 +55,9 @@ def finite_horizon_table(num_pulls: int, *, grid: int = 200) -> np.ndarray:
 
 
 def finite_horizon_position(successes: Any, pulls: Any, remaining: Any) -> Any:
-    """Where the state lies in `finite_horizon_table`: integers or integer arrays, of NumPy or JAX."""
+    """Where the state lies in `finite_horizon_table`: integers, or integer arrays of NumPy or JAX (in int32 correct
+    up to pulls + remaining = 1290).
+    """
     total = pulls + remaining
     return (total - 1) * total * (total + 1) // 6 + pulls * (pulls + 1) // 2 + successes
 
