@@ -31,6 +31,11 @@ def adam(lr: Float | optax.Schedule, eps: Float = 1e-5) -> optax.GradientTransfo
     return optax.adam(lr, eps=eps, eps_root=1e-12)
 
 
+def annealed_adam(lr: Any, num_updates: int | None) -> optax.GradientTransformation:
+    """Adam as PPO uses it, with the step size falling linearly to 0 over `num_updates` steps (None: constant)."""
+    return optax.adam(lr if num_updates is None else optax.linear_schedule(lr, 0.0, num_updates), eps=1e-5)
+
+
 def learned_sgd() -> optax.GradientTransformation:
     """theta - lr (.) g with the step sizes as the optimiser's state, where `meta_sgd` puts what was meta-learned."""
 

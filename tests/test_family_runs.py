@@ -1,6 +1,7 @@
 """Every algorithm of the family through the command: trained, cut off, resumed to the same bits, evaluated, drawn."""
 
 import json
+import shutil
 
 import pytest
 
@@ -14,6 +15,13 @@ TINY = [
 OWN = {"promp": ["kl_target=0.01"], "imaml": ["num_proximal_steps=2"]}
 QUICK = ("promp", "meta_sgd")  # a state with coefficients, one with step sizes
 FAMILY = [name for name, schema in SCHEMAS.items() if issubclass(schema, GradientConfig)]
+
+
+TRIALS = ["num_iterations=2", "checkpoint_every=1", "meta_batch_size=2", "num_episodes=2", "horizon=3", "eval_tasks=2"]
+ON_TRIALS = {
+    "rl2": ["size=4", "num_minibatches=1"],
+    "varibad": ["encoder_size=4", "hidden=[4]", "decoder_hidden=[4]", "num_minibatches=1"],
+}
 
 
 @pytest.mark.parametrize(
@@ -39,3 +47,31 @@ def test_train_resume_evaluate(name, tmp_path, monkeypatch, capsys):
     assert len(json.loads(capsys.readouterr().out)["adaptation"]) == 2
     assert cli.main(["evaluate", "whole", "--no-baselines"]) == 0
     assert (tmp_path / "whole/adaptation.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ON_TRIALS)
+def test_train_resume_evaluate_on_trials(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(f"# a test\nalgorithm: {name}\nenv: GridNavi-v0\nnum_iterations: 2\n")
+
+    def train(directory, *more):
+        return cli.main(["train", "c.yaml", *TRIALS, *ON_TRIALS[name], "--run-dir", directory, *more])
+
+    assert train("whole") == 0, capsys.readouterr().err
+    assert train("part") == 0
+    shutil.rmtree(max((tmp_path / "part" / "checkpoints").iterdir(), key=lambda p: int(p.name)))
+    assert train("part", "--resume") == 0, capsys.readouterr().err
+    assert (tmp_path / "part/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert cli.main(["evaluate", "whole", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert [row["update"] for row in table["adaptation"]] == [0, 1] and table["stage"] == "episode"
+    assert table["trial"]["mean"] == pytest.approx(sum(row["mean"] for row in table["adaptation"]))
+    assert {name: len(rows) for name, rows in table["baselines"].items()} == {
+        "random initialisation": 1, "random policy": 1,
+    }  # fmt: skip
+    assert cli.main(["evaluate", "whole"]) == 0
+    out = capsys.readouterr().out
+    assert "episode 1" in out and "whole trial of 2 episodes" in out and "update" not in out
+    assert cli.main(["evaluate", "whole", "--num-updates", "5"]) == 2
+    assert "num-updates = 5: a trial of 2 episodes is scored whole, so it must be 1" in capsys.readouterr().err

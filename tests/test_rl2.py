@@ -1,14 +1,16 @@
 """RL2 and VariBAD: what their learners are fed, who gets which gradient, and that they learn to learn."""
 
+import dataclasses
+
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import relative_error
+from problems import flat, random_directions, relative_error
 
 import metarl_jax as mrl
-from metarl_jax import evaluation, returns
+from metarl_jax import evaluation, returns, tree
 from metarl_jax.algorithms import varibad as varibad_module
 from metarl_jax.algorithms.varibad import condition_size
 from metarl_jax.envs.trial import trials
@@ -63,36 +65,70 @@ def test_adapt_ends_in_the_memory_that_acting_ended_in():
     np.testing.assert_allclose(algo.adapt(params, trial).opt_state, memory, atol=1e-6)
 
 
-def test_meta_gradient_is_the_gradient_of_the_loss():
-    env, tasks = bandit()
-    policy = recurrent_policy(env, 4)
-    algo = mrl.rl2(env, tasks, policy, trials_per_task=2)
-    params = policy.init(jax.random.key(0))
+def one_arm_pays(num_episodes):
+    """Trials on two arms of which one always pays and the other never: one pull tells which."""
+    env, tasks = mrl.make("BernoulliBandit-v0", num_arms=2)
+
+    class Tasks:
+        sample = staticmethod(lambda key: env.params(jnp.roll(jnp.array([0.0, 1.0]), jax.random.bernoulli(key))))
+
+    return trials(env, tasks, num_episodes), Tasks
+
+
+def varibad_in_float64():
+    env, tasks = bandit(3)
+    return make_varibad(env, tasks, "state_action", trials_per_task=2), tasks
+
+
+def rl2_in_float64(make_policy):
+    env, tasks = bandit(7)
+    return mrl.rl2(env, tasks, make_policy(env), trials_per_task=2), tasks
+
+
+@pytest.mark.parametrize(
+    ("make", "dead"),
+    [
+        (lambda: rl2_in_float64(lambda env: recurrent_policy(env, 4)), ()),
+        (lambda: rl2_in_float64(lambda env: recurrent_policy(env, 4, cell="lstm", chunk=3)), ()),
+        # A softmax does not see what is added to all scores: the bias of the keys has no derivative.
+        (lambda: rl2_in_float64(lambda env: transformer_policy(env, 7, 8, num_heads=2)), ("key.bias",)),
+        (varibad_in_float64, ("policy.",)),  # the ELBO is not the policy's
+    ],
+    ids=["gru", "lstm in chunks", "transformer", "varibad"],
+)
+def test_meta_gradients_are_those_of_finite_differences(x64, make, dead):
+    algo, tasks = make()
+    params = algo.init(jax.random.key(0)).params
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    noisy = [x.astype(float) + 0.3 * jax.random.normal(k, x.shape, float) for k, x in zip(keys, leaves, strict=True)]
+    params = jax.tree.unflatten(structure, noisy)
     trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
-    loss, gradient = algo.meta_gradient(params, trial)
-    np.testing.assert_allclose(loss, algo.meta_loss(params, trial))
-    assert relative_error(gradient, jax.grad(algo.meta_loss)(params, trial)) < 1e-6
-    assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(gradient["heads"]))
+    loss, gradient = jax.jit(algo.meta_gradient)(params, trial)
+    value = jax.jit(algo.meta_loss)
+    np.testing.assert_allclose(loss, value(params, trial))
+    directions, unravel = random_directions(jax.random.key(4), params, 3)
+    for direction in directions:
+        step = jax.tree.map(lambda d: 1e-6 * d, unravel(direction))
+        up, down = (value(jax.tree.map(op, params, step), trial) for op in (jnp.add, jnp.subtract))
+        np.testing.assert_allclose(flat(gradient) @ direction, (up - down) / 2e-6, rtol=1e-5, atol=1e-8)
+    for name, leaf in zip(tree.leaf_names(gradient), jax.tree.leaves(gradient), strict=True):
+        still = any(part in name for part in dead)
+        assert (float(jnp.abs(leaf).max()) < 1e-9) == still, name
 
 
 @pytest.mark.parametrize("network", ["gru", "transformer"])
 def test_rl2_learns_to_learn(network):
     """Two arms, one of which always pays: after the first pull everything is known, so a trial of 4 is worth 3.5."""
-    env, _ = mrl.make("BernoulliBandit-v0", num_arms=2)
-    _, tasks = mrl.make("DependentBandit-v0", kind="uniform")
-    trial = trials(env, tasks, 4)
-
-    class Sure:
-        sample = staticmethod(lambda key: env.params(jnp.roll(jnp.array([0.0, 1.0]), jax.random.bernoulli(key))))
-
+    trial, tasks = one_arm_pays(4)
     policy = recurrent_policy(trial, 16) if network == "gru" else transformer_policy(trial, 4, 16, num_heads=2)
-    algo = mrl.rl2(trial, Sure, policy, meta_batch_size=128, lr=5e-3, num_minibatches=4, gamma=0.9, gae_lambda=0.9)
+    algo = mrl.rl2(trial, tasks, policy, meta_batch_size=128, lr=5e-3, num_minibatches=4, gamma=0.9, gae_lambda=0.9)
 
     @jax.jit
     def train(key):
         state, _ = jax.lax.scan(algo.step, algo.init(key), jax.random.split(key, 40))
-        tasks = jax.vmap(Sure.sample)(jax.random.split(jax.random.key(7), 64))
-        return evaluation.adaptation_curve(algo, state.params, jax.random.key(8), tasks, 3, 64)
+        drawn = jax.vmap(tasks.sample)(jax.random.split(jax.random.key(7), 64))
+        return evaluation.adaptation_curve(algo, state.params, jax.random.key(8), drawn, 3, 64)
 
     per_episode = train(jax.random.key(0)).mean(axis=(0, 2))
     assert per_episode[0] < 0.7, "nothing is known before the first pull"
@@ -149,8 +185,6 @@ def test_every_belief_foretells_the_whole_trial(condition):
     trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
 
     def loss(reward):
-        import dataclasses
-
         data = dataclasses.replace(trial.outer, reward=reward)
         return algo.meta_loss(params, dataclasses.replace(trial, outer=data))
 
@@ -163,15 +197,9 @@ def test_every_belief_foretells_the_whole_trial(condition):
 
 def test_beliefs_learn_what_the_task_is():
     """One arm pays in every task: after training, the decoder knows which from a belief that has seen one pull."""
-    env, _ = mrl.make("BernoulliBandit-v0", num_arms=2)
-    _, tasks = mrl.make("BernoulliBandit-v0", num_arms=2)
-    trial = trials(env, tasks, 4)
-
-    class Sure:
-        sample = staticmethod(lambda key: env.params(jnp.roll(jnp.array([0.0, 1.0]), jax.random.bernoulli(key))))
-
+    trial, tasks = one_arm_pays(4)
     algo = make_varibad(
-        trial, Sure, "state_action", meta_batch_size=64, vae_lr=5e-3, reward_levels=(0.0, 1.0), lr=5e-3, clip_eps=0.2,
+        trial, tasks, "state_action", meta_batch_size=64, vae_lr=5e-3, reward_levels=(0.0, 1.0), lr=5e-3, clip_eps=0.2,
         num_vae_updates=4,
     )  # fmt: skip
 

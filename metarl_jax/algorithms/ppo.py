@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from metarl_jax import inner, losses, tree
@@ -51,14 +50,13 @@ def ppo(
             "baseline and surrogate: auto-reset streams need baseline='critic' and a surrogate of single steps"
         )
     total = None if num_iterations is None else num_iterations * num_epochs * num_minibatches
-    schedule = lr if total is None else optax.linear_schedule(lr, 0.0, total)
     learner = inner.ppo(
         policy,
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
         max_grad_norm=max_grad_norm,
         entropy_coef=entropy_coef,
-        optimizer=optax.adam(schedule, eps=1e-5),
+        optimizer=inner.annealed_adam(lr, total),
         **options,
     )
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from metarl_jax import inner, losses, tree
 from metarl_jax.trial_rollout import check_num_updates, sample_tasks, score_metrics, trial_rollout
@@ -88,7 +87,7 @@ def rl2(
         entropy_coef=entropy_coef,
         max_grad_norm=max_grad_norm,
         normalize_advantage=normalize_advantage,
-        optimizer=optax.adam(lr if total is None else optax.linear_schedule(lr, 0.0, total), eps=1e-5),
+        optimizer=inner.annealed_adam(lr, total),
     )
 
     def prepare(params: Params, data: Rollout) -> Batch:

@@ -108,7 +108,7 @@ def varibad(
         entropy_coef=entropy_coef,
         max_grad_norm=max_grad_norm,
         normalize_advantage=normalize_advantage,
-        optimizer=optax.adam(lr if total is None else optax.linear_schedule(lr, 0.0, total), eps=1e-5),
+        optimizer=inner.annealed_adam(lr, total),
     )
     vae = optax.adam(vae_lr)
 

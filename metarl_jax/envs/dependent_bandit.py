@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from metarl_jax.envs.bandit import Bandit, BernoulliParams, GaussianParams, bernoulli_bandit, gaussian_bandit
-from metarl_jax.envs.grid_navi import AllMembers
 from metarl_jax.envs.tasks import TaskDistribution
 
 KINDS = ("uniform", "easy", "medium", "hard", "independent", "informative")
@@ -50,7 +49,7 @@ def dependent_bandit(*, kind: str = "uniform", horizon: int = 1) -> tuple[Bandit
         low, high = _PROBS[kind]
         members = jax.vmap(env.params)(jnp.asarray([[low, high], [high, low]], float))
         description = f"2 Bernoulli arms, p and 1 - p, p = {low:g} or {high:g}"
-        return env, AllMembers.of(members, horizon, oracle=independent.oracle, description=description)
+        return env, TaskDistribution.from_members(members, horizon, independent.oracle, description, hold_out=False)
 
     def sample(key: Array) -> BernoulliParams:
         p = jax.random.uniform(key, (), float)
@@ -69,4 +68,4 @@ def _informative(horizon: int) -> tuple[Bandit, TaskDistribution]:
 
     members = jax.vmap(params)(jnp.arange(NUM_TARGETS))
     description = "10 arms, one of them the target, and an arm that tells which"
-    return env, AllMembers.of(members, horizon, oracle=gaussian.oracle, description=description)
+    return env, TaskDistribution.from_members(members, horizon, gaussian.oracle, description, hold_out=False)

@@ -13,7 +13,6 @@ bookkeeping and sixth "hint" action are left out. Its observation is `observatio
 running mean and variance outside the environment; the two other observations are ours.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -127,19 +126,6 @@ class GridNavi(environment.Environment[GridNaviState, GridNaviParams]):
         return spaces.Box(0.0, high, (2,), jnp.float32)
 
 
-class AllMembers(TaskDistribution):
-    """A finite set of which `split` holds nothing out: both halves are all of it, and `held_out` is False."""
-
-    def split(self, seed: int) -> tuple[TaskDistribution, TaskDistribution]:
-        del seed
-        return self._halves((self.sample, self.members), (self.sample, self.members), held_out=False)
-
-    @classmethod
-    def of(cls, stacked: Any, horizon: int, **rest: Any) -> TaskDistribution:
-        """As `from_members`."""
-        return dataclasses.replace(cls.from_members(stacked, horizon, **rest), held_out=False)
-
-
 def goal_cells(size: int) -> np.ndarray:
     """[N, 2] the cells that can be the goal, ordered by x, then y; N = size^2 - 4."""
     return np.asarray([(x, y) for x in range(size) for y in range(size) if max(x, y) > 1])
@@ -169,10 +155,10 @@ def grid_navi(
     """
     env = _environment(size, horizon, observation)
     members = jax.vmap(env.params)(jnp.asarray(goal_cells(size)))
-    make = TaskDistribution.from_members if hold_out else AllMembers.of
     description = f"{size} x {size} grid, one of {len(goal_cells(size))} hidden goals, {horizon} steps"
     oracle = functools.partial(optimal_return, horizon)
-    return env, make(members, horizon, oracle=oracle, description=description)
+    tasks = TaskDistribution.from_members(members, horizon, oracle, description, hold_out)
+    return env, tasks
 
 
 _environment = functools.lru_cache(maxsize=None, typed=True)(GridNavi)

@@ -27,7 +27,7 @@ class TaskDistribution:
       members: all tasks stacked, leaves [N, ...], when the set is finite; build those with `from_members`.
       oracle: task -> exact optimal expected undiscounted return of one episode; None where it is not known.
       description: one line.
-      held_out: whether `split` holds tasks out. False for finite sets of fewer than 8 members.
+      held_out: whether `split` holds tasks out. False for finite sets of fewer than 8 members, or by choice.
       part: "all", "train" or "test": which part of a split this is.
     """
 
@@ -47,8 +47,11 @@ class TaskDistribution:
         horizon: int,
         oracle: Callable[[EnvParams], Array] | None = None,
         description: str = "",
+        hold_out: bool = True,
     ) -> "TaskDistribution":
         """The uniform distribution over a finite set of tasks, given stacked: leaves [N, ...].
+
+        Without `hold_out`, or with fewer than 8 of them, `split` holds nothing out: both halves are all tasks.
 
         Raises:
           ValueError: if the leaves do not share a leading dimension N >= 1.
@@ -60,7 +63,7 @@ class TaskDistribution:
             members=stacked,
             oracle=oracle,
             description=description,
-            held_out=size >= MIN_SPLIT,
+            held_out=hold_out and size >= MIN_SPLIT,
         )
 
     def split(self, seed: int) -> tuple["TaskDistribution", "TaskDistribution"]:
@@ -68,7 +71,7 @@ class TaskDistribution:
 
         Continuous families draw the halves from distinct key streams: the seed names the test stream, and the
         training stream is one for all seeds. A finite set of at least 8 members is shuffled by the seed and a
-        fifth of it is held out. A smaller one holds nothing out: both halves are all of it, `held_out` False.
+        fifth of it is held out. Where `held_out` is False both halves are all of it.
 
         Raises:
           ValueError: if a finite set contains the same task twice, which would leak it into both halves.
@@ -78,7 +81,7 @@ class TaskDistribution:
             draw_test = functools.partial(_sample_stream, self.sample, _TEST_TAG, seed)
             return self._halves((draw_train, None), (draw_test, None), held_out=True)
         size = num_members(self.members)
-        if size < MIN_SPLIT:
+        if not self.held_out:
             return self._halves((self.sample, self.members), (self.sample, self.members), held_out=False)
         _check_distinct(self.members)
         order = np.random.default_rng(seed).permutation(size)

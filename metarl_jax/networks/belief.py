@@ -34,10 +34,11 @@ class Encoder(nn.Module):
     embedding_size: int
 
     def setup(self) -> None:
-        self.embedding = nn.Dense(self.embedding_size)
+        dtype = jnp.result_type(float)  # float64 where JAX is told so
+        self.embedding = nn.Dense(self.embedding_size, param_dtype=dtype)
         self.torso = Recurrent(self.hidden_size)
-        self.mean = nn.Dense(self.latent_size)
-        self.log_var = nn.Dense(self.latent_size)
+        self.mean = nn.Dense(self.latent_size, param_dtype=dtype)
+        self.log_var = nn.Dense(self.latent_size, param_dtype=dtype)
 
     def __call__(self, x: jax.Array, carry: Any = None) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         """[T, B, D] -> carry, (mean, log_var) [T, B, Z]."""
@@ -53,10 +54,12 @@ class RewardDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, condition: jax.Array) -> jax.Array:
         first, *rest = self.hidden
-        x = nn.relu(nn.Dense(first)(z) + nn.Dense(first, use_bias=False)(condition))
+        dtype = jnp.result_type(float)
+        of_condition = nn.Dense(first, use_bias=False, param_dtype=dtype)(condition)
+        x = nn.relu(nn.Dense(first, param_dtype=dtype)(z) + of_condition)
         for width in rest:
-            x = nn.relu(nn.Dense(width)(x))
-        return nn.Dense(1)(x)[..., 0]
+            x = nn.relu(nn.Dense(width, param_dtype=dtype)(x))
+        return nn.Dense(1, param_dtype=dtype)(x)[..., 0]
 
 
 class FeatureActorCritic(nn.Module):
@@ -69,7 +72,7 @@ class FeatureActorCritic(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[Any, jax.Array]:
         for width in self.hidden:
-            x = activation(self.activation)(nn.Dense(width)(x))
+            x = activation(self.activation)(nn.Dense(width, param_dtype=jnp.result_type(float))(x))
         return self.heads(x)
 
 
