@@ -121,10 +121,11 @@ def reproductions() -> str:
             rows.append([c["what"], *shown])
         head = ["claim", "ours", "95% interval", "published", "exact optimum", "rule", "verdict"]
         verdict = "passes" if r["passed"] else "**fails**"
+        picture = f"\n\n![{r['name']}](reproductions/{path.stem}.png)" if path.with_suffix(".png").exists() else ""
         where = f"{r['device']}, jax {r['versions']['jax']}"
         parts.append(
             f"## {r['name']}: {verdict}\n{r['title']} ({r['paper']}). Seeds: {r['seeds']}. `{r['command']}`, {where}. "
-            f"[JSON](reproductions/{path.name})\n\n{_markdown(head, rows)}"
+            f"[JSON](reproductions/{path.name})\n\n{_markdown(head, rows)}{picture}"
         )
     return "\n\n".join(parts)
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput                                   our rows
     python -m benchmarks.throughput --peers --peer-python PYTHON      and, in the same run, rejax and learn2learn
+    python -m benchmarks.throughput --memory                          RL2 instead: GRU and transformer, see memory.py
 
 PPO is PureJaxRL's setting: 5e5 steps of CartPole-v1, 4 environments x 128 steps, 4 epochs, 4 minibatches.
 MAML-PPO is ProMP's: 40 tasks x 20 episodes x 100 steps before and after one inner step, 64x64 tanh, 5 outer
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import metarl_jax as mrl
-from benchmarks import common, peers
+from benchmarks import common, memory, peers
 from metarl_jax.rollout import rollout
 
 PPO_ITERATIONS = 500_000 // 512
@@ -113,9 +114,18 @@ def main() -> None:
     parser = common.parser(__doc__, "throughput")
     parser.add_argument("--peers", action="store_true", help="measure the peers too, in the same run")
     parser.add_argument("--peer-python", help="interpreter that has the peers installed, see benchmarks/peers.py")
+    parser.add_argument("--memory", action="store_true", help="the rows of RL2 instead, into throughput_memory_*.json")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 8], help="PPO seeds, vmapped (default 1 8)")
     parser.add_argument("--tasks-per-batch", type=int, nargs="*", default=[5, TASKS], help="besides the default")
     arguments = parser.parse_args()
+    if arguments.memory:
+        measured = memory.rows(arguments.repeats)
+        print(common.table(measured, memory.COLUMNS))
+        output = arguments.output
+        if output == parser.get_default("output"):
+            output = output.with_name(output.name.replace("throughput", "throughput_memory"))
+        common.save(output, measured)
+        return
     rows = [ppo_cartpole(n, arguments.repeats) for n in arguments.seeds]
     rows.append(rollouts(arguments.repeats))
     rows += [maml_point(n, arguments.repeats) for n in [None, *arguments.tasks_per_batch]]

@@ -22,6 +22,7 @@ from metarl_jax.algorithms.supervised_maml import few_shot, supervised_maml
 from metarl_jax.algorithms.varibad import condition_size, varibad
 from metarl_jax.envs.trial import trials
 from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
+from metarl_jax.networks.belief import Belief
 from metarl_jax.run_config import ConfigError
 from metarl_jax.schemas import Config, GradientConfig, MAMLConfig, PPOConfig, SupervisedMAMLConfig
 from metarl_jax.trial_config import TrialConfig
@@ -249,15 +250,21 @@ def _rl2(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
     return rl2(env, train, policy, num_minibatches=c.num_minibatches, **_trial_options(c)), policy
 
 
-def _varibad(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
-    policy = feature_policy(env, env.observation_size + 2 * c.latent_size, c.hidden, c.activation, init_std=c.init_std)
-    belief = belief_network(
+def belief_of(c: Any, env: Any) -> Belief:
+    """The belief that a VariBAD configuration names, for the trials `env`."""
+    return belief_network(
         env,
         condition_size(env, c.condition),
         latent_size=c.latent_size,
         hidden_size=c.encoder_size,
+        decoder=c.decoder,
         decoder_hidden=c.decoder_hidden,
     )
+
+
+def _varibad(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
+    policy = feature_policy(env, env.observation_size + 2 * c.latent_size, c.hidden, c.activation, init_std=c.init_std)
+    belief = belief_of(c, env)
     own = ("num_minibatches", "condition", "kl_coef", "vae_lr", "num_vae_updates", "vae_batch_size", "num_elbo_terms")
     levels = None if c.reward_levels is None else (c.reward_levels[0], c.reward_levels[1])
     return varibad(env, train, policy, belief, reward_levels=levels, **_trial_options(c, *own)), policy

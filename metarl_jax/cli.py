@@ -1,4 +1,4 @@
-"""The `metarl` command: train, evaluate, reproduce, list, show. Heavy imports wait until a command needs them."""
+"""The `metarl` command: train, sweep, evaluate, reproduce, list, show. Heavy imports wait until they are needed."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from metarl_jax.schemas import SCHEMAS
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning in JAX.")
     top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{train,evaluate,reproduce,list,show}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{train,sweep,evaluate,reproduce,list,show}")
 
     train = commands.add_parser("train", help="train a configuration", description="Train a configuration.")
     train.add_argument(
@@ -25,6 +25,26 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, help="where to keep the run (default: runs/<config>-<time>)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir from its last checkpoint")
     train.add_argument("--seeds", type=int, metavar="N", help="train N seeds in one program (num_seeds)")
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="train many settings as one program",
+        description="Train many settings of one configuration, as one program for all that compile alike.",
+        epilog="example: metarl sweep ppo_cartpole 'lr=log(1e-5,1e-1)' 'gamma=[.9,.99]' --trials 64 --seeds 2",
+    )
+    sweep.add_argument("config", help="YAML file, or the name of one in configs/")
+    sweep.add_argument(
+        "overrides",
+        nargs="*",
+        help="key=log(low,high), key=uniform(low,high) or key=[a,b,...] to vary; key=value to change for all",
+    )
+    sweep.add_argument("--method", default="random", help="random (default), sobol, grid, or halving (of random)")
+    sweep.add_argument("--trials", type=int, help="settings to try (grid: as many as its values make)")
+    sweep.add_argument("--grid-points", type=int, default=5, help="values of a range in a grid (default 5)")
+    sweep.add_argument("--seeds", type=int, help="independent seeds of each setting (num_seeds)")
+    sweep.add_argument("--lanes", type=int, help="trainings computed at a time (default: 8 on a CPU, else all)")
+    sweep.add_argument("--run-dir", type=Path, help="where to keep it (default: runs/sweep-CONFIG-N)")
+    sweep.add_argument("--resume", action="store_true", help="go on with the sweep in --run-dir")
 
     evaluate = commands.add_parser(
         "evaluate", help="evaluate a run on held-out tasks", description="Evaluate a run on held-out tasks."
@@ -43,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("name", nargs="?", help="see --list")
     again.add_argument("--list", action="store_true", dest="only_list", help="list reproductions and what they cost")
+    again.add_argument(
+        "--cells", metavar="A,B", help="the cells of a table to run, by their beginnings: n10, or n100-k5"
+    )
     again.add_argument("--run-dir", type=Path, help="where to keep what it trains (default: runs/reproduce-NAME)")
     again.add_argument("--output", type=Path, metavar="DIR", help="write NAME.json there (default: the run directory)")
 
@@ -56,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 if a run failed (NaN); 2 for a mistake in what was asked; 130 if interrupted."""
     top = parser()
     arguments, rest = top.parse_known_args(argv)
-    if arguments.command == "train":  # key=value may stand anywhere, after options too
+    if arguments.command in ("train", "sweep"):  # key=value may stand anywhere, after options too
         arguments.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
@@ -150,6 +173,42 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(arguments: argparse.Namespace) -> int:
+    from metarl_jax.search_space import is_dimension
+
+    source = _find_config(arguments.config)
+    plain = load(source).model_dump()
+    ranges = [o for o in arguments.overrides if is_dimension(o, plain)]
+    overrides = [o for o in arguments.overrides if o not in ranges]
+    if arguments.seeds is not None:
+        overrides.append(f"num_seeds={arguments.seeds}")
+    config = load(source, overrides)
+    if arguments.lanes is not None and arguments.lanes < 1:
+        raise ConfigError(f"lanes = {arguments.lanes}: must be at least 1")
+    directory = arguments.run_dir or _new_run_dir(f"sweep-{source.stem}", arguments.resume)
+    if directory.exists() and not arguments.resume and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"sweep directory {directory}: is not empty; add --resume to go on with it, or name another")
+    _prepare_jax()
+    from metarl_jax import sweep
+
+    made = sweep.make(
+        config,
+        ranges,
+        method=arguments.method,
+        num_trials=arguments.trials,
+        grid_points=arguments.grid_points,
+        lanes_at_a_time=arguments.lanes,
+    )
+    _say(
+        f"{config.algorithm} on {config.env}: {len(made.settings)} trials x {config.num_seeds} seed(s); one program "
+        f"varies {', '.join(made.traced) or 'nothing'}; sweep directory {directory}"
+    )
+    rows = sweep.run(made, directory, resume=arguments.resume, report=_say)
+    print(sweep.format_rows(made, rows))
+    print(directory)
+    return 0
+
+
 def _new_run_dir(name: str, resume: bool) -> Path:
     if resume:
         raise ConfigError("--resume needs --run-dir, to know which run to go on with")
@@ -239,7 +298,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    from metarl_jax.reproductions import REPRODUCTIONS, format_list, format_result, reproduce
+    from metarl_jax.reproductions import REPRODUCTIONS, choose_cells, format_list, format_result, reproduce
 
     if arguments.only_list:
         print(format_list())
@@ -251,24 +310,42 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         near = difflib.get_close_matches(name, REPRODUCTIONS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"reproduction {name or '(none)'}: must be one of {', '.join(REPRODUCTIONS)}{hint}")
+    try:
+        cells = choose_cells(name, arguments.cells)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     _prepare_jax()
     import json
+    import shutil
 
     from metarl_jax.experiment import environment_info, write_whole
 
     entry = REPRODUCTIONS[name]
     directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"
     _say(f"{name}: {entry.title}; about {entry.cpu} on one CPU core; kept in {directory}, where a second call goes on")
-    result = {**reproduce(name, directory, _say), **environment_info(), "command": f"metarl reproduce {name}"}
+    command = f"metarl reproduce {name}" + (f" --cells {arguments.cells}" if arguments.cells else "")
+    result = {**reproduce(name, directory, _say, cells), **environment_info(), "command": command}
     output = arguments.output or directory
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / f"{name}.json", json.dumps(result, indent=1) + "\n")
     print(format_result(result))
+    picture = directory / f"{name}.png"
+    if picture.exists():
+        if output != directory:
+            shutil.copyfile(picture, output / picture.name)
+        print(output / picture.name)
     print(output / f"{name}.json")
     return 0 if result["passed"] else 1
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "reproduce": _reproduce, "list": _list, "show": _show}
+_COMMANDS = {
+    "train": _train,
+    "sweep": _sweep,
+    "evaluate": _evaluate,
+    "reproduce": _reproduce,
+    "list": _list,
+    "show": _show,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,7 +26,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"config {path}: {error.strerror or error}{_nearby(Path(path))}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"config {path}: not a text file") from None
-    data = _parse(text, f"config {path}")
+    data = parse_value(text, f"config {path}")
     if not isinstance(data, dict):
         raise ConfigError(f"config {path}: must be a list of `key: value` lines, not {type(data).__name__}")
     for override in overrides or []:
@@ -39,7 +39,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
             if not isinstance(target, dict):
                 raise ConfigError(f"env_options = {target!r}: must be a mapping")
             data["env_options"] = target
-        target[last] = _parse(value, f"override {override!r}")
+        target[last] = parse_value(value, f"override {override!r}")
     return validate(data)
 
 
@@ -120,7 +120,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_value(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:

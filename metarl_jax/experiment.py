@@ -77,7 +77,7 @@ def train(job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[An
         in a loss, gradient or parameter, with the last good checkpoint kept.
     """
     _open_directory(job, run_dir, resume)
-    with _lock(run_dir):
+    with locked(run_dir):
         return _train(job, run_dir, resume, report)
 
 
@@ -145,7 +145,7 @@ def _open_directory(job: Job, run_dir: Path, resume: bool) -> None:
 
 
 @contextmanager
-def _lock(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path) -> Iterator[None]:
     """Hold the run for one process; the operating system lets go when that process ends, however it ends."""
     with open(run_dir / ".lock", "a") as file:
         if fcntl is not None:

@@ -110,7 +110,7 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
     if not job.higher_is_better:
         axes.set_yscale("log")
     axes.legend(frameon=False)
-    return _save(figure, run_dir / "learning_curve.png")
+    return save_figure(figure, run_dir / "learning_curve.png")
 
 
 @np.errstate(invalid="ignore", divide="ignore")
@@ -130,7 +130,7 @@ def _band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return centre, low, high
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
     figure.savefig(path, dpi=150)
@@ -193,7 +193,7 @@ def _draw_tasks(positions: np.ndarray, goals: np.ndarray, until: int | None = No
 
 def adaptation_picture(positions: np.ndarray, goals: np.ndarray, path: Path) -> Path:
     """PNG: paths before and after each update, one row a task."""
-    return _save(_draw_tasks(positions, goals), path)
+    return save_figure(_draw_tasks(positions, goals), path)
 
 
 def adaptation_film(positions: np.ndarray, goals: np.ndarray, path: Path, num_frames: int = 25) -> Path:

@@ -90,6 +90,9 @@ class VariBADConfig(TrialConfig):
     activation: Activation = Field("tanh", description="activation function of the policy")
     latent_size: Positive = Field(5, description="dimensions of the belief")
     encoder_size: Width = Field(64, description="hidden units of the encoder's GRU")
+    decoder: Literal["mlp", "table"] = Field(
+        "mlp", description="what foretells rewards; table: one for each state, which must be one-hot"
+    )
     decoder_hidden: list[Width] = Field([32, 32], description="hidden layer widths of the decoder", min_length=1)
     condition: Literal["next_state", "state_action"] = Field(
         "next_state", description="what a reward is decoded from beside the belief"
@@ -101,6 +104,7 @@ class VariBADConfig(TrialConfig):
         max_length=2,
     )
     kl_coef: NonNegative = Field(0.01, description="weight of KL(belief || belief a step before)")
+    anneal_lr: bool = Field(True, description="anneal both step sizes linearly to 0")
     vae_lr: Rate = Field(1e-3, description="Adam step size of the encoder and the decoder")
     num_vae_updates: Positive = Field(3, description="steps on the ELBO an iteration")
     vae_batch_size: Positive | None = Field(None, description="trials in each of them; null: all")

@@ -20,8 +20,11 @@ FAMILY = [name for name, schema in SCHEMAS.items() if issubclass(schema, Gradien
 TRIALS = ["num_iterations=2", "checkpoint_every=1", "meta_batch_size=2", "num_episodes=2", "horizon=3", "eval_tasks=2"]
 ON_TRIALS = {
     "rl2": ["size=4", "num_minibatches=1"],
-    "varibad": ["encoder_size=4", "hidden=[4]", "decoder_hidden=[4]", "num_minibatches=1"],
-}
+    "varibad": [
+        "encoder_size=4", "hidden=[4]", "decoder_hidden=[4]", "num_minibatches=1", "decoder=table",
+        "env_options={observation: one_hot}",
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,9 @@ def test_train_resume_evaluate_on_trials(name, tmp_path, monkeypatch, capsys):
     assert "episode 1" in out and "whole trial of 2 episodes" in out and "update" not in out
     assert cli.main(["evaluate", "whole", "--num-updates", "5"]) == 2
     assert "num-updates = 5: a trial of 2 episodes is scored whole, so it must be 1" in capsys.readouterr().err
+    key = "size" if name == "rl2" else "encoder_size"
+    resolved = (tmp_path / "whole/config.yaml").read_text()
+    (tmp_path / "whole/config.yaml").write_text(resolved.replace(f"\n{key}: 4\n", f"\n{key}: 8\n"))
+    assert cli.main(["evaluate", "whole"]) == 2
+    said = capsys.readouterr().err
+    assert "checkpoint" in said and "the configuration asks for" in said and said.count("\n") == 1

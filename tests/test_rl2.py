@@ -22,9 +22,10 @@ def bandit(num_episodes=5, num_arms=2):
     return trials(env, tasks, num_episodes), tasks
 
 
-def make_varibad(env, tasks, condition="next_state", **options):
+def make_varibad(env, tasks, condition="next_state", decoder="mlp", **options):
     policy = feature_policy(env, env.observation_size + 2 * 3, (8,))
-    belief = belief_network(env, condition_size(env, condition), latent_size=3, hidden_size=8, embedding_size=8)
+    sizes = {"latent_size": 3, "hidden_size": 8, "embedding_size": 8}
+    belief = belief_network(env, condition_size(env, condition), decoder=decoder, **sizes)
     options = {"meta_batch_size": 4, "num_minibatches": 2, **options}
     return mrl.varibad(env, tasks, policy, belief, condition=condition, **options)
 
@@ -80,6 +81,12 @@ def varibad_in_float64():
     return make_varibad(env, tasks, "state_action", trials_per_task=2), tasks
 
 
+def varibad_table_in_float64(condition):
+    env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
+    env = trials(env, tasks, 2)
+    return make_varibad(env, tasks, condition, "table", trials_per_task=2), tasks
+
+
 def rl2_in_float64(make_policy):
     env, tasks = bandit(7)
     return mrl.rl2(env, tasks, make_policy(env), trials_per_task=2), tasks
@@ -93,8 +100,10 @@ def rl2_in_float64(make_policy):
         # A softmax does not see what is added to all scores: the bias of the keys has no derivative.
         (lambda: rl2_in_float64(lambda env: transformer_policy(env, 7, 8, num_heads=2)), ("key.bias",)),
         (varibad_in_float64, ("policy.",)),  # the ELBO is not the policy's
+        (lambda: varibad_table_in_float64("next_state"), ("policy.",)),
+        (lambda: varibad_table_in_float64("state_action"), ("policy.",)),
     ],
-    ids=["gru", "lstm in chunks", "transformer", "varibad"],
+    ids=["gru", "lstm in chunks", "transformer", "varibad", "varibad, states", "varibad, states and actions"],
 )
 def test_meta_gradients_are_those_of_finite_differences(x64, make, dead):
     algo, tasks = make()
@@ -175,12 +184,13 @@ def test_ppo_does_not_move_the_encoder_and_the_elbo_does_not_move_the_policy():
     assert np.isfinite(float(metrics["elbo"]))
 
 
+@pytest.mark.parametrize("decoder", ["mlp", "table"])
 @pytest.mark.parametrize("condition", ["next_state", "state_action"])
-def test_every_belief_foretells_the_whole_trial(condition):
+def test_every_belief_foretells_the_whole_trial(condition, decoder):
     """A reward of the last step changes the loss through the belief at the first step, and the reverse."""
     env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
     trial_env = trials(env, tasks, 2)
-    algo = make_varibad(trial_env, tasks, condition)
+    algo = make_varibad(trial_env, tasks, condition, decoder)
     params = algo.init(jax.random.key(0)).params
     trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
 
@@ -212,6 +222,55 @@ def test_beliefs_learn_what_the_task_is():
     assert elbo[-10:].mean() > -1.2, "4 rewards, of which a quarter of the beliefs know nothing: at best -.7"
     assert elbo[:5].mean() < -2.4
     assert float(metrics["trial_return"][-10:].mean()) > 3.2
+
+
+@pytest.mark.parametrize("condition", ["next_state", "state_action"])
+def test_a_table_is_read_where_the_one_hot_condition_points(condition):
+    """All pairs of a belief and a step at once are as each of them alone; entry i is read at state (and action) i."""
+    env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
+    env = trials(env, tasks, 2)
+    belief = belief_network(env, condition_size(env, condition), latent_size=3, decoder="table")
+    params = belief.init(jax.random.key(0))
+    entries = jnp.eye(3)
+    if condition == "state_action":
+        entries = jnp.stack([jnp.concatenate([s, a]) for s in jnp.eye(3) for a in jnp.eye(2)])
+    kernel = params["decoder"]["Dense_2"]["kernel"]
+    assert kernel.shape[1] == len(entries), "one head for each"
+    z = jax.random.normal(jax.random.key(1), (2, 2, 3))  # [E, B, Z]
+    told = entries[jax.random.randint(jax.random.key(2), (3, 2), 0, len(entries))]  # [T, B, C]
+    together = belief.reward(params, z[:, None], told[None])
+    alone = [[[belief.reward(params, z[e, b], told[t, b]) for b in range(2)] for t in range(3)] for e in range(2)]
+    np.testing.assert_allclose(together, jnp.asarray(alone), rtol=1e-4, atol=1e-5)
+    bias = jnp.arange(float(len(entries)))
+    decoder = {**params["decoder"], "Dense_2": {"kernel": jnp.zeros_like(kernel), "bias": bias}}
+    np.testing.assert_array_equal(belief.reward({**params, "decoder": decoder}, z[0, 0], entries), bias)
+
+
+def test_both_step_sizes_are_annealed():
+    """Past the last iteration nothing moves; without `num_iterations` everything does."""
+    env, tasks = bandit()
+    for num_iterations, still in ((1, True), (None, False)):
+        algo = make_varibad(env, tasks, "state_action", num_iterations=num_iterations)
+        step = jax.jit(algo.step)
+        first, _ = step(algo.init(jax.random.key(0)), jax.random.key(1))
+        second, _ = step(first, jax.random.key(2))
+        for part in ("policy", "belief"):
+            assert (relative_error(second.params[part], first.params[part]) == 0) == still
+
+
+def test_a_table_needs_one_hot_states_and_actions(monkeypatch):
+    env, tasks = mrl.make("GridNavi-v0", observation="scaled")
+    env = trials(env, tasks, 2)
+    with pytest.raises(ValueError, match="decoder = 'lookup': must be one of mlp, table"):
+        belief_network(env, 2, decoder="lookup")
+    with pytest.raises(ValueError, match="decoder = 'table': must be 'mlp', as the observations are not one-hot in T"):
+        belief_network(env, 2, decoder="table")
+    env, tasks = mrl.make("GridNavi-v0", observation="one_hot", size=3)
+    env = trials(env, tasks, 2)
+    monkeypatch.setattr(env, "num_options", None)  # as with box actions
+    belief_network(env, condition_size(env, "next_state"), decoder="table")
+    with pytest.raises(ValueError, match="decoder = 'table': must be 'mlp', as the actions are not one-hot in T"):
+        belief_network(env, condition_size(env, "state_action"), decoder="table")
 
 
 def test_varibad_refuses_what_it_cannot_do():

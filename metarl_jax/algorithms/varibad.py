@@ -67,13 +67,16 @@ def varibad(
 
     Args:
         env: `envs.trial.trials(...)`. policy: `networks.belief.feature_policy` on env.observation_size + 2 latent_size
-            features. belief: `networks.belief.belief_network` with `condition_size(env, condition)`.
+            features. belief: `networks.belief.belief_network` with `condition_size(env, condition)`; where states are
+            one-hot, the decoder "table" learns what the decoder "mlp" does not in as many steps.
         condition: what the reward is decoded from beside z: "next_state" (the last step of an episode, after which the
             environment has been reset, is then left out) or "state_action".
         reward_levels: (low, high): the reward is one of the two, and p is Bernoulli; None: Gaussian of unit variance.
         num_vae_updates: Adam steps on the ELBO an iteration, each on `vae_batch_size` of this iteration's trials (None:
             all) and `num_elbo_terms` of their steps t, drawn anew (None: all). The authors keep a buffer of old trials
             instead; here an iteration gathers more of them at once.
+        num_iterations: anneals both step sizes linearly to 0 over that many; None: constant. A belief that keeps
+            moving leaves the policy behind: it has learned to read the belief of before the last `num_vae_updates`.
         lr and below: PPO's, as in `algorithms.rl2`; its minibatches are of single steps.
     Returns: a MetaLearner. `collect` scores each episode of a trial; `adapt` returns the belief (mean, log_var) at the
         trial's end as `opt_state`; `meta_loss` is minus the ELBO of a trial, each z at its mean.
@@ -110,7 +113,7 @@ def varibad(
         normalize_advantage=normalize_advantage,
         optimizer=inner.annealed_adam(lr, total),
     )
-    vae = optax.adam(vae_lr)
+    vae = inner.annealed_adam(vae_lr, None if num_iterations is None else num_iterations * num_vae_updates)
 
     def features(observation: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
         return jax.lax.stop_gradient(jnp.concatenate([observation[..., : env.observation_size], mean, log_var], -1))

@@ -13,6 +13,7 @@ from metarl_jax.networks.recurrent import Recurrent
 from metarl_jax.types import Params, Policy
 
 MIN_LOG_VAR, MAX_LOG_VAR = -10.0, 4.0
+DECODERS = ("mlp", "table")
 
 
 class Belief(NamedTuple):
@@ -47,12 +48,13 @@ class Encoder(nn.Module):
 
 
 class RewardDecoder(nn.Module):
-    """(z, condition) -> one number. The first layer is a sum of two: pairs of beliefs and steps are cheap."""
+    """(z, condition) -> one number. The first layer is a sum of two; the others are evaluated for every pair."""
 
     hidden: Sequence[int]
 
     @nn.compact
     def __call__(self, z: jax.Array, condition: jax.Array) -> jax.Array:
+        """[..., Z], [..., C] -> [...], leading axes broadcast."""
         first, *rest = self.hidden
         dtype = jnp.result_type(float)
         of_condition = nn.Dense(first, use_bias=False, param_dtype=dtype)(condition)
@@ -60,6 +62,28 @@ class RewardDecoder(nn.Module):
         for width in rest:
             x = nn.relu(nn.Dense(width, param_dtype=dtype)(x))
         return nn.Dense(1, param_dtype=dtype)(x)[..., 0]
+
+
+class TableDecoder(nn.Module):
+    """z -> a table of one number for every state, or every state and action, from which a one-hot condition picks.
+
+    The network is evaluated for the beliefs alone (the "multi-head" decoder of the code of Zintgraf et al. 2020).
+    """
+
+    hidden: Sequence[int]
+    num_states: int
+
+    @nn.compact
+    def __call__(self, z: jax.Array, condition: jax.Array) -> jax.Array:
+        """[..., Z], [..., S] or [..., S + A] -> [...], leading axes broadcast."""
+        if condition.shape[-1] > self.num_states:
+            state, action = jnp.split(condition, [self.num_states], axis=-1)
+            condition = (state[..., None] * action[..., None, :]).reshape(*state.shape[:-1], -1)
+        dtype = jnp.result_type(float)
+        for width in self.hidden:
+            z = nn.relu(nn.Dense(width, param_dtype=dtype)(z))
+        table = nn.Dense(condition.shape[-1], param_dtype=dtype)(z)
+        return jnp.einsum("...c,...c->...", table, condition)
 
 
 class FeatureActorCritic(nn.Module):
@@ -83,18 +107,30 @@ def belief_network(
     latent_size: int = 5,
     hidden_size: int = 64,
     embedding_size: int = 32,
+    decoder: str = "mlp",
     decoder_hidden: Sequence[int] = (32, 32),
 ) -> Belief:
-    """A GRU encoder of the trials of `env` (`envs.trial`) and a decoder of rewards given z and a condition [C]."""
+    """A GRU encoder of the trials of `env` (`envs.trial`) and a decoder of rewards given z and a condition [C].
+
+    Args:
+        decoder: "mlp" reads z and any condition; "table", for one-hot states (and actions, where they are conditions),
+            reads z and gives a reward for each state: easier to learn, and T times cheaper for trials of T steps.
+    Raises: ValueError for another decoder, and for a table where states or actions are not one-hot.
+    """
     encoder = Encoder(latent_size, hidden_size, embedding_size)
-    decoder = RewardDecoder(tuple(decoder_hidden))
+    if decoder not in DECODERS:
+        raise ValueError(f"decoder = {decoder!r}: must be one of {', '.join(DECODERS)}")
+    hidden = tuple(decoder_hidden)
+    if decoder == "table":
+        _check_table(env, condition_size)
+    decode = TableDecoder(hidden, env.observation_size) if decoder == "table" else RewardDecoder(hidden)
     size = int(env.observation_space(env.default_params).shape[0])
 
     def init(key: jax.Array) -> Params:
         encoder_key, decoder_key = jax.random.split(key)
         return {
             "encoder": encoder.init(encoder_key, jnp.zeros((1, 1, size)))["params"],
-            "decoder": decoder.init(decoder_key, jnp.zeros(latent_size), jnp.zeros(condition_size))["params"],
+            "decoder": decode.init(decoder_key, jnp.zeros(latent_size), jnp.zeros(condition_size))["params"],
         }
 
     def encode(params: Params, observation: jax.Array) -> Any:
@@ -108,9 +144,20 @@ def belief_network(
         return memory, jax.tree.map(lambda x: x[0], belief)
 
     def reward(params: Params, z: jax.Array, condition: jax.Array) -> Any:
-        return decoder.apply({"params": params["decoder"]}, z, condition)
+        return decode.apply({"params": params["decoder"]}, z, condition)
 
     return Belief(init, encode, remember, step, reward, latent_size)
+
+
+def _check_table(env: Any, condition_size: int) -> None:
+    """Raises: ValueError where a state, known by the first one of a trial, or an action is not one-hot."""
+    with jax.ensure_compile_time_eval():
+        first = env.reset_env(jax.random.key(0), env.default_params)[0][: env.observation_size]
+        one_hot = bool(jnp.all((first == 0) | (first == 1)) & (first.sum() == 1))
+    actions = env.num_options is not None or condition_size == env.observation_size
+    if not (one_hot and actions):
+        what = "actions are" if one_hot else "observations are"
+        raise ValueError(f"decoder = 'table': must be 'mlp', as the {what} not one-hot in {env.name}")
 
 
 def feature_policy(

@@ -1,10 +1,12 @@
 """Published results, run again: each compares with the published number and the exact optimum, and passes or fails.
 
 A reproduction is a module with `run(directory, report) -> list of Claim`. What it trains it keeps in `directory`,
-so that a run that was cut off goes on. `reproduce` adds the circumstances and makes JSON of it.
+so that a run that was cut off goes on. One that is a table of cells names them in `cells`, has
+`CELLS` and `run(directory, report, cells)`. `reproduce` adds the circumstances and makes JSON of it.
 """
 
 import dataclasses
+import difflib
 import importlib
 import time
 from collections.abc import Callable
@@ -37,6 +39,8 @@ class Reproduction:
     seeds: int
     cpu: str  # measured cost on a CPU
     gpu: str  # measured cost on a GPU, or that it was not measured
+    cells: tuple[str, ...] = ()  # of a table that can be run in part
+    chosen: tuple[str, ...] = ()  # those run if none are named; `cpu` is their cost
 
 
 _HERE = "metarl_jax.reproductions"
@@ -91,6 +95,44 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         cpu="75 seconds",
         gpu=NOT_MEASURED,
     ),
+    "rl2-bandits": Reproduction(
+        "RL2 and strategies that are not learned on Bernoulli bandits",
+        "Duan et al. 2016, table 1",
+        f"{_HERE}.rl2_bandits",
+        seeds=3,
+        cpu="90 minutes",
+        gpu=NOT_MEASURED,
+        cells=(
+            "n10-k5",
+            "n10-k10",
+            "n10-k50",
+            "n100-k5",
+            "n100-k10",
+            "n100-k50",
+            "n500-k5",
+            "n500-k10",
+            "n500-k50",
+        ),
+        chosen=("n10-k5", "n10-k10", "n10-k50", "n100-k5"),
+    ),
+    "rl2-tabular-mdps": Reproduction(
+        "RL2 and strategies that are not learned on random tabular MDPs",
+        "Duan et al. 2016, table 2",
+        f"{_HERE}.rl2_tabular_mdps",
+        seeds=3,
+        cpu="90 minutes",
+        gpu=NOT_MEASURED,
+        cells=("n10", "n25", "n50", "n75", "n100"),
+        chosen=("n10",),
+    ),
+    "varibad-gridnavi": Reproduction(
+        "VariBAD and RL2 on GridNavi, beside the Bayes-optimal agent",
+        "Zintgraf et al. 2020, VariBAD, section 5.1",
+        f"{_HERE}.varibad_gridnavi",
+        seeds=3,
+        cpu="60 minutes",
+        gpu=NOT_MEASURED,
+    ),
 }
 
 
@@ -124,11 +166,39 @@ def _columns(rows: list[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def reproduce(name: str, directory: Path, report: Callable[[Any], None] = print) -> dict[str, Any]:
+def choose_cells(name: str, asked: str | None) -> tuple[str, ...]:
+    """The cells that `asked` means, in the order of the table: names, or their beginnings, parted by commas.
+
+    "n10" is n10-k5, n10-k10 and n10-k50; "all" is all; None those the entry has chosen.
+
+    Raises: ValueError, one line, for a reproduction without cells and for a name that none begins with.
+    """
+    entry = REPRODUCTIONS[name]
+    if asked is None or asked == "all":
+        return entry.chosen if asked is None else entry.cells
+    if not entry.cells:
+        raise ValueError(f"cells = {asked!r}: {name} has none, it is run whole")
+    words = [word.strip() for word in asked.split(",")]
+    for word in words:
+        if not any(_begins(cell, word) for cell in entry.cells):
+            near = difflib.get_close_matches(word, entry.cells, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"cells = {word!r}: must be all, or of {', '.join(entry.cells)}{hint}")
+    return tuple(cell for cell in entry.cells if any(_begins(cell, word) for word in words))
+
+
+def _begins(cell: str, word: str) -> bool:
+    return cell == word or cell.startswith(f"{word}-")
+
+
+def reproduce(
+    name: str, directory: Path, report: Callable[[Any], None] = print, cells: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Run one reproduction; returns its result as JSON-ready data: claims, verdict, seconds, seeds."""
     entry = REPRODUCTIONS[name]
     began, cpu_began = time.perf_counter(), time.process_time()
-    claims = importlib.import_module(entry.module).run(directory, report)
+    options = {"cells": cells or entry.chosen} if entry.cells else {}
+    claims = importlib.import_module(entry.module).run(directory, report, **options)
     return {
         "name": name,
         "title": entry.title,

@@ -1,10 +1,15 @@
-"""Where the settings of published experiments are: configs/papers, in a checkout or inside the installed package."""
+"""Where the configurations are: configs/ and, of published experiments, configs/papers/."""
 
 from pathlib import Path
 
 
-def paper_config(name: str) -> Path:
-    """The YAML file of that name."""
+def shipped_config(name: str) -> Path:
+    """configs/NAME.yaml, in a checkout or inside the installed package."""
     package = Path(__file__).resolve().parents[1]
-    candidates = [base / "configs" / "papers" / f"{name}.yaml" for base in (package.parent, package)]
+    candidates = [base / "configs" / f"{name}.yaml" for base in (package.parent, package)]
     return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def paper_config(name: str) -> Path:
+    """configs/papers/NAME.yaml."""
+    return shipped_config(f"papers/{name}")

@@ -1,0 +1,96 @@
+"""The pictures of the tables on trials: regret or return as a trial goes on, and beliefs over a grid."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl_jax.report import GRID, INK, save_figure
+
+OURS, LIMIT = "#c51b1d", INK
+OTHERS = ("#9aa5b1", "#2166ac", "#e08214", "#1b7837", "#762a83", "#8c510a", "#35978f", "#c994c7", "#b8a200")
+
+
+def regret_curves(path: Path, panels: dict[str, dict[str, np.ndarray]]) -> Path:
+    """PNG: one panel a cell, cumulative regret [pull] of each row; RL2 stands out, the best known is black."""
+    figure, axes = _panels(1, len(panels), width=3.4, height=3.2)
+    colours = dict(zip([row for row in next(iter(panels.values())) if row not in _SPECIAL], OTHERS, strict=False))
+    for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        for row, regret in rows.items():
+            axis.plot(np.arange(1, len(regret) + 1), regret, label=row, **_style(row, colours))
+        top = max(regret[-1] for row, regret in rows.items() if row != "random")
+        axis.set_ylim(0, 1.15 * top)  # random arms leave the picture
+        axis.set_title(title, fontsize=10, color=INK)
+        axis.set_xlabel("pulls")
+    axes[0][0].set_ylabel("regret: best arm minus reward, summed")
+    _legend(figure, axes[0][0])
+    return save_figure(figure, path)
+
+
+def return_curves(path: Path, rows: dict[str, np.ndarray], optimum: float) -> Path:
+    """PNG: return of each episode [episode] of each row, beside that of who knows the task."""
+    figure, axes = _panels(1, 1, width=5.4, height=3.6)
+    axis = axes[0][0]
+    colours = dict(zip([row for row in rows if not row.startswith("RL2")], OTHERS, strict=False))
+    for row, values in rows.items():
+        axis.plot(np.arange(1, len(values) + 1), values, label=row, **_style(row, colours))
+    axis.axhline(optimum, color=LIMIT, linewidth=1.2, linestyle="--", label="task known")
+    axis.set_xlabel("episode of the trial")
+    axis.set_ylabel("return")
+    _legend(figure, axis)
+    return save_figure(figure, path)
+
+
+def belief_map(
+    path: Path, beliefs: dict[str, np.ndarray], positions: np.ndarray, goal: np.ndarray, titles: list[str]
+) -> Path:
+    """PNG: what is believed of each cell, one row a believer, one column a moment.
+
+    Args:
+        beliefs: name -> [moment, size, size], the chance that the cell (x, y) is the goal.
+        positions: [moment, 2], the cell (x, y) that the agent stands on. goal: [2]. titles: of the moments.
+    """
+    figure, axes = _panels(len(beliefs), len(titles), width=1.5, height=1.6)
+    for i, (name, maps) in enumerate(beliefs.items()):
+        for j, title in enumerate(titles):
+            axis = axes[i][j]
+            axis.imshow(maps[j].T, origin="lower", cmap="Blues", vmin=0, vmax=max(0.15, maps[j].max()))
+            axis.plot(*positions[j], marker="o", color=OURS, markersize=6)
+            axis.plot(*goal, marker="*", color="#e08214", markersize=11, markeredgecolor="white")
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            if i == 0:
+                axis.set_title(title, fontsize=9, color=INK)
+            if j == 0:
+                axis.set_ylabel(name, fontsize=9, color=INK)
+    return save_figure(figure, path)
+
+
+_SPECIAL = ("RL2", "finite-horizon Gittins")
+
+
+def _style(row: str, colours: dict[str, str]) -> dict[str, Any]:
+    if row.startswith("RL2"):
+        return {"color": OURS, "linewidth": 2.6, "zorder": 3}
+    if row == "finite-horizon Gittins":
+        return {"color": LIMIT, "linewidth": 1.4, "linestyle": "--", "zorder": 4}
+    return {"color": colours[row], "linewidth": 1.3}
+
+
+def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    size = (width * columns + 0.4, height * rows + 0.3)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color=GRID, linewidth=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(figure: Any, axis: Any) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
