@@ -1,0 +1,111 @@
+"""A population: one algorithm, many hyperparameters and seeds, as one compiled program.
+
+A *lane* is one setting with one seed. What differs between lanes are arrays: float hyperparameters [lane] and keys.
+Lanes are computed a batch at a time, to fit memory and caches, and shared out over the devices there are.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from metarl_jax import tree
+from metarl_jax.build import Job, build
+from metarl_jax.run_config import ConfigError
+
+LANES_AT_A_TIME = 8  # on a CPU, where more fall out of cache
+Values = dict[str, jax.Array]
+
+
+def with_values(config: Any, values: dict[str, Any]) -> Job:
+    """The job of `config` with these hyperparameters, which may be tracers."""
+    return build(config.model_copy(update=values))
+
+
+def is_traceable(config: Any, name: str) -> bool:
+    """Whether the hyperparameter can differ between the lanes of one program: a float that no Python code reads."""
+    if not isinstance(getattr(config, name), float):
+        return False
+
+    def step(value: jax.Array, key: jax.Array) -> Any:
+        algorithm = with_values(config, {name: value}).algorithm
+        return algorithm.step(algorithm.init(key), key)
+
+    try:
+        jax.eval_shape(step, jnp.zeros(()), jax.random.key(0))
+    except (jax.errors.ConcretizationTypeError, TypeError):
+        return False
+    return True
+
+
+def lane_keys(seeds: jax.Array, iteration: jax.Array | int) -> jax.Array:
+    """The keys of this iteration, those of `experiment.make_call`: a lane repeats the run that it stands for."""
+    return jax.vmap(lambda s: jax.random.fold_in(jax.random.fold_in(jax.random.key(s), 1), iteration))(seeds)
+
+
+def make_init(config: Any) -> Callable[[Values, jax.Array], Any]:
+    """(values [lane], seeds [lane]) -> states [lane, ...]."""
+
+    def one(x: tuple[Values, jax.Array]) -> Any:
+        values, seed = x
+        return with_values(config, values).algorithm.init(jax.random.fold_in(jax.random.key(seed), 0))
+
+    return jax.jit(lambda values, seeds: jax.lax.map(one, (values, seeds)))
+
+
+def make_call(config: Any, num_iterations: int, batch_size: int | None = None) -> Any:
+    """(states, values [lane], seeds [lane], first iteration) -> (states, score, finite [lane, num_iterations]).
+
+    One program for any values. A lane whose numbers have become NaN or infinite goes on alone: lanes share nothing.
+    `batch_size` lanes are computed at a time on each device (None: `LANES_AT_A_TIME` on a CPU, all on an accelerator).
+    """
+
+    def one(x: tuple[Any, Values, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+        state, values, seed, start = x
+        job = with_values(config, values)
+
+        def iteration(state: Any, i: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+            state, metrics = job.algorithm.step(state, lane_keys(seed[None], i)[0])
+            finite = jnp.stack([jnp.all(leaf) for leaf in jax.tree.leaves(metrics["finite"])])
+            return state, (metrics[job.score], jnp.all(finite))
+
+        state, (score, finite) = jax.lax.scan(iteration, state, start + jnp.arange(num_iterations))
+        return state, score, finite
+
+    def call(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        lanes = seeds.shape[0]
+        size = batch_size or (LANES_AT_A_TIME if jax.default_backend() == "cpu" else lanes)
+        return tree.chunked_map(one, (states, values, seeds, jnp.full(lanes, start)), min(size, lanes))
+
+    devices = jax.device_count()
+    if devices == 1:
+        return jax.jit(call, donate_argnums=0)
+    lane, whole = PartitionSpec("lane"), PartitionSpec()
+    mesh = jax.make_mesh((devices,), ("lane",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared = jax.shard_map(call, mesh=mesh, in_specs=(lane, lane, lane, whole), out_specs=lane, check_vma=False)
+
+    def padded(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> Any:
+        lanes = seeds.shape[0]
+        spare = -lanes % devices  # the last lanes are computed twice where the devices do not divide them
+
+        def pad(x: jax.Array) -> jax.Array:
+            return jnp.concatenate([x, jnp.repeat(x[-1:], spare, axis=0)]) if spare else x
+
+        states, values, seeds = jax.tree.map(pad, (states, values, seeds))
+        found = shared(states, values, seeds, start)
+        return jax.tree.map(lambda x: x[:lanes], found)
+
+    return jax.jit(padded, donate_argnums=0)
+
+
+def lanes(settings: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> tuple[Values, jax.Array]:
+    """(values [lane], seeds [lane]): every setting with every seed, the seeds of a setting next to each other."""
+    for name in names:
+        bad = [s[name] for s in settings if isinstance(s[name], bool) or not isinstance(s[name], int | float)]
+        if bad:
+            raise ConfigError(f"{name} = {bad[0]!r}: must be a number to differ within one program")
+    values = {name: jnp.repeat(jnp.asarray([float(s[name]) for s in settings]), len(seeds)) for name in names}
+    return values, jnp.asarray(np.tile(np.asarray(seeds), len(settings)))
