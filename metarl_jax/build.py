@@ -267,7 +267,12 @@ def _varibad(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
     belief = belief_of(c, env)
     own = ("num_minibatches", "condition", "kl_coef", "vae_lr", "num_vae_updates", "vae_batch_size", "num_elbo_terms")
     levels = None if c.reward_levels is None else (c.reward_levels[0], c.reward_levels[1])
-    return varibad(env, train, policy, belief, reward_levels=levels, **_trial_options(c, *own)), policy
+    options = {
+        "reward_levels": levels,
+        "anneal_entropy": c.num_iterations if c.anneal_entropy else None,
+        **_trial_options(c, *own),
+    }
+    return varibad(env, train, policy, belief, **options), policy
 
 
 _MEMORIES = {"rl2": _rl2, "varibad": _varibad}

@@ -38,9 +38,10 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         help="key=log(low,high), key=uniform(low,high) or key=[a,b,...] to vary; key=value to change for all",
     )
-    sweep.add_argument("--method", default="random", help="random (default), sobol, grid, or halving (of random)")
+    sweep.add_argument("--method", default="random", help="random (default), sobol, grid, halving or pbt")
     sweep.add_argument("--trials", type=int, help="settings to try (grid: as many as its values make)")
     sweep.add_argument("--grid-points", type=int, default=5, help="values of a range in a grid (default 5)")
+    sweep.add_argument("--interval", type=int, help="pbt: iterations between exploits (default: a 20th of all)")
     sweep.add_argument("--seeds", type=int, help="independent seeds of each setting (num_seeds)")
     sweep.add_argument("--lanes", type=int, help="trainings computed at a time (default: 8 on a CPU, else all)")
     sweep.add_argument("--run-dir", type=Path, help="where to keep it (default: runs/sweep-CONFIG-N)")
@@ -198,6 +199,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         num_trials=arguments.trials,
         grid_points=arguments.grid_points,
         lanes_at_a_time=arguments.lanes,
+        interval=arguments.interval,
     )
     _say(
         f"{config.algorithm} on {config.env}: {len(made.settings)} trials x {config.num_seeds} seed(s); one program "

@@ -57,6 +57,11 @@ def make_init(config: Any) -> Callable[[Values, jax.Array], Any]:
 
 
 def make_call(config: Any, num_iterations: int, batch_size: int | None = None) -> Any:
+    """`train_lanes`, compiled; the states handed in are used up."""
+    return jax.jit(train_lanes(config, num_iterations, batch_size), donate_argnums=0)
+
+
+def train_lanes(config: Any, num_iterations: int, batch_size: int | None = None) -> Callable[..., Any]:
     """(states, values [lane], seeds [lane], first iteration) -> (states, score, finite [lane, num_iterations]).
 
     One program for any values. A lane whose numbers have become NaN or infinite goes on alone: lanes share nothing.
@@ -82,7 +87,7 @@ def make_call(config: Any, num_iterations: int, batch_size: int | None = None) -
 
     devices = jax.device_count()
     if devices == 1:
-        return jax.jit(call, donate_argnums=0)
+        return call
     lane, whole = PartitionSpec("lane"), PartitionSpec()
     mesh = jax.make_mesh((devices,), ("lane",), axis_types=(jax.sharding.AxisType.Auto,))
     shared = jax.shard_map(call, mesh=mesh, in_specs=(lane, lane, lane, whole), out_specs=lane, check_vma=False)
@@ -98,7 +103,7 @@ def make_call(config: Any, num_iterations: int, batch_size: int | None = None) -
         found = shared(states, values, seeds, start)
         return jax.tree.map(lambda x: x[:lanes], found)
 
-    return jax.jit(padded, donate_argnums=0)
+    return padded
 
 
 def lanes(settings: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> tuple[Values, jax.Array]:

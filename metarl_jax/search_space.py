@@ -16,7 +16,7 @@ import numpy as np
 from metarl_jax.config import parse_value, validate
 from metarl_jax.run_config import ConfigError
 
-METHODS = ("random", "sobol", "grid", "halving")
+METHODS = ("random", "sobol", "grid", "halving", "pbt")
 _RANGE = re.compile(r"(\w+)\((.*)\)$")
 
 
@@ -99,7 +99,7 @@ def points(dimensions: Sequence[Dimension], method: str, num_trials: int | None,
     """The settings to try: one {name: value} a trial.
 
     `grid` crosses all values (`grid_points` of a range); `random` draws independently; `sobol` fills the space evenly
-    (scrambled, Sobol 1967; best for powers of two); `halving` starts from the random ones.
+    (scrambled, Sobol 1967; best for powers of two); `halving` and `pbt` start from the random ones.
     """
     if method == "grid":
         names = [d.name for d in dimensions]

@@ -9,7 +9,7 @@ A sweep directory holds
 
 Settings that differ in a static key are trained by different programs (groups). Successive halving (Jamieson and
 Talwalkar 2016) trains all trials for a part of the iterations and goes on with the best third, on each rung; other
-methods have one rung.
+methods have one rung. Population-based training is in `pbt_run`.
 """
 
 import csv
@@ -48,6 +48,7 @@ class Sweep:
     settings: list[dict[str, Any]]
     traced: tuple[str, ...]  # keys that differ within a program; the others make groups
     lanes_at_a_time: int | None = None
+    interval: int = 1  # population-based training: iterations between two rounds of exploit and explore
 
     @property
     def seeds(self) -> list[int]:
@@ -74,6 +75,7 @@ def make(
     num_trials: int | None = None,
     grid_points: int = 5,
     lanes_at_a_time: int | None = None,
+    interval: int | None = None,
 ) -> Sweep:
     """The sweep that ranges and lists such as `lr=log(1e-5,1e-1)` ask for; compiles nothing.
 
@@ -107,8 +109,9 @@ def make(
                 f"{d.name} = {d.text}: changes what is compiled, so it cannot have a range; give a list of values, "
                 f"such as {d.name}=[{_plain(plain[d.name])}]"
             )
+    steps = _interval(config, method, interval, num_trials, [d for d in dimensions if d.name not in traced])
     settings = search_space.points(dimensions, method, num_trials, grid_points, config.seed)
-    made = Sweep(config, dimensions, method, settings, tuple(traced), lanes_at_a_time)
+    made = Sweep(config, dimensions, method, settings, tuple(traced), lanes_at_a_time, steps)
     for static in _groups(made):
         build(_with_static(made, dict(static)))  # refuses what does not fit before anything is compiled
     return made
@@ -116,6 +119,28 @@ def make(
 
 def _plain(value: Any) -> str:
     return json.dumps(value)
+
+
+def _interval(config: Any, method: str, interval: int | None, num_trials: int | None, static: list[Dimension]) -> int:
+    """The interval of population-based training; 1 elsewhere.
+
+    Raises: ConfigError for what that cannot do.
+    """
+    if method != "pbt":
+        if interval is not None:
+            raise ConfigError(f"interval = {interval}: is of --method pbt only")
+        return 1
+    if static:
+        raise ConfigError(f"{static[0].name} = {static[0].text}: changes what is compiled, so it cannot evolve in pbt")
+    if num_trials is None or num_trials < 2:
+        raise ConfigError(f"trials = {num_trials}: pbt needs at least 2 members")
+    steps = max(1, config.num_iterations // 20) if interval is None else interval
+    if interval is None:
+        while config.num_iterations % steps:
+            steps -= 1
+    if steps < 1 or config.num_iterations % steps:
+        raise ConfigError(f"interval = {steps}: must divide num_iterations = {config.num_iterations}")
+    return steps
 
 
 def _groups(sweep: Sweep) -> dict[tuple, list[int]]:
@@ -140,7 +165,11 @@ def run(sweep: Sweep, directory: Path, *, resume: bool = False, report: Callable
 
     Raises: ConfigError for a directory that holds something else; RunFailed if every trial diverged.
     """
-    _open(sweep, directory, resume)
+    if sweep.method == "pbt":
+        from metarl_jax import pbt_run
+
+        return pbt_run.run(sweep, directory, resume=resume, report=report)
+    open_directory(sweep, directory, resume)
     with locked(directory):
         alive = entered = list(range(len(sweep.settings)))  # of this rung, of the one before
         curves = np.full((len(sweep.settings), len(sweep.seeds), sweep.config.num_iterations), np.nan)
@@ -331,13 +360,14 @@ def _write(sweep: Sweep, directory: Path, rows: list[dict], curves: np.ndarray) 
     part.replace(directory / "curves.npz")
 
 
-def _open(sweep: Sweep, directory: Path, resume: bool) -> None:
+def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
     asked = {
         "config": sweep.config.model_dump(),
         "dimensions": [f"{d.name}={d.text}" for d in sweep.dimensions],
         "method": sweep.method,
         "traced": list(sweep.traced),
         "settings": sweep.settings,
+        "interval": sweep.interval,
     }
     asked = json.loads(json.dumps(asked))
     file = directory / "sweep.json"

@@ -62,6 +62,53 @@ def sweep_picture(
     return save_figure(figure, path)
 
 
+def schedule_picture(
+    values: dict[str, np.ndarray],
+    records: Any,
+    dimensions: Sequence[Dimension],
+    interval: int,
+    score: tuple[str, int],
+    path: Path,
+) -> Path:
+    """PNG: score and hyperparameters of the first population over training; the best member's lineage in front.
+
+    Args:
+        values: name -> [interval, population, member]; records: `pbt.Record`, with fitness and source of that shape.
+        score: the name of what was measured, and 1, or -1 where less is better.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fitness = np.asarray(records.fitness)[:, 0]
+    lineage = _lineage(fitness, np.asarray(records.source)[:, 0])
+    panels = [
+        (score[0].replace("_", " "), score[1] * fitness, None),
+        *((d.name, values[d.name][:, 0], d) for d in dimensions),
+    ]
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.8 * len(panels), 3.2), squeeze=False, layout="constrained")
+    at = interval * np.arange(1, len(fitness) + 1)
+    for axis, (label, lines, d) in zip(axes[0], panels, strict=True):
+        _clean(axis)
+        axis.plot(at, np.where(np.isfinite(lines), lines, np.nan), color="#9aa5b1", linewidth=0.7, alpha=0.6)
+        axis.plot(at, lines[np.arange(len(at)), lineage], color="#c51b1d", linewidth=2)
+        if d is not None and d.kind == "log":
+            axis.set_yscale("log")
+        axis.set_xlabel("iterations")
+        axis.set_ylabel(label)
+    return save_figure(figure, path)
+
+
+def _lineage(fitness: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """[interval] where the ancestors of the member that ended best stood; fitness, source [interval, member]."""
+    place = int(np.argmax(fitness[-1]))
+    path = [place]
+    for before in source[-2::-1]:
+        path.append(int(before[path[-1]]))
+    return np.array(path[::-1])
+
+
 def _position(d: Dimension, value: Any) -> float:
     """Where a value lies on an axis from 0 to 1."""
     if d.kind == "list":

@@ -90,6 +90,7 @@ class VariBADConfig(TrialConfig):
     activation: Activation = Field("tanh", description="activation function of the policy")
     latent_size: Positive = Field(5, description="dimensions of the belief")
     encoder_size: Width = Field(64, description="hidden units of the encoder's GRU")
+    anneal_entropy: bool = Field(False, description="anneal entropy_coef linearly to 0")
     decoder: Literal["mlp", "table"] = Field(
         "mlp", description="what foretells rewards; table: one for each state, which must be one-hot"
     )

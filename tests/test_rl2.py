@@ -258,6 +258,23 @@ def test_both_step_sizes_are_annealed():
             assert (relative_error(second.params[part], first.params[part]) == 0) == still
 
 
+def test_the_weight_of_the_entropy_is_annealed():
+    """The first of two iterations has all of it, the second half, and what is left after them none."""
+    env, tasks = bandit()
+    annealed = make_varibad(env, tasks, "state_action", entropy_coef=0.5, anneal_entropy=2)
+
+    @jax.jit
+    def constant(state, weight):
+        algo = make_varibad(env, tasks, "state_action", entropy_coef=weight)
+        return algo.step(state, jax.random.key(1))[0].params["policy"]
+
+    step, state = jax.jit(annealed.step), annealed.init(jax.random.key(0))
+    for weight in (0.5, 0.25, 0.0):
+        want, other = constant(state, weight), constant(state, weight + 0.25)
+        state, _ = step(state, jax.random.key(1))
+        assert relative_error(state.params["policy"], want) < 1e-2 * relative_error(other, want)
+
+
 def test_a_table_needs_one_hot_states_and_actions(monkeypatch):
     env, tasks = mrl.make("GridNavi-v0", observation="scaled")
     env = trials(env, tasks, 2)

@@ -11,7 +11,18 @@ from metarl_jax import inner, tree
 from metarl_jax.envs.trial import episode_ends
 from metarl_jax.networks.belief import Belief
 from metarl_jax.trial_rollout import check_num_updates, sample_tasks, score_metrics, trial_rollout
-from metarl_jax.types import LearnerState, MetaLearner, MetaState, Metrics, Params, Policy, Rollout, Task, Trial
+from metarl_jax.types import (
+    Learner,
+    LearnerState,
+    MetaLearner,
+    MetaState,
+    Metrics,
+    Params,
+    Policy,
+    Rollout,
+    Task,
+    Trial,
+)
 
 Float = float | jax.Array
 CONDITIONS = ("next_state", "state_action")
@@ -55,6 +66,7 @@ def varibad(
     max_grad_norm: Float = 0.5,
     normalize_advantage: bool = True,
     reward_scale: Float = 1.0,
+    anneal_entropy: int | None = None,
 ) -> MetaLearner:
     """PPO on (observation, belief), and a belief that is trained to foretell the rewards of the whole trial.
 
@@ -77,6 +89,7 @@ def varibad(
             instead; here an iteration gathers more of them at once.
         num_iterations: anneals both step sizes linearly to 0 over that many; None: constant. A belief that keeps
             moving leaves the policy behind: it has learned to read the belief of before the last `num_vae_updates`.
+        anneal_entropy: brings `entropy_coef` linearly to 0 over that many iterations; None: constant.
         lr and below: PPO's, as in `algorithms.rl2`; its minibatches are of single steps.
     Returns: a MetaLearner. `collect` scores each episode of a trial; `adapt` returns the belief (mean, log_var) at the
         trial's end as `opt_state`; `meta_loss` is minus the ELBO of a trial, each z at its mean.
@@ -99,20 +112,32 @@ def varibad(
         if value is not None and not 1 <= value <= most:
             raise ValueError(f"{name} = {value}: must be from 1 to {most}")
     total = None if num_iterations is None else num_iterations * num_epochs * num_minibatches
-    learner = inner.ppo(
-        policy,
-        num_epochs=num_epochs,
-        num_minibatches=num_minibatches,
-        gamma=gamma,
-        gae_lambda=gae_lambda,
-        clip_eps=clip_eps,
-        value_coef=value_coef,
-        value_clip_eps=value_clip_eps,
-        entropy_coef=entropy_coef,
-        max_grad_norm=max_grad_norm,
-        normalize_advantage=normalize_advantage,
-        optimizer=inner.annealed_adam(lr, total),
-    )
+
+    def ppo(entropy_coef: Float) -> Learner:
+        return inner.ppo(
+            policy,
+            num_epochs=num_epochs,
+            num_minibatches=num_minibatches,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_eps=clip_eps,
+            value_coef=value_coef,
+            value_clip_eps=value_clip_eps,
+            entropy_coef=entropy_coef,
+            max_grad_norm=max_grad_norm,
+            normalize_advantage=normalize_advantage,
+            optimizer=inner.annealed_adam(lr, total),
+        )
+
+    learner = ppo(entropy_coef)
+
+    def learner_at(opt_state: Any) -> Learner:
+        """PPO with the weight of the entropy at this iteration, told by Adam's steps."""
+        if anneal_entropy is None:
+            return learner
+        iteration = optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1] // (num_epochs * num_minibatches)
+        return ppo(entropy_coef * jnp.maximum(0.0, 1 - iteration / anneal_entropy))
+
     vae = inner.annealed_adam(vae_lr, None if num_iterations is None else num_iterations * num_vae_updates)
 
     def features(observation: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -185,7 +210,8 @@ def varibad(
             env, act, belief.remember, state.params, trial_key, task, num_trials, one_task_each=True
         )
         acting = LearnerState(state.params["policy"], state.opt_state[0])
-        acting, metrics = learner.update(acting, update_key, learner.prepare(acting, for_policy(state.params, data)))
+        batch = learner.prepare(acting, for_policy(state.params, data))
+        acting, metrics = learner_at(acting.opt_state).update(acting, update_key, batch)
         believing, vae_state, more = train_belief(state.params["belief"], state.opt_state[1], vae_key, data)
         params = {"policy": acting.params, "belief": believing}
         finite = {"loss": jnp.isfinite(metrics["loss"] + more["elbo"]), "params": tree.finite(params)}
