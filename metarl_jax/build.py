@@ -236,7 +236,11 @@ def _trial_options(c: Any, *names: str) -> dict[str, Any]:
         "gamma", "gae_lambda", "entropy_coef", "value_coef", "max_grad_norm", "normalize_advantage", "reward_scale",
     )  # fmt: skip
     options = {name: getattr(c, name) for name in (*shared, *names)}
-    return {**options, "num_iterations": c.num_iterations if c.anneal_lr else None}
+    return {
+        **options,
+        "num_iterations": c.num_iterations if c.anneal_lr else None,
+        "anneal_entropy": c.num_iterations if c.anneal_entropy else None,
+    }
 
 
 def _rl2(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
@@ -246,8 +250,16 @@ def _rl2(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
             env, context, c.size, num_layers=c.num_layers, num_heads=c.num_heads, init_std=c.init_std
         )
     else:
-        policy = recurrent_policy(env, c.size, cell=c.network, chunk=c.chunk, truncate=c.truncate, init_std=c.init_std)
-    return rl2(env, train, policy, num_minibatches=c.num_minibatches, **_trial_options(c)), policy
+        policy = recurrent_policy(
+            env,
+            c.size,
+            cell=c.network,
+            chunk=c.chunk,
+            truncate=c.truncate,
+            init_std=c.init_std,
+            max_memory=env.num_steps if c.long_memory else None,
+        )
+    return rl2(env, train, policy, **_trial_options(c, "num_minibatches", "center_rewards")), policy
 
 
 def belief_of(c: Any, env: Any) -> Belief:
@@ -267,12 +279,7 @@ def _varibad(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
     belief = belief_of(c, env)
     own = ("num_minibatches", "condition", "kl_coef", "vae_lr", "num_vae_updates", "vae_batch_size", "num_elbo_terms")
     levels = None if c.reward_levels is None else (c.reward_levels[0], c.reward_levels[1])
-    options = {
-        "reward_levels": levels,
-        "anneal_entropy": c.num_iterations if c.anneal_entropy else None,
-        **_trial_options(c, *own),
-    }
-    return varibad(env, train, policy, belief, **options), policy
+    return varibad(env, train, policy, belief, reward_levels=levels, **_trial_options(c, *own)), policy
 
 
 _MEMORIES = {"rl2": _rl2, "varibad": _varibad}

@@ -34,6 +34,7 @@ class TrialConfig(RunConfig):
     gamma: Unit = Field(0.99, description="discount, which runs across the episodes of a trial")
     gae_lambda: Unit = Field(0.3, description="lambda of generalised advantage estimation")
     entropy_coef: NonNegative = Field(0.01, description="weight of the entropy bonus")
+    anneal_entropy: bool = Field(False, description="anneal that weight linearly to 0")
     value_coef: NonNegative = Field(0.5, description="weight of the critic's loss")
     max_grad_norm: Rate = Field(0.5, description="bound on the gradient's norm")
     normalize_advantage: bool = Field(True, description="standardise advantages over the iteration")
@@ -52,12 +53,16 @@ class RL2Config(TrialConfig):
 
     algorithm: Literal["rl2"] = Field(description=ALGORITHM)
     num_minibatches: Positive = Field(8, description="parts of the trials in each pass")
+    center_rewards: bool = Field(
+        False, description="learn from rewards less their mean over the iteration's trials at the same step"
+    )
     network: Literal["gru", "lstm", "transformer"] = Field("gru", description="what remembers")
     size: Width = Field(64, description="hidden units, or the width of the transformer's residual stream")
     chunk: Positive | None = Field(
         None, description="gru, lstm: steps between rematerialisations in the backward pass; null: none"
     )
     truncate: bool = Field(False, description="gru, lstm: stop gradients at the chunks (truncated back-propagation)")
+    long_memory: bool = Field(False, description="gru, lstm: gates start by remembering, for up to a whole trial")
     context: Positive | None = Field(None, description="transformer: the longest trial in steps; null: this one's")
     num_layers: Positive = Field(2, description="transformer: layers")
     num_heads: Positive = Field(4, description="transformer: attention heads")
@@ -68,8 +73,8 @@ class RL2Config(TrialConfig):
         check_divides("num_minibatches", self.num_minibatches, trials, "meta_batch_size * trials_per_task")
         if self.network == "transformer":
             check_divides("num_heads", self.num_heads, self.size, "size")
-            if self.chunk is not None or self.truncate:
-                raise ConfigError("chunk and truncate: are of gru and lstm; a transformer has no steps to go back over")
+            if self.chunk is not None or self.truncate or self.long_memory:
+                raise ConfigError("chunk, truncate and long_memory: are of gru and lstm; a transformer has no gates")
         elif self.truncate and self.chunk is None:
             raise ConfigError("truncate = true: needs chunk, the number of steps that a gradient goes back")
         return self
@@ -90,7 +95,6 @@ class VariBADConfig(TrialConfig):
     activation: Activation = Field("tanh", description="activation function of the policy")
     latent_size: Positive = Field(5, description="dimensions of the belief")
     encoder_size: Width = Field(64, description="hidden units of the encoder's GRU")
-    anneal_entropy: bool = Field(False, description="anneal entropy_coef linearly to 0")
     decoder: Literal["mlp", "table"] = Field(
         "mlp", description="what foretells rewards; table: one for each state, which must be one-hot"
     )

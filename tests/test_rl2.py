@@ -1,6 +1,7 @@
 """RL2 and VariBAD: what their learners are fed, who gets which gradient, and that they learn to learn."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import distrax
 import jax
@@ -52,6 +53,47 @@ def test_the_scale_of_rewards_changes_what_is_learned_from_not_what_is_scored():
     trial, scores = mrl.rl2(env, tasks, policy, reward_scale=0.1, gamma=1.0).collect(params, jax.random.key(1), task)
     np.testing.assert_array_equal(scores, jnp.ones((5, 1)))
     np.testing.assert_allclose(trial.outer.discounted_reward, 0.1)
+
+
+def test_centred_rewards_say_only_how_a_trial_differs_from_the_others():
+    env, _ = bandit()
+    tasks = SimpleNamespace(sample=lambda key: env.env.params(jnp.ones(2)))  # every pull pays: nothing to learn
+    policy = recurrent_policy(env, 4)
+    losses = [
+        mrl.rl2(
+            env, tasks, policy, meta_batch_size=8, gae_lambda=1.0, gamma=1.0, value_coef=1.0, center_rewards=center
+        ).step(mrl.rl2(env, tasks, policy).init(jax.random.key(0)), jax.random.key(1))[1]["value_loss"]
+        for center in (False, True)
+    ]
+    assert losses[0] > 2 and losses[1] < 0.5  # targets are 5, 4, 3, 2, 1, or 0 each
+
+
+def test_the_entropy_bonus_falls_to_nothing():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    options = {"meta_batch_size": 8, "num_epochs": 1, "num_minibatches": 1}
+    annealed = mrl.rl2(env, tasks, policy, entropy_coef=0.5, anneal_entropy=2, **options)
+    state = annealed.init(jax.random.key(0))
+    for i, coef in enumerate((0.5, 0.25, 0.0, 0.0)):
+        constant = mrl.rl2(env, tasks, policy, entropy_coef=coef, **options)
+        want, _ = constant.step(state, jax.random.key(i))
+        state, _ = annealed.step(state, jax.random.key(i))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, want.params)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_long_memory_starts_by_remembering(cell):
+    env, _ = bandit()
+
+    def kept(max_memory):
+        policy = recurrent_policy(env, 64, cell=cell, max_memory=max_memory)
+        params = policy.init(jax.random.key(0))
+        memory = jax.tree.map(jnp.ones_like, policy.remember(1))
+        for _ in range(20):
+            memory, _ = policy.step(params, memory, jnp.zeros((1, *env.observation_space(env.default_params).shape)))
+        return float(jnp.linalg.norm(jax.tree.leaves(memory)[0]))
+
+    assert kept(100) > 10 * kept(None)
 
 
 def test_adapt_ends_in_the_memory_that_acting_ended_in():

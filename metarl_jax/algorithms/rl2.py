@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax import inner, losses, tree
+from metarl_jax.trial_ppo import annealed_ppo
 from metarl_jax.trial_rollout import check_num_updates, sample_tasks, score_metrics, trial_rollout
 from metarl_jax.types import Batch, LearnerState, MetaLearner, MetaState, Metrics, Params, Policy, Rollout, Task, Trial
 
@@ -33,6 +34,8 @@ def rl2(
     max_grad_norm: Float = 0.5,
     normalize_advantage: bool = True,
     reward_scale: Float = 1.0,
+    center_rewards: bool = False,
+    anneal_entropy: int | None = None,
 ) -> MetaLearner:
     """PPO on whole trials: max E[sum over the trial of gamma^t r_t] for a policy that sees all of the trial so far.
 
@@ -48,6 +51,10 @@ def rl2(
         num_minibatches: parts of the trials, each with all its steps.
         reward_scale: factor on the rewards that PPO learns from, so that the critic's targets are of order 1; scores
             are unscaled. Advantages are standardised, so what it changes is the critic's share of the gradient.
+        center_rewards: PPO learns from rewards less their mean over the iteration's trials at the same step. Where all
+            trials are of one length that is a baseline, which changes no expected gradient, and it takes the clock out
+            of the critic's targets: what is left to predict is how this trial differs from others.
+        anneal_entropy: brings `entropy_coef` linearly to 0 over that many iterations; None: constant.
         Other options: see `inner.ppo`.
     Returns: a MetaLearner. `collect` scores each episode of a trial, [num_episodes, trials_per_task]; `adapt` returns
         the memory at the end of the trial as `opt_state`; `meta_loss` is PPO's loss on it.
@@ -74,9 +81,12 @@ def rl2(
         entropy_coef=entropy_coef,
         value_clip_eps=value_clip_eps,
     )
-    total = None if num_iterations is None else num_iterations * num_epochs * num_minibatches
-    learner = inner.ppo(
+    learner, learner_at = annealed_ppo(
         policy,
+        lr=lr,
+        num_iterations=num_iterations,
+        entropy_coef=entropy_coef,
+        anneal_entropy=anneal_entropy,
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
         gamma=gamma,
@@ -84,10 +94,8 @@ def rl2(
         clip_eps=clip_eps,
         value_coef=value_coef,
         value_clip_eps=value_clip_eps,
-        entropy_coef=entropy_coef,
         max_grad_norm=max_grad_norm,
         normalize_advantage=normalize_advantage,
-        optimizer=inner.annealed_adam(lr, total),
     )
 
     def prepare(params: Params, data: Rollout) -> Batch:
@@ -102,7 +110,9 @@ def rl2(
         task_key, trial_key, update_key = jax.random.split(key, 3)
         task = sample_tasks(tasks.sample, task_key, meta_batch_size, trials_per_task)
         data, scores = trial_rollout(env, act, remember, state.params, trial_key, task, num_trials, one_task_each=True)
-        learned, metrics = learner.update(
+        if center_rewards:
+            data = dataclasses.replace(data, reward=(data.reward - data.reward.mean(axis=1, keepdims=True)) * data.mask)
+        learned, metrics = learner_at(state.opt_state).update(
             LearnerState(state.params, state.opt_state), update_key, prepare(state.params, data)
         )
         finite = {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}

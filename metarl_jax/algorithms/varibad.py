@@ -10,9 +10,9 @@ import optax
 from metarl_jax import inner, tree
 from metarl_jax.envs.trial import episode_ends
 from metarl_jax.networks.belief import Belief
+from metarl_jax.trial_ppo import annealed_ppo
 from metarl_jax.trial_rollout import check_num_updates, sample_tasks, score_metrics, trial_rollout
 from metarl_jax.types import (
-    Learner,
     LearnerState,
     MetaLearner,
     MetaState,
@@ -111,32 +111,22 @@ def varibad(
     ):
         if value is not None and not 1 <= value <= most:
             raise ValueError(f"{name} = {value}: must be from 1 to {most}")
-    total = None if num_iterations is None else num_iterations * num_epochs * num_minibatches
-
-    def ppo(entropy_coef: Float) -> Learner:
-        return inner.ppo(
-            policy,
-            num_epochs=num_epochs,
-            num_minibatches=num_minibatches,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_eps=clip_eps,
-            value_coef=value_coef,
-            value_clip_eps=value_clip_eps,
-            entropy_coef=entropy_coef,
-            max_grad_norm=max_grad_norm,
-            normalize_advantage=normalize_advantage,
-            optimizer=inner.annealed_adam(lr, total),
-        )
-
-    learner = ppo(entropy_coef)
-
-    def learner_at(opt_state: Any) -> Learner:
-        """PPO with the weight of the entropy at this iteration, told by Adam's steps."""
-        if anneal_entropy is None:
-            return learner
-        iteration = optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1] // (num_epochs * num_minibatches)
-        return ppo(entropy_coef * jnp.maximum(0.0, 1 - iteration / anneal_entropy))
+    learner, learner_at = annealed_ppo(
+        policy,
+        lr=lr,
+        num_iterations=num_iterations,
+        entropy_coef=entropy_coef,
+        anneal_entropy=anneal_entropy,
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        clip_eps=clip_eps,
+        value_coef=value_coef,
+        value_clip_eps=value_clip_eps,
+        max_grad_norm=max_grad_norm,
+        normalize_advantage=normalize_advantage,
+    )
 
     vae = inner.annealed_adam(vae_lr, None if num_iterations is None else num_iterations * num_vae_updates)
 

@@ -81,11 +81,14 @@ def recurrent_policy(
     chunk: int | None = None,
     truncate: bool = False,
     init_std: float = 1.0,
+    max_memory: int | None = None,
 ) -> Policy:
     """Actor and critic on one GRU or LSTM, for the flat observations of `envs.trial`.
 
     Args:
         chunk, truncate: see `Recurrent`: chunked rematerialisation, or truncated back-propagation.
+        max_memory: each unit starts by remembering for t steps, t log-uniform in [1, max_memory], by the bias log t of
+            the gate that keeps it (cf. Tallec & Ollivier 2018); None: biases of 0, which forget half at every step.
     Raises: ValueError for an unknown cell, a chunk below 1, `truncate` without a chunk.
     """
     if cell not in CELLS:
@@ -102,4 +105,15 @@ def recurrent_policy(
         module = CELLS[cell](hidden_size, param_dtype=jnp.result_type(float), dtype=jnp.result_type(float))
         return module.initialize_carry(jax.random.key(0), (num_streams, 1))
 
-    return memory_policy(env, network, remember)
+    policy = memory_policy(env, network, remember)
+    if max_memory is None:
+        return policy
+
+    def init(key: jax.Array) -> Any:
+        params = policy.init(key)
+        gates, name = params["torso"]["cell"], {"gru": "iz", "lstm": "hf"}[cell]
+        share = jax.random.uniform(jax.random.fold_in(key, 0), gates[name]["bias"].shape, gates[name]["bias"].dtype)
+        bias = {name: {**gates[name], "bias": share * jnp.log(max_memory)}}
+        return {**params, "torso": {**params["torso"], "cell": {**gates, **bias}}}
+
+    return policy._replace(init=init)
