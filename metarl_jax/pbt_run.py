@@ -23,7 +23,8 @@ from metarl_jax import pbt, population
 from metarl_jax.build import build
 from metarl_jax.checkpoint import Checkpoints
 from metarl_jax.experiment import RunFailed, locked, write_whole
-from metarl_jax.sweep import Sweep, open_directory
+from metarl_jax.sweep_pictures import schedule_picture
+from metarl_jax.sweep_plan import Sweep, open_directory
 
 
 def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[[Any], None] = print) -> list[dict]:
@@ -45,8 +46,6 @@ def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[
     np.savez_compressed(part, fitness=records.fitness, source=records.source, allow_pickle=False, **values)
     part.replace(directory / "schedule.npz")
     np.savez_compressed(directory / "curves.npz", score=_curves(np.asarray(records.score)), allow_pickle=False)
-    from metarl_jax.sweep_pictures import schedule_picture
-
     job = build(made.config)
     sign = 1 if job.higher_is_better else -1
     schedule_picture(values, records, made.dimensions, made.interval, (job.score, sign), directory / "sweep.png")
