@@ -30,6 +30,7 @@ DISCOUNTS = (0.9, 0.99, 0.999, 0.9999)
 TENTHS = np.linspace(0, 1, 11)
 CHOICE_TASKS = 1000  # the first of those below: the best of a grid is chosen on them, as many as the authors had
 NUM_TASKS = {10: 40_000, 100: 4_000, 500: 1_000}  # by the number of pulls
+OTS_TASKS = 2_000  # at most: it draws up to 20 numbers an arm and pull
 TRAINED_PULLS = 1_000_000  # by each seed at evaluation
 
 
@@ -70,7 +71,7 @@ def strategies(cell: Cell) -> dict[str, tuple[Callable[[Any], Strategy], Any]]:
     }
 
 
-def best_of_grid(cell: Cell, make: Callable[[Any], Strategy], settings: Any) -> np.ndarray:
+def best_of_grid(cell: Cell, num_tasks: int, make: Callable[[Any], Strategy], settings: Any) -> np.ndarray:
     """Rewards [task, pull] of the setting that has the highest mean on the first tasks."""
 
     def rewards(setting: Any, num_tasks: int) -> jax.Array:
@@ -83,7 +84,7 @@ def best_of_grid(cell: Cell, make: Callable[[Any], Strategy], settings: Any) -> 
     else:
         means = jax.jit(lambda s: jax.lax.map(lambda x: rewards(x, CHOICE_TASKS).mean(), s))(settings)
         best = settings[int(means.argmax())]
-    return np.asarray(jax.jit(lambda: rewards(best, NUM_TASKS[cell.pulls]))())
+    return np.asarray(jax.jit(lambda: rewards(best, num_tasks))())
 
 
 def best_known(cell: Cell) -> np.ndarray:
@@ -109,7 +110,8 @@ def run_cell(name: str, directory: Path, report: Callable[[Any], None]) -> tuple
     for (row, grid), published in zip(strategies(cell).items(), cell.published, strict=False):
         report(f"{name}: {row}")
         path = directory / f"{row.replace(' ', '_')}.npy"
-        rewards[row] = kept(path, functools.partial(best_of_grid, cell, *grid))
+        num_tasks = min(NUM_TASKS[cell.pulls], OTS_TASKS) if row == "OTS" else NUM_TASKS[cell.pulls]
+        rewards[row] = kept(path, functools.partial(best_of_grid, cell, num_tasks, *grid))
         claims.append(agreement(label + row, rewards[row].sum(axis=1), published))
     report(f"{name}: finite-horizon Gittins index")
     rewards["finite-horizon Gittins"] = kept(directory / "finite_horizon_gittins.npy", lambda: best_known(cell))
