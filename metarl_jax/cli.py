@@ -118,6 +118,20 @@ def _prepare_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def _a_device_for_every_core() -> None:
+    """Let each CPU core take its share of a population; nothing changes where JAX has started, or on accelerators."""
+    import jax
+
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or os.environ.get("JAX_NUM_CPU_DEVICES"):
+        return
+    try:
+        jax.config.update(
+            "jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        )
+    except RuntimeError:
+        pass
+
+
 def config_directory() -> Path:
     """The configurations that come with the project, in a checkout or inside the installed package."""
     here = Path(__file__).resolve().parent
@@ -190,6 +204,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if directory.exists() and not arguments.resume and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"sweep directory {directory}: is not empty; add --resume to go on with it, or name another")
     _prepare_jax()
+    _a_device_for_every_core()
     from metarl_jax import sweep
 
     made = sweep.make(

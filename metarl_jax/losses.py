@@ -49,6 +49,19 @@ def ppo_clip(
     return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
 
 
+def smooth_ppo(
+    log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array, clip_eps: float | jax.Array
+) -> jax.Array:
+    """`ppo_clip` with 1 + eps tanh((rho - 1) / eps) for the clip, so that gradients depend on eps smoothly.
+
+    The slope of a step falls as sech^2((rho - 1) / eps) instead of dropping to 0; gradient and Hessian at rho = 1 are
+    those of `ppo_clip`. It is what lets clip_eps be tuned by meta-gradients.
+    """
+    ratio = jnp.exp(log_prob - log_prob_old)
+    clipped = 1.0 + clip_eps * jnp.tanh((ratio - 1.0) / clip_eps)
+    return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
+
+
 def dice(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
     """-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
 
@@ -128,6 +141,7 @@ SURROGATES: dict[str, Callable[..., jax.Array]] = {
     "loaded_dice": lambda lp, b, dice_lambda: loaded_dice(lp, b.advantage, b.mask, dice_lambda),
     "tmaml": lambda lp, b: tmaml(lp, b.discounted_reward, b.discounted_value, b.mask),
     "ppo": lambda lp, b, clip_eps: ppo_clip(lp, b.log_prob, b.advantage, b.mask, clip_eps),
+    "smooth_ppo": lambda lp, b, clip_eps: smooth_ppo(lp, b.log_prob, b.advantage, b.mask, clip_eps),
 }
 NEEDS_REWARDS = ("dice", "tmaml")  # weigh rewards, not advantages
 NEEDS_TIME = (*NEEDS_REWARDS, "loaded_dice")  # cannot be shuffled into minibatches of single steps

@@ -65,8 +65,32 @@ def train_lanes(config: Any, num_iterations: int, batch_size: int | None = None)
     """(states, values [lane], seeds [lane], first iteration) -> (states, score, finite [lane, num_iterations]).
 
     One program for any values. A lane whose numbers have become NaN or infinite goes on alone: lanes share nothing.
-    `batch_size` lanes are computed at a time on each device (None: `LANES_AT_A_TIME` on a CPU, all on an accelerator).
+    `batch_size` lanes are computed at a time on each device (None: `LANES_AT_A_TIME` on a CPU, all on an accelerator);
+    the devices share the lanes.
     """
+    call, devices = one_device(config, num_iterations, batch_size), jax.device_count()
+    if devices == 1:
+        return call
+    lane, whole = PartitionSpec("lane"), PartitionSpec()
+    mesh = jax.make_mesh((devices,), ("lane",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared = jax.shard_map(call, mesh=mesh, in_specs=(lane, lane, lane, whole), out_specs=lane, check_vma=False)
+
+    def padded(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> Any:
+        lanes = seeds.shape[0]
+        spare = -lanes % devices  # the last lane is computed again where the devices do not divide them
+
+        def pad(x: jax.Array) -> jax.Array:
+            return jnp.concatenate([x, jnp.repeat(x[-1:], spare, axis=0)]) if spare else x
+
+        states, values, seeds = jax.tree.map(pad, (states, values, seeds))
+        found = shared(states, values, seeds, start)
+        return jax.tree.map(lambda x: x[:lanes], found)
+
+    return padded
+
+
+def one_device(config: Any, num_iterations: int, batch_size: int | None) -> Callable[..., Any]:
+    """`train_lanes` on one device."""
 
     def one(x: tuple[Any, Values, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
         state, values, seed, start = x
@@ -85,25 +109,7 @@ def train_lanes(config: Any, num_iterations: int, batch_size: int | None = None)
         size = batch_size or (LANES_AT_A_TIME if jax.default_backend() == "cpu" else lanes)
         return tree.chunked_map(one, (states, values, seeds, jnp.full(lanes, start)), min(size, lanes))
 
-    devices = jax.device_count()
-    if devices == 1:
-        return call
-    lane, whole = PartitionSpec("lane"), PartitionSpec()
-    mesh = jax.make_mesh((devices,), ("lane",), axis_types=(jax.sharding.AxisType.Auto,))
-    shared = jax.shard_map(call, mesh=mesh, in_specs=(lane, lane, lane, whole), out_specs=lane, check_vma=False)
-
-    def padded(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> Any:
-        lanes = seeds.shape[0]
-        spare = -lanes % devices  # the last lanes are computed twice where the devices do not divide them
-
-        def pad(x: jax.Array) -> jax.Array:
-            return jnp.concatenate([x, jnp.repeat(x[-1:], spare, axis=0)]) if spare else x
-
-        states, values, seeds = jax.tree.map(pad, (states, values, seeds))
-        found = shared(states, values, seeds, start)
-        return jax.tree.map(lambda x: x[:lanes], found)
-
-    return padded
+    return call
 
 
 def lanes(settings: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> tuple[Values, jax.Array]:

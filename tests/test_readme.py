@@ -46,6 +46,9 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
         if words[0] == "train":  # the same command, small
             at = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
             words = [*words[:at], *tiny, *words[at:]]
+        if words[0] == "sweep":
+            fewer = ["--trials", "2", "num_iterations=4", "log_every=2", "num_envs=2", "num_steps=8", "hidden=[4]"]
+            words = [*words, *fewer]
         assert cli.main(words) == 0, capsys.readouterr().err
 
 

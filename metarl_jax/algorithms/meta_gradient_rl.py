@@ -1,0 +1,346 @@
+"""Online meta-gradients of hyperparameters: one agent that tunes gamma, lambda, step sizes and weights as it learns.
+
+Hyperparameters h(x) are squashed from unconstrained meta-parameters x (`hyperparameters`). One iteration makes K
+actor-critic or PPO updates, theta' = U_K(... U_1(theta; tau_1, h) ...; tau_K, h), judges theta' on fresh data, and
+takes an Adam step of x on the gradient through those updates. The agent goes on from theta': it never restarts.
+
+* `gradient`, meta-gradients (Xu et al. 2018, eq. 5; several coefficients at once: STACX, Zahavy et al. 2020):
+  L_outer(theta'; tau') = -mean log pi(a|s) A' + value and entropy terms, with fixed gamma' and lambda' in A'.
+* `bootstrapped` (BMG, Flennerhag et al. 2022, eq. 4): from theta' L more updates, the last on L_outer and those before
+  it with h, give a target theta~; then KL(pi_theta~ || pi_theta') + c mean (V_theta~ - V_theta')^2 / 2 on the states
+  of the last update.
+
+With an *outer critic* A' comes from a value function of gamma' itself, learned beside the agent's own, whose values
+are of the tuned gamma and bias A' towards short horizons (Bonnet et al. 2022).
+
+Shapes: K inner updates, T steps, B environments.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from metarl_jax import adapt, inner, losses, tree
+from metarl_jax.hyperparameters import Tuned, squash, unconstrained
+from metarl_jax.rollout import EnvCarry, completed, reset, rollout
+from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout, Task
+
+Float = float | jax.Array
+OBJECTIVES = ("gradient", "bootstrapped")
+SURROGATES = ("vpg", "lvc", "ppo", "smooth_ppo")
+DEFAULTS: dict[str, Float] = {  # what can be tuned, and what each is where it is not
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "lr": 1e-3,
+    "entropy_coef": 0.01,
+    "value_coef": 0.5,
+    "policy_coef": 1.0,
+    "clip_eps": 0.2,
+}
+
+
+@struct.dataclass
+class Segment:
+    """K updates of an agent, as data: they can be made again with other hyperparameters, and judged."""
+
+    start: LearnerState  # the agent before them
+    rollouts: Rollout  # [K, T, B, ...] what each update saw
+    params: Params  # [K, ...] the agent that acted, whose values stay the baseline and bootstrap
+    keys: jax.Array  # [K] minibatch shuffles
+    hyperparameters: dict[str, jax.Array]  # those it was collected with
+    outer: Any  # Batch [T, B] of theta' (gradient), or Target (bootstrapped)
+
+
+@struct.dataclass
+class Target:
+    """Where L more updates took the agent."""
+
+    observation: jax.Array  # [T, B, ...]
+    mask: jax.Array  # [T, B]
+    distribution: Any  # leaves [T, B, ...] of pi_theta~
+    value: jax.Array | None  # [T, B] V_theta~
+
+
+@struct.dataclass
+class MetaGradientState:
+    """The agent and its environments, the outer critic's optimiser, and what is meta-learned."""
+
+    learner: LearnerState
+    envs: EnvCarry
+    critic_state: Any
+    meta: dict[str, jax.Array]  # unconstrained
+    meta_state: Any
+
+
+class OuterCritic(NamedTuple):
+    """A value function of the outer discount, on the agent's parameters; `learns` names those that are its own.
+
+    They take the updates' epochs and minibatches, with Adam at `lr`. Nothing named: it is exact, or learned elsewhere.
+    """
+
+    value: Callable[[Params, jax.Array], jax.Array]  # params, observation [..., obs] -> [...]
+    learns: tuple[str, ...] = ()
+    lr: Float = 1e-3
+
+
+class MetaGradientRL(NamedTuple):
+    """An `Algorithm` with the parts of its step open to use and to test."""
+
+    init: Callable[[jax.Array], MetaGradientState]
+    step: Callable[[MetaGradientState, jax.Array], tuple[MetaGradientState, Metrics]]
+    collect: Callable[..., tuple[Segment, MetaGradientState, Metrics]]  # (state, key): the K updates, and the judge
+    adapt: Callable[[dict, Segment], LearnerState]  # theta'(x); deterministic and differentiable in x
+    meta_loss: Callable[[dict, Segment], jax.Array]
+
+
+def with_outer_critic(policy: Policy, network: Policy, lr: Float = 1e-3) -> tuple[Policy, OuterCritic]:
+    """`policy` with the critic of `network` (as `mlp_policy(critic=True)` makes it) as an outer critic beside its own."""
+
+    def init(key: jax.Array) -> Params:
+        own, outer = jax.random.split(key)
+        return {**policy.init(own), "outer_critic": network.init(outer)["critic"]}
+
+    def value(params: Params, observation: jax.Array) -> jax.Array:
+        assert network.value is not None
+        return network.value({"critic": params["outer_critic"]}, observation)
+
+    return policy._replace(init=init), OuterCritic(value, ("outer_critic",), lr)
+
+
+def meta_gradient_rl(
+    env: Any,
+    task: Task,
+    policy: Policy | Callable[[dict[str, Any]], Policy],
+    tuned: Mapping[str, Tuned],
+    *,
+    objective: str = "gradient",
+    num_inner_steps: int = 1,
+    num_target_steps: int = 1,
+    outer_critic: OuterCritic | None = None,
+    meta_lr: Float = 1e-3,
+    meta_max_grad_norm: Float | None = None,
+    num_envs: int = 16,
+    num_steps: int = 32,
+    surrogate: str | losses.Surrogate = "vpg",
+    num_epochs: int = 1,
+    num_minibatches: int = 1,
+    optimizer: Callable[[Float], optax.GradientTransformation] = inner.adam,
+    outer_gamma: Float = 0.99,
+    outer_gae_lambda: Float = 0.95,
+    outer_value_coef: Float = 0.0,
+    outer_entropy_coef: Float = 0.0,
+    outer_normalize_advantage: bool = False,
+    value_matching_coef: Float = 0.0,
+    differentiation: str = "mixed",
+    **options: Any,
+) -> MetaGradientRL:
+    """Tune `tuned` (of `DEFAULTS`' names) online, by gradients through K = `num_inner_steps` updates of one agent.
+
+    Args:
+        task: the one task; its environments reset themselves and go on from iteration to iteration.
+        policy: with a critic; or a function of the hyperparameters (those of `DEFAULTS`, constants to it) that makes
+            one, where values are conditioned on gamma. Its parameters must not depend on them.
+        tuned: names to start and range. The others are fixed at their defaults, or by `options`.
+        objective: "gradient" or "bootstrapped"; `num_target_steps` is the L of the latter, `value_matching_coef` its c.
+        surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", or a function (log_prob, batch) -> loss.
+        optimizer: step size -> optimiser of the agent, differentiable (`inner.adam`, `inner.sgd`).
+        options: fixed values of `DEFAULTS`' names, and `inner.ppo`'s normalize_advantage, max_grad_norm,
+            value_clip_eps.
+    Raises: ValueError for names that cannot be tuned or are given twice; `clip_eps` without "smooth_ppo" (its derivative
+        is 0 almost everywhere); "vpg" updates of more than one step; an unknown objective; no critic.
+    Not differentiated: samples, values and bootstraps of all advantages, A' altogether, the target of BMG.
+        The derivative with respect to value_coef is 0 where actor and critic share no weights, unless the outer
+        loss has a value term (without outer critic) or values are matched; that to clip_eps where an update is
+        one step.
+    Step metrics: the loss terms of the updates, `meta_loss`, `meta_grad_norm`, `tuned_<name>` before the meta-step, and
+        mean return and length of the episodes that ended in the K rollouts.
+    """
+    fixed = _fixed(tuned, options)
+    bootstrapped = objective == "bootstrapped"
+    _check(objective, tuned, surrogate, num_epochs * num_minibatches)
+    policy_of = (lambda h: policy) if isinstance(policy, Policy) else policy
+    if policy_of({**fixed, **squash(unconstrained(tuned), tuned)}).value is None:
+        raise ValueError("policy: has no critic, which an actor-critic update needs; make one with critic=True")
+    repeats = {"num_epochs": num_epochs, "num_minibatches": num_minibatches}
+    outer_options: dict[str, Any] = {
+        "gamma": outer_gamma,
+        "gae_lambda": outer_gae_lambda,
+        "value_coef": outer_value_coef,
+        "entropy_coef": outer_entropy_coef,
+        "normalize_advantage": outer_normalize_advantage,
+        "num_epochs": 1,
+        "num_minibatches": 1,
+    }
+
+    def learner_of(h: dict[str, Any], policy: Policy) -> Learner:
+        named = {**fixed, **h}
+        base = losses.surrogate(surrogate, clip_eps=named.pop("clip_eps"))
+        weight, step_size = named.pop("policy_coef"), named.pop("lr")
+        return inner.ppo(
+            policy,
+            surrogate=lambda log_prob, batch: weight * base(log_prob, batch),
+            optimizer=optimizer(step_size),
+            **repeats,
+            **named,
+        )
+
+    def outer_policy_of(policy: Policy) -> Policy:
+        return policy if outer_critic is None else policy._replace(value=outer_critic.value, joint=None)
+
+    def outer_learner_of(h: dict[str, Any], policy: Policy) -> Learner:
+        step = optimizer({**fixed, **h}["lr"])
+        return inner.ppo(outer_policy_of(policy), surrogate="vpg", optimizer=step, **outer_options)
+
+    def critic_learner_of(policy: Policy) -> Learner | None:
+        if outer_critic is None or not outer_critic.learns:
+            return None
+        values = {"value_coef": 1.0, "entropy_coef": 0.0, "normalize_advantage": False}
+        return inner.ppo(
+            outer_policy_of(policy),
+            surrogate=lambda log_prob, batch: jnp.zeros((), log_prob.dtype),
+            optimizer=inner.adam(outer_critic.lr),
+            adapts=outer_critic.learns,
+            **{**outer_options, **values, **repeats},
+        )
+
+    def init(key: jax.Array) -> MetaGradientState:
+        params_key, env_key = jax.random.split(key)
+        x = unconstrained(tuned)
+        h = squash(x, tuned)
+        policy = policy_of({**fixed, **h})
+        learner = learner_of(h, policy).init(policy.init(params_key))
+        critic = critic_learner_of(policy)
+        critic_state = () if critic is None else critic.init(learner.params).opt_state
+        envs = reset(env, env_key, task, num_envs)
+        return MetaGradientState(learner, envs, critic_state, x, meta_optimizer.init(x))
+
+    def collect(state: MetaGradientState, key: jax.Array) -> tuple[Segment, MetaGradientState, Metrics]:
+        h = squash(jax.lax.stop_gradient(state.meta), tuned)
+        policy = policy_of({**fixed, **h})
+        learner, outer, critic = learner_of(h, policy), outer_learner_of(h, policy), critic_learner_of(policy)
+
+        def act(params: Params, key: jax.Array, envs: EnvCarry) -> tuple[Rollout, EnvCarry]:
+            sizes: dict[str, Any] = {"num_steps": num_steps, "num_envs": num_envs, "auto_reset": True}
+            return rollout(env, policy.apply, params, key, task, envs, **sizes)
+
+        def update(carry: tuple, keys: tuple) -> tuple[tuple, Any]:
+            agent, critic_state, envs = carry
+            data, envs = act(agent.params, keys[0], envs)
+            learned, metrics = learner.update(agent, keys[1], learner.prepare(agent, data))
+            if critic is not None:
+                values, _ = critic.update(
+                    LearnerState(learned.params, critic_state), keys[1], critic.prepare(agent, data)
+                )
+                learned, critic_state = LearnerState(values.params, learned.opt_state), values.opt_state
+            return (learned, critic_state, envs), (data, agent.params, metrics)
+
+        def extend(agent: LearnerState, key: jax.Array, envs: EnvCarry, by: Learner) -> tuple:
+            act_key, update_key = jax.random.split(key)
+            data, envs = act(agent.params, act_key, envs)
+            return by.update(agent, update_key, by.prepare(agent, data))[0], envs, data
+
+        act_key, update_key, outer_key = jax.random.split(key, 3)
+        keys = (jax.random.split(act_key, num_inner_steps), jax.random.split(update_key, num_inner_steps))
+        carry = (state.learner, state.critic_state, state.envs)
+        (agent, critic_state, envs), (data, params, metrics) = jax.lax.scan(update, carry, keys)
+        if bootstrapped:
+            target = agent
+            *first, last = jax.random.split(outer_key, num_target_steps)
+            for k in first:
+                target, envs, _ = extend(target, k, envs, learner)
+            target, envs, seen = extend(target, last, envs, outer)
+            value = policy.value(target.params, seen.observation) if policy.value is not None else None
+            leaves = tuple(jax.tree.leaves(policy.apply(target.params, seen.observation)))
+            judge: Any = Target(seen.observation, seen.mask, leaves, value)
+        else:
+            seen, envs = act(agent.params, outer_key, envs)
+            judge = outer.prepare(agent, seen)
+        segment = Segment(state.learner, data, params, keys[1], h, judge)
+        after = state.replace(learner=agent, envs=envs, critic_state=critic_state)
+        return jax.lax.stop_gradient((segment, after, {**tree.tree_mean(metrics), **completed(data)}))
+
+    def adapted(x: dict[str, jax.Array], segment: Segment) -> LearnerState:
+        policy = policy_of({**fixed, **segment.hyperparameters})
+        learner = learner_of(squash(x, tuned), policy)
+
+        def experience(state: LearnerState, data: tuple) -> tuple[Any, None]:
+            seen, params = data
+            return learner.prepare(LearnerState(params, None), seen), None
+
+        def update(*args: Any) -> LearnerState:
+            return learner.update(*args, differentiation)[0]
+
+        return adapt.unroll(update, segment.start, segment.keys, (segment.rollouts, segment.params), experience)[0]
+
+    def meta_loss(x: dict[str, jax.Array], segment: Segment) -> jax.Array:
+        params = adapted(x, segment).params
+        policy = policy_of({**fixed, **segment.hyperparameters})
+        judge = segment.outer
+        if bootstrapped:
+            loss = losses.kl_divergence(judge.distribution, policy.apply(params, judge.observation), judge.mask)
+            if policy.value is not None and not _is_zero(value_matching_coef):
+                error = losses.value_loss(policy.value(params, judge.observation), judge.value, judge.mask)
+                loss = loss + value_matching_coef * error
+            return loss
+        return inner.actor_critic_loss(
+            outer_policy_of(policy),
+            losses.surrogate("vpg"),
+            value_coef=outer_value_coef,
+            entropy_coef=outer_entropy_coef,
+            use_entropy=not _is_zero(outer_entropy_coef),
+        )(params, judge)[0]
+
+    meta_optimizer = optax.adam(meta_lr)
+    if meta_max_grad_norm is not None:
+        meta_optimizer = optax.chain(tree.clip_by_global_norm(meta_max_grad_norm), meta_optimizer)
+
+    def step(state: MetaGradientState, key: jax.Array) -> tuple[MetaGradientState, Metrics]:
+        segment, after, metrics = collect(state, key)
+        loss, grads = jax.value_and_grad(meta_loss)(state.meta, segment)
+        updates, meta_state = meta_optimizer.update(grads, state.meta_state, state.meta)
+        x = optax.apply_updates(state.meta, updates)
+        finite = {
+            "loss": {"agent": jnp.isfinite(metrics["loss"]), "meta": jnp.isfinite(loss)},
+            "gradient": tree.finite(grads),
+            "params": {"agent": tree.finite(after.learner.params), "meta": tree.finite(x)},
+        }
+        metrics |= {f"tuned_{name}": value for name, value in segment.hyperparameters.items()}
+        metrics |= {"meta_loss": loss, "meta_grad_norm": jnp.asarray(tree.global_norm(grads)), "finite": finite}
+        return after.replace(meta=x, meta_state=meta_state), metrics
+
+    return MetaGradientRL(init, step, collect, adapted, meta_loss)
+
+
+def _fixed(tuned: Mapping[str, Tuned], options: dict[str, Any]) -> dict[str, Any]:
+    """The values of what is not tuned, and the other options of `inner.ppo`."""
+    for name in tuned:
+        if name not in DEFAULTS:
+            raise ValueError(f"tuned = {name!r}: must be one of {', '.join(DEFAULTS)}")
+        if name in options:
+            raise ValueError(f"{name} = {options[name]}: is tuned, so its start says what it is; leave it out")
+    taken = ("baseline", "adapts", "proximal_coef", "num_microbatches", "dice_lambda")
+    for name in taken:
+        if name in options:
+            raise ValueError(f"{name}: not an option of meta_gradient_rl")
+    return {**{name: value for name, value in DEFAULTS.items() if name not in tuned}, **options}
+
+
+def _check(objective: str, tuned: Mapping[str, Tuned], surrogate: Any, num_steps: int) -> None:
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective = {objective!r}: must be one of {', '.join(OBJECTIVES)}")
+    if isinstance(surrogate, str) and surrogate not in SURROGATES:
+        raise ValueError(f"surrogate = {surrogate!r}: must be one of {', '.join(SURROGATES)}, or a function")
+    if "clip_eps" in tuned and surrogate != "smooth_ppo":
+        raise ValueError(
+            f"tuned = 'clip_eps' with surrogate {surrogate!r}: its derivative is 0 almost everywhere; use 'smooth_ppo'"
+        )
+    if surrogate == "vpg" and num_steps > 1:
+        raise ValueError(f"surrogate = 'vpg': has no ratio, so an update must be one step, not {num_steps}; use 'ppo'")
+
+
+def _is_zero(x: Float) -> bool:
+    return isinstance(x, (int, float)) and x == 0
