@@ -24,6 +24,7 @@ _NAMES = {
     "cavia": "metarl_jax.algorithms.cavia",
     "imaml": "metarl_jax.algorithms.imaml",
     "ppo": "metarl_jax.algorithms.ppo",
+    "meta_gradient_rl": "metarl_jax.algorithms.meta_gradient_rl",
     "rl2": "metarl_jax.algorithms.rl2",
     "varibad": "metarl_jax.algorithms.varibad",
     "supervised_maml": "metarl_jax.algorithms.supervised_maml",

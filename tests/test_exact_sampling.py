@@ -1,7 +1,7 @@
 """Estimators on a million sampled trajectories against the exact oracle, coordinate by coordinate.
 
 The exact tests weight all trajectories by their probability; here they are sampled, and means must agree within 4
-standard errors. A gradient has 6 coordinates, a Hessian 36 of which 21 differ: 27 comparisons a surrogate, about 240
+standard errors. A gradient has 6 coordinates, a Hessian 36 of which 21 differ: 27 comparisons a surrogate, about 270
 in all, at a two-sided 6e-5 each, so that chance alone would fail this file once in 70 seeds. The seed is fixed.
 """
 
@@ -32,6 +32,7 @@ CASES = [
     ("loaded_dice", {"dice_lambda": 0.5}, None),
     ("loaded_dice", {"dice_lambda": 1.0}, "exact"),
     ("ppo", {"clip_eps": 0.2}, "lvc"),
+    ("smooth_ppo", {"clip_eps": 0.2}, "lvc"),
 ]
 
 

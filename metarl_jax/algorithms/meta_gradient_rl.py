@@ -60,7 +60,7 @@ class Target:
     """Where L more updates took the agent."""
 
     observation: jax.Array  # [T, B, ...]
-    mask: jax.Array  # [T, B]
+    mask: jax.Array  # [T, B] which states count
     distribution: Any  # leaves [T, B, ...] of pi_theta~
     value: jax.Array | None  # [T, B] V_theta~
 
@@ -98,7 +98,7 @@ class MetaGradientRL(NamedTuple):
 
 
 def with_outer_critic(policy: Policy, network: Policy, lr: Float = 1e-3) -> tuple[Policy, OuterCritic]:
-    """`policy` with the critic of `network` (as `mlp_policy(critic=True)` makes it) as an outer critic beside its own."""
+    """`policy` with an outer critic beside its own: the critic of `network`, as `mlp_policy(critic=True)` makes it."""
 
     def init(key: jax.Array) -> Params:
         own, outer = jax.random.split(key)
@@ -135,6 +135,7 @@ def meta_gradient_rl(
     outer_entropy_coef: Float = 0.0,
     outer_normalize_advantage: bool = False,
     value_matching_coef: Float = 0.0,
+    matched: Callable[[Rollout], jax.Array] | None = None,
     differentiation: str = "mixed",
     **options: Any,
 ) -> MetaGradientRL:
@@ -145,13 +146,14 @@ def meta_gradient_rl(
         policy: with a critic; or a function of the hyperparameters (those of `DEFAULTS`, constants to it) that makes
             one, where values are conditioned on gamma. Its parameters must not depend on them.
         tuned: names to start and range. The others are fixed at their defaults, or by `options`.
-        objective: "gradient" or "bootstrapped"; `num_target_steps` is the L of the latter, `value_matching_coef` its c.
+        objective: "gradient" or "bootstrapped"; `num_target_steps` is the L of the latter, `value_matching_coef` its c,
+            and `matched` (rollout -> [T, B] of 0 and 1) says on which states it matches (None: all).
         surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", or a function (log_prob, batch) -> loss.
         optimizer: step size -> optimiser of the agent, differentiable (`inner.adam`, `inner.sgd`).
         options: fixed values of `DEFAULTS`' names, and `inner.ppo`'s normalize_advantage, max_grad_norm,
             value_clip_eps.
-    Raises: ValueError for names that cannot be tuned or are given twice; `clip_eps` without "smooth_ppo" (its derivative
-        is 0 almost everywhere); "vpg" updates of more than one step; an unknown objective; no critic.
+    Raises: ValueError for names that cannot be tuned or are given twice; `clip_eps` without "smooth_ppo" (its
+        derivative is 0 almost everywhere); "vpg" updates of more than one step; an unknown objective; no critic.
     Not differentiated: samples, values and bootstraps of all advantages, A' altogether, the target of BMG.
         The derivative with respect to value_coef is 0 where actor and critic share no weights, unless the outer
         loss has a value term (without outer critic) or values are matched; that to clip_eps where an update is
@@ -255,7 +257,8 @@ def meta_gradient_rl(
             target, envs, seen = extend(target, last, envs, outer)
             value = policy.value(target.params, seen.observation) if policy.value is not None else None
             leaves = tuple(jax.tree.leaves(policy.apply(target.params, seen.observation)))
-            judge: Any = Target(seen.observation, seen.mask, leaves, value)
+            mask = seen.mask if matched is None else seen.mask * matched(seen)
+            judge: Any = Target(seen.observation, mask, leaves, value)
         else:
             seen, envs = act(agent.params, outer_key, envs)
             judge = outer.prepare(agent, seen)
