@@ -87,6 +87,14 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         cpu="2 minutes",
         gpu=NOT_MEASURED,
     ),
+    "discounting-chain": Reproduction(
+        "an outer critic rids meta-gradients of gamma of their bias",
+        "Bonnet et al. 2022, Debiasing meta-gradient RL",
+        f"{_HERE}.discounting_chain",
+        seeds=10,
+        cpu="10 minutes",
+        gpu=NOT_MEASURED,
+    ),
     "exact-meta-gradients": Reproduction(
         "the library's meta-gradients are those of an exact tabular oracle",
         "Finn et al. 2017, Stadie et al. 2018, Nichol et al. 2018",
