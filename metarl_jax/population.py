@@ -1,6 +1,6 @@
 """A population: one algorithm, many hyperparameters and seeds, as one compiled program.
 
-A *lane* is one setting with one seed. What differs between lanes are arrays: float hyperparameters [lane] and keys.
+A *lane* is one setting with one seed. What differs between lanes are arrays: hyperparameters [lane] and keys.
 Lanes are computed a batch at a time, to fit memory and caches, and shared out over the devices there are.
 """
 
@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec
 
 from metarl_jax import tree
 from metarl_jax.build import Job, build
-from metarl_jax.run_config import ConfigError
 
 LANES_AT_A_TIME = 8  # on a CPU, where more fall out of cache
 Values = dict[str, jax.Array]
@@ -26,8 +25,8 @@ def with_values(config: Any, values: dict[str, Any]) -> Job:
 
 
 def is_traceable(config: Any, name: str) -> bool:
-    """Whether the hyperparameter can differ between the lanes of one program: a float that no Python code reads."""
-    if not isinstance(getattr(config, name), float):
+    """Whether the hyperparameter can differ between the lanes of one program: a number that no Python code reads."""
+    if not is_number(getattr(config, name)):
         return False
 
     def step(value: jax.Array, key: jax.Array) -> Any:
@@ -35,10 +34,14 @@ def is_traceable(config: Any, name: str) -> bool:
         return algorithm.step(algorithm.init(key), key)
 
     try:
-        jax.eval_shape(step, jnp.zeros(()), jax.random.key(0))
-    except (jax.errors.ConcretizationTypeError, TypeError):
+        jax.eval_shape(step, jnp.asarray(getattr(config, name)), jax.random.key(0))
+    except (jax.errors.ConcretizationTypeError, TypeError, ValueError):
         return False
     return True
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def lane_keys(seeds: jax.Array, iteration: jax.Array | int) -> jax.Array:
@@ -114,9 +117,5 @@ def one_device(config: Any, num_iterations: int, batch_size: int | None) -> Call
 
 def lanes(settings: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> tuple[Values, jax.Array]:
     """(values [lane], seeds [lane]): every setting with every seed, the seeds of a setting next to each other."""
-    for name in names:
-        bad = [s[name] for s in settings if isinstance(s[name], bool) or not isinstance(s[name], int | float)]
-        if bad:
-            raise ConfigError(f"{name} = {bad[0]!r}: must be a number to differ within one program")
-    values = {name: jnp.repeat(jnp.asarray([float(s[name]) for s in settings]), len(seeds)) for name in names}
+    values = {name: jnp.repeat(jnp.asarray([s[name] for s in settings]), len(seeds)) for name in names}
     return values, jnp.asarray(np.tile(np.asarray(seeds), len(settings)))

@@ -69,9 +69,7 @@ def parse(override: str, config: dict[str, Any]) -> Dimension:
         values = parse_value(text, f"{name} = {text}")
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{name} = {text}: an empty list; give the values to try, such as {name}=[a,b]")
-        for value in values:
-            _check(name, value, config)
-        return Dimension(name, text, "list", values=tuple(tuple(v) if isinstance(v, list) else v for v in values))
+        return Dimension(name, text, "list", values=tuple(_checked(name, value, config) for value in values))
     kind, ends = match[1], match[2].split(",")
     if kind not in ("log", "uniform"):
         raise ConfigError(f"{name} = {text}: must be log(low,high), uniform(low,high) or a list [a,b,...]")
@@ -84,15 +82,16 @@ def parse(override: str, config: dict[str, Any]) -> Dimension:
     if kind == "log" and low <= 0:
         raise ConfigError(f"{name} = {text}: a log range must lie above zero; use uniform, or a low end such as 1e-6")
     for end in (low, high):
-        _check(name, end, config)
+        _checked(name, end, config)
     return Dimension(name, text, kind, low, high)
 
 
-def _check(name: str, value: Any, config: dict[str, Any]) -> None:
-    """That the key takes the value, whatever the others are that it may have to fit."""
+def _checked(name: str, value: Any, config: dict[str, Any]) -> Any:
+    """The value as the key has it: a number of its type, a tuple for a list."""
     if name in ("num_seeds", "seed", "num_iterations", "algorithm", "log_every", "checkpoint_every"):
         raise ConfigError(f"{name}: is one for the whole sweep and cannot be varied in it")
-    validate({**config, name: list(value) if isinstance(value, tuple) else value})
+    valid = getattr(validate({**config, name: value}), name)
+    return tuple(valid) if isinstance(valid, list) else valid
 
 
 def points(dimensions: Sequence[Dimension], method: str, num_trials: int | None, grid_points: int, seed: int) -> list:

@@ -4,7 +4,7 @@ A sweep directory holds
   sweep.json        what was asked, and every setting
   rung-*/group-*/   checkpoints of each program: states, learning curves, when a lane diverged
   table.csv         a row a trial: setting, score, the score of each seed, iterations, environment steps, divergence
-  curves.npz        the score of every lane at every iteration, and the trial and seed of the lane
+  curves.npz        `score` [trial, seed, iteration], NaN where a trial was not trained, and `seeds`
   sweep.png         score against each key, and parallel coordinates
 
 Settings that differ in a static key are trained by different programs (groups). Successive halving (Jamieson and

@@ -79,9 +79,9 @@ def make(
         raise ConfigError(f"grid-points = {grid_points}: must be at least 1")
     traced = []
     for d in dimensions:
-        numbers = d.kind != "list" or all(isinstance(v, int | float) and not isinstance(v, bool) for v in d.values)
-        example = d.low if d.kind != "list" else d.values[0]
-        if numbers and population.is_traceable(config.model_copy(update={d.name: float(example)}), d.name):
+        example = d.low if d.kind != "list" else next((v for v in d.values if v is not None), None)
+        numbers = d.kind != "list" or all(population.is_number(v) for v in d.values)
+        if numbers and population.is_traceable(config.model_copy(update={d.name: example}), d.name):
             traced.append(d.name)
         elif d.kind != "list":
             raise ConfigError(
@@ -133,7 +133,7 @@ def groups(sweep: Sweep) -> dict[tuple, list[int]]:
 
 def with_static(sweep: Sweep, static: dict[str, Any]) -> Any:
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in static.items()}
-    first = {name: float(sweep.settings[0][name]) for name in sweep.traced}  # tells a number from null; replaced later
+    first = {name: sweep.settings[0][name] for name in sweep.traced}  # tells a number from null; replaced later
     return validate({**sweep.config.model_dump(), **values, **first})
 
 

@@ -106,6 +106,19 @@ def test_a_lane_repeats_the_run_that_it_stands_for(tmp_path):
         np.testing.assert_allclose(curves[trial].T, [row["episode_return"] for row in rows], rtol=1e-5)
 
 
+def test_the_task_can_differ_between_lanes(tmp_path):
+    """The arms pay what `task_seed` says: a landscape over settings and tasks is one program."""
+    made = sweep.make(base(), ["task_seed=[3,5,7]", "lr=[.03]"], method="grid")
+    assert made.traced == ("task_seed", "lr")
+    sweep.run(made, tmp_path / "sweep", report=quiet)
+    curves = np.load(tmp_path / "sweep/curves.npz")["score"]
+    job = build(base(task_seed=5, lr=0.03))
+    experiment.train(job, tmp_path / "alone", report=quiet)
+    rows = [json.loads(line) for line in (tmp_path / "alone/metrics.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose(curves[1].T, [row["episode_return"] for row in rows], rtol=1e-5)
+    assert not np.allclose(curves[0], curves[2])
+
+
 def test_static_keys_make_programs_of_their_own(tmp_path):
     said = []
     made = sweep.make(base(), ["lr=log(1e-3,1e-1)", "hidden=[[4],[4,4]]", "num_epochs=[1,2]"], num_trials=12)
@@ -219,7 +232,14 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
 
 ANY = {
-    "maml": ["env=PointNavigation-v0", "meta_batch_size=2", "episodes_per_task=2", "horizon=4", "hidden=[4]", "init_std=0.02"],
+    "maml": [
+        "env=PointNavigation-v0",
+        "meta_batch_size=2",
+        "episodes_per_task=2",
+        "horizon=4",
+        "hidden=[4]",
+        "init_std=0.02",
+    ],
     "supervised_maml": ["env=XOR-v0", "meta_batch_size=2", "hidden=[4]"],
     "rl2": ["env=BernoulliBandit-v0", "num_episodes=3", "meta_batch_size=4", "num_minibatches=2", "size=4"],
 }

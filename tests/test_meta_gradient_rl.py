@@ -1,0 +1,360 @@
+"""Online meta-gradients of hyperparameters: against finite differences and by hand, and what they leave alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from gymnax.environments.bsuite.discounting_chain import DiscountingChain
+from jax.flatten_util import ravel_pytree
+from probes import Probe, probe
+from problems import flat, is_finite, relative_error
+
+import metarl_jax as mrl
+from metarl_jax import inner, losses, returns
+from metarl_jax.algorithms.meta_gradient_rl import DEFAULTS, Target, with_outer_critic
+from metarl_jax.hyperparameters import MARGIN, Tuned, squash, unconstrained
+from metarl_jax.networks import mlp_policy
+from metarl_jax.reproductions import discounting_chain
+from metarl_jax.rollout import rollout
+
+ALL = {
+    "gamma": Tuned(0.9),
+    "gae_lambda": Tuned(0.8),
+    "lr": Tuned(0.1, high=None),
+    "entropy_coef": Tuned(0.05, high=0.5),
+    "value_coef": Tuned(0.5, high=None),
+    "policy_coef": Tuned(1.0, high=2.0),
+    "clip_eps": Tuned(0.2, 0.05, 0.5),
+}
+STREAM = {"by_match": 1.0, "random_signal": True, "show_time": True, "length": 5}
+
+
+def make(tuned=ALL, outer_critic=False, task=None, **options):
+    """(algorithm, policy) on a probe whose reward depends on observation and action; tiny networks."""
+    env = Probe()
+    policy, critic = mlp_policy(env, (3,), critic=True, output_gain=1.0), None
+    if outer_critic:
+        policy, critic = with_outer_critic(policy, mlp_policy(env, (3,), critic=True), lr=0.01)
+    options = {"num_envs": 2, "num_steps": 8, "outer_gamma": 0.95, "outer_critic": critic, **options}
+    if "clip_eps" in tuned:
+        options = {"surrogate": "smooth_ppo", "num_epochs": 2, "num_minibatches": 2, **options}
+    return mrl.meta_gradient_rl(env, probe(**(task or STREAM)), policy, tuned, **options), policy
+
+
+def collected(algo, warmed_up=2):
+    """(state, segment, state after it) once the agent has moved off its start."""
+    state = jax.jit(algo.init)(jax.random.key(0))
+    collect = jax.jit(algo.collect)
+    for i in range(warmed_up + 1):
+        before = state
+        segment, state, _ = collect(before, jax.random.key(1 + i))
+    return before, segment, state
+
+
+# --- the gradient ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_inner_steps", [1, 3])
+@pytest.mark.parametrize("outer_critic", [False, True], ids=["own_critic", "outer_critic"])
+@pytest.mark.parametrize("objective", ["gradient", "bootstrapped"])
+def test_meta_gradient_of_every_hyperparameter(x64, objective, outer_critic, num_inner_steps):
+    """Against central differences of the loss on the stored data, which for BMG include the target."""
+    adam = num_inner_steps == 3
+    algo, _ = make(
+        outer_critic=outer_critic,
+        objective=objective,
+        num_inner_steps=num_inner_steps,
+        num_target_steps=2,
+        optimizer=inner.adam if adam else inner.sgd,
+        max_grad_norm=0.3 if adam else None,
+        outer_value_coef=0.5,
+        outer_entropy_coef=0.02,
+        value_matching_coef=0.3,
+    )
+    state, segment, _ = collected(algo)
+    x, unravel = ravel_pytree(state.meta)
+    value_and_grad = jax.jit(jax.value_and_grad(lambda x: algo.meta_loss(unravel(x), segment)))
+    _, grads = value_and_grad(x)
+    size = 1e-6 if adam else 1e-5  # Adam's roots bend more
+    want = jnp.stack([(value_and_grad(x + e)[0] - value_and_grad(x - e)[0]) / (2 * size) for e in size * jnp.eye(x.size)])
+    np.testing.assert_allclose(grads, want, rtol=1e-6, atol=1e-9)
+    found = dict(zip(sorted(state.meta), np.abs(grads), strict=True))
+    if objective == "gradient" and outer_critic and not adam:  # then nothing judges the agent's own values
+        assert found.pop("value_coef") < 1e-14
+    assert all(size > 1e-8 for size in found.values()), found
+
+
+def test_meta_gradient_by_hand(x64):
+    """K = 1, SGD: dL/dx = grad L_outer(theta') . lr mean(grad log pi dA/dgamma) dgamma/dx, values being constants."""
+    tuned = {"gamma": Tuned(0.7, 0.5, 0.9)}
+    algo, policy = make(tuned, optimizer=inner.sgd, lr=0.3, entropy_coef=0.0, normalize_advantage=False)
+    state, segment, after = collected(algo)
+    theta, data = segment.start.params, jax.tree.map(lambda x: x[0], segment.rollouts)
+    value, following = (policy.value(theta, o) for o in (data.observation, data.next_observation))
+
+    def advantage(gamma):
+        ends = (data.terminated, data.truncated & ~data.terminated)
+        return returns.gae(data.reward, value, following, *ends, gamma, DEFAULTS["gae_lambda"])
+
+    slope = jax.jacfwd(advantage)(0.7)
+    weighted = jax.grad(lambda p: jnp.mean(policy.apply(p, data.observation).log_prob(data.action) * slope))(theta)
+    judge = segment.outer
+    outer = jax.grad(lambda p: -jnp.mean(policy.apply(p, judge.observation).log_prob(judge.action) * judge.advantage))
+    share = (0.7 - 0.5) / 0.4  # dgamma/dx = (high - low) share (1 - share)
+    frozen = make(tuned, optimizer=inner.sgd, lr=0.3, entropy_coef=0.0, normalize_advantage=False, meta_lr=0.0)[0]
+    x = unconstrained(tuned)
+    segment = segment.replace(hyperparameters=squash(x, tuned))
+    moved = frozen.adapt(x, segment)
+    want = 0.4 * share * (1 - share) * 0.3 * jnp.vdot(flat(outer(moved.params)), flat(weighted))
+    np.testing.assert_allclose(jax.grad(frozen.meta_loss)(x, segment)["gamma"], want, rtol=1e-9)
+    assert abs(float(want)) > 1e-6
+
+
+def test_mixed_and_reverse_are_one_gradient(x64):
+    algo, _ = make(num_inner_steps=2, differentiation="mixed")
+    reverse, _ = make(num_inner_steps=2, differentiation="reverse")
+    first, _ = make(num_inner_steps=2, differentiation="first_order")
+    state, segment, _ = collected(algo)
+    found = [jax.jit(jax.grad(a.meta_loss))(state.meta, segment) for a in (algo, reverse, first)]
+    assert relative_error(found[0], found[1]) < 1e-10
+    assert abs(float(found[2]["lr"])) > 0 and float(found[2]["gamma"]) == 0, "of first order only the step size counts"
+
+
+# --- where it must not flow -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["gradient", "bootstrapped"])
+def test_nothing_flows_through_what_was_stored(objective):
+    """Data, values, the outer advantages and the target are constants to the meta-parameters and the agent."""
+    algo, _ = make(objective=objective, num_inner_steps=2, outer_critic=True)
+    state, segment, _ = collected(algo, warmed_up=0)
+
+    def total(differentiated):
+        meta, params = differentiated
+        moved = state.replace(meta=meta, learner=state.learner.replace(params=params))
+        stored, after, metrics = algo.collect(moved, jax.random.key(1))
+        return sum(
+            jnp.sum(x)
+            for x in jax.tree.leaves((stored.rollouts, stored.outer, after.learner.params))
+            if x.dtype == float
+        )
+
+    grads = jax.jit(jax.grad(total))((state.meta, state.learner.params))
+    assert float(jnp.abs(flat(grads)).max()) == 0
+    through_values = jax.jit(jax.grad(lambda p: algo.meta_loss(state.meta, segment.replace(params=p))))(segment.params)
+    assert float(jnp.abs(flat(through_values)).max()) == 0
+
+
+def test_the_target_is_reached_from_the_agent_and_does_not_pull_on_itself():
+    """A target that is theta' has loss 0 and no gradient; one after further updates has both."""
+    algo, policy = make(objective="bootstrapped", num_target_steps=2, value_matching_coef=1.0)
+    state, segment, after = collected(algo)
+    grad = jax.jit(jax.value_and_grad(algo.meta_loss))
+    loss, grads = grad(state.meta, segment)
+    assert float(loss) > 0 and float(jnp.abs(flat(grads)).max()) > 0
+    params = jax.jit(algo.adapt)(state.meta, segment).params
+    here = segment.outer.observation
+    own = Target(
+        here, segment.outer.mask, tuple(jax.tree.leaves(policy.apply(params, here))), policy.value(params, here)
+    )
+    loss, grads = grad(state.meta, segment.replace(outer=own))
+    assert float(loss) == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(flat(grads), 0, atol=1e-6)
+
+
+def test_states_can_be_left_out_of_the_matching():
+    plain, _ = make(objective="bootstrapped")
+    first, policy = make(objective="bootstrapped", matched=lambda rollout: rollout.episode_length == 1)
+    state, segment, _ = collected(first)
+    ends = np.asarray(segment.outer.observation[..., 1] == 0)  # the probe shows its time
+    np.testing.assert_array_equal(segment.outer.mask, ends)
+    assert 0 < ends.mean() < 1
+    _, everywhere, _ = jax.jit(plain.collect)(state, jax.random.key(1))
+    distribution = policy.apply(jax.jit(first.adapt)(state.meta, segment).params, segment.outer.observation)
+    want = losses.kl_divergence(everywhere.outer.distribution, distribution, jnp.asarray(ends, float))
+    np.testing.assert_allclose(jax.jit(first.meta_loss)(state.meta, segment), want, rtol=1e-4)
+
+
+# --- the agent ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective, further", [("gradient", 1), ("bootstrapped", 2)])
+def test_the_agent_and_its_environments_go_on(objective, further):
+    """K updates an iteration, none of the target's; K + 1 or K + L rollouts, without a restart."""
+    algo, _ = make(
+        objective=objective, num_inner_steps=3, num_target_steps=2, outer_critic=True, task={**STREAM, "length": 10**6}
+    )
+    state = algo.init(jax.random.key(0))
+    step = jax.jit(algo.step)
+    counts, lengths = [], []
+    for i in range(2):
+        before = state
+        segment, after, _ = jax.jit(algo.collect)(state, jax.random.key(i))
+        state, _ = step(state, jax.random.key(i))
+        assert relative_error(segment.start.params, before.learner.params) == 0
+        assert relative_error(state.learner.params, after.learner.params) < 1e-5
+        assert relative_error(state.learner.params, before.learner.params) > 0
+        counts.append(int(optax.tree.get(state.learner.opt_state, "count")))
+        lengths.append(np.asarray(state.envs.episode_length))
+    assert counts == [3 * 4, 6 * 4], "3 updates of 2 epochs of 2 minibatches"
+    np.testing.assert_array_equal(lengths, np.broadcast_to([[8 * (3 + further)], [16 * (3 + further)]], (2, 2)))
+
+
+def test_replaying_is_what_happened(x64):
+    algo, _ = make(num_inner_steps=3)
+    state, segment, after = collected(algo)
+    assert relative_error(jax.jit(algo.adapt)(state.meta, segment), after.learner) < 1e-12
+
+
+def test_the_outer_critic_learns_its_own_values_and_moves_nothing_else():
+    """An endless reward of 1 is worth 1 / (1 - gamma) of the outer gamma; the agent does not notice the learning."""
+    task = {"constant": 1.0, "length": 10**6}
+    options = {"task": task, "outer_gamma": 0.9, "outer_gae_lambda": 1.0, "num_envs": 4, "num_steps": 16}
+    tuned = {"gamma": Tuned(0.5)}
+    algo, policy = make(tuned, outer_critic=True, num_inner_steps=4, meta_lr=0.0, **options)
+    env = Probe()
+    _, critic = with_outer_critic(mlp_policy(env, (3,), critic=True), mlp_policy(env, (3,), critic=True))
+    still = mrl.meta_gradient_rl(
+        env, probe(**task), policy, tuned, outer_critic=critic._replace(learns=()), num_inner_steps=4, meta_lr=0.0,
+        **{key: value for key, value in options.items() if key != "task"},
+    )  # fmt: skip
+    state = algo.init(jax.random.key(0))
+    after, _ = jax.jit(algo.step)(state, jax.random.key(1))
+    want, _ = jax.jit(still.step)(state.replace(critic_state=()), jax.random.key(1))
+    outer, outer_still = after.learner.params.pop("outer_critic"), want.learner.params.pop("outer_critic")
+    assert relative_error(after.learner.params, want.learner.params) < 1e-6
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), outer, outer_still)
+    assert moved["output"]["bias"] > 0 and relative_error(outer, outer_still) > 0
+
+    after, _ = jax.jit(lambda s, k: jax.lax.scan(algo.step, s, jax.random.split(k, 300)))(state, jax.random.key(2))
+    value = critic.value(after.learner.params, jnp.zeros(2))
+    assert float(value) == pytest.approx(10.0, rel=0.1)
+
+
+def test_nothing_tuned_is_an_actor_critic():
+    algo, _ = make({}, num_inner_steps=2)
+    state = algo.init(jax.random.key(0))
+    after, metrics = jax.jit(algo.step)(state, jax.random.key(1))
+    assert after.meta == {} and float(metrics["meta_grad_norm"]) == 0
+    assert relative_error(after.learner.params, state.learner.params) > 0
+
+
+def test_several_agents_with_their_own_rates_are_one_program():
+    """Starts, ranges and step sizes may be traced."""
+
+    def after(start, meta_lr, entropy):
+        algo, _ = make({"gamma": Tuned(start)}, meta_lr=meta_lr, entropy_coef=entropy)
+        state = algo.init(jax.random.key(0))
+        return jax.lax.scan(algo.step, state, jax.random.split(jax.random.key(1), 2))[1]["tuned_gamma"]
+
+    gamma = jax.jit(jax.vmap(after))(jnp.array([0.5, 0.9]), jnp.array([0.0, 0.5]), jnp.array([0.0, 0.1]))
+    np.testing.assert_allclose(gamma[:, 0], [0.5, 0.9], rtol=1e-5)
+    assert gamma[0, 1] == gamma[0, 0] and abs(gamma[1, 1] - 0.9) > 1e-3
+
+
+# --- ranges, and what goes wrong ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tuned", [Tuned(0.95, 0.9, 1.0), Tuned(0.3, 0.1, 7.0), Tuned(2.5, 1.0, None), Tuned(1e-3, high=None)]
+)
+def test_squashing_has_an_inverse_and_stays_in_range(tuned):
+    x = unconstrained({"h": tuned})
+    assert float(squash(x, {"h": tuned})["h"]) == pytest.approx(tuned.start, rel=1e-5)
+    for far in (-1e4, -50.0, -3.0, 3.0, 50.0, 1e4):
+        h = float(squash({"h": jnp.asarray(far)}, {"h": tuned})["h"])
+        high = np.inf if tuned.high is None else np.float32(tuned.high)
+        assert np.float32(tuned.low) <= h <= high
+    slope = jax.grad(lambda x: squash({"h": x}, {"h": tuned})["h"])(x["h"])
+    assert float(slope) > 0
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_a_start_at_an_end_is_moved_inside(start):
+    """logit(1) is infinite: the start is finite, and can move."""
+    tuned = {"gae_lambda": Tuned(start)}
+    x = unconstrained(tuned)
+    assert is_finite(x)
+    assert float(squash(x, tuned)["gae_lambda"]) == pytest.approx(start, abs=1.01 * MARGIN)
+    algo, _ = make(tuned, meta_lr=0.1)
+    state, metrics = jax.jit(algo.step)(algo.init(jax.random.key(0)), jax.random.key(1))
+    assert is_finite(state.meta) and float(metrics["meta_grad_norm"]) > 0
+
+
+def test_hyperparameters_stay_in_range_whatever_the_meta_step():
+    algo, _ = make(meta_lr=30.0, num_inner_steps=2)
+    _, metrics = jax.jit(lambda s: jax.lax.scan(algo.step, s, jax.random.split(jax.random.key(1), 10)))(
+        algo.init(jax.random.key(0))
+    )
+    for name, t in ALL.items():
+        h = np.asarray(metrics[f"tuned_{name}"])
+        h = h[np.isfinite(h)]  # a step size of 30 ends in NaN, which is reported
+        high = np.inf if t.high is None else t.high
+        assert (h >= t.low - 1e-6).all() and (h <= high + 1e-6).all(), name
+        assert h.size > 1 and np.ptp(h) > 0, name
+
+
+def test_a_nan_is_reported():
+    algo, _ = make({"gamma": Tuned(0.9)}, task={**STREAM, "constant": jnp.nan})
+    state = algo.init(jax.random.key(0))
+    good, _ = make({"gamma": Tuned(0.9)})
+    assert all(jax.tree.leaves(jax.tree.map(bool, jax.jit(good.step)(state, jax.random.key(1))[1]["finite"])))
+    finite = jax.jit(algo.step)(state, jax.random.key(1))[1]["finite"]
+    assert not any(bool(x) for x in finite["loss"].values())
+    assert not bool(finite["gradient"]["gamma"]) and not bool(finite["params"]["meta"]["gamma"])
+    assert not all(jax.tree.leaves(jax.tree.map(bool, finite["params"]["agent"])))
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"tuned": {"horizon": Tuned(0.5)}}, "tuned = 'horizon': must be one of gamma, gae_lambda"),
+        ({"tuned": {"gamma": Tuned(0.5)}, "gamma": 0.9}, "gamma = 0.9: is tuned"),
+        ({"tuned": {"gamma": Tuned(1.5)}}, "start of gamma = 1.5: must be within its range"),
+        ({"tuned": {"gamma": Tuned(0.5, 0.6, 0.6)}}, "range of gamma = .0.6, 0.6.: must be finite with low < high"),
+        ({"surrogate": "ppo"}, "tuned = 'clip_eps' with surrogate 'ppo': its derivative is 0"),
+        ({"tuned": {}, "surrogate": "dice"}, "surrogate = 'dice': must be one of vpg, lvc"),
+        ({"tuned": {}, "num_epochs": 2}, "surrogate = 'vpg': has no ratio"),
+        ({"objective": "evolved"}, "objective = 'evolved': must be one of gradient, bootstrapped"),
+        ({"baseline": "zero"}, "baseline: not an option"),
+    ],
+)
+def test_it_refuses_what_it_cannot_do(options, said):
+    with pytest.raises(ValueError, match=said):
+        algo, _ = make(**options)
+        algo.init(jax.random.key(0))
+
+
+def test_it_refuses_a_policy_without_a_critic():
+    with pytest.raises(ValueError, match="policy: has no critic"):
+        mrl.meta_gradient_rl(Probe(), probe(), mlp_policy(Probe(), ()), {"gamma": Tuned(0.5)})
+
+
+# --- the Discounting Chain ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0.9, 1.0])
+def test_the_chains_values_are_the_returns_of_its_episodes(gamma):
+    """After the first step nothing is random, so V is the discounted return; before it, V is its mean."""
+    env = DiscountingChain(mapping_seed=discounting_chain.DELAYED)
+    task = env.default_params
+    policy = mlp_policy(env, (), output_gain=1.0)
+    params = policy.init(jax.random.key(0))
+    value = discounting_chain.true_value(env, task, policy, gamma)
+    data, _ = rollout(env, policy.apply, params, jax.random.key(1), task, num_steps=100, num_envs=64)
+    never = jnp.zeros(data.reward.shape, bool)
+    want = returns.discounted_returns(data.reward, never, gamma)
+    found = value(params, data.observation)
+    np.testing.assert_allclose(found[1:], want[1:], atol=1e-5)
+    chances = policy.apply(params, data.observation[0, 0]).probs
+    first = {int(a): float(r) for a, r in zip(data.action[0], want[0], strict=True)}
+    assert set(first) == set(range(5)), "every action was tried"
+    np.testing.assert_allclose(found[0], sum(float(chances[a]) * r for a, r in first.items()), rtol=1e-4)
+    np.testing.assert_allclose(value(params, data.next_observation[-1]), 0, atol=1e-6)
+
+
+def test_the_chains_claims_need_every_seed():
+    number = discounting_chain.LOW
+    assert discounting_chain.claim("x", np.array([0.9, 0.901, 0.905]), number).passed
+    assert not discounting_chain.claim("x", np.array([0.9, 0.9, 0.906]), number).passed
