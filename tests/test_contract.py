@@ -8,8 +8,10 @@ from problems import is_finite, point, point_maml
 
 import metarl_jax as mrl
 from metarl_jax import inner
+from metarl_jax.algorithms.meta_gradient_rl import with_outer_critic
 from metarl_jax.algorithms.varibad import condition_size
 from metarl_jax.envs.trial import trials
+from metarl_jax.hyperparameters import Tuned
 from metarl_jax.meta_gradient import evolution, truncated
 from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
 
@@ -19,6 +21,14 @@ def ppo(num_tasks_at_a_time):
     return mrl.ppo(
         env, tasks.sample(jax.random.key(0)), policy, num_envs=2, num_steps=4, num_epochs=2, num_minibatches=2
     )
+
+
+def meta_gradient_rl(num_tasks_at_a_time):
+    env, tasks, policy = point(critic=True, hidden=(4,), horizon=4)
+    policy, critic = with_outer_critic(policy, policy)
+    tuned = {"gamma": Tuned(0.9), "lr": Tuned(0.01, high=None)}
+    options = {"num_inner_steps": 2, "num_envs": 2, "num_steps": 4, "objective": "bootstrapped", "outer_critic": critic}
+    return mrl.meta_gradient_rl(env, tasks.sample(jax.random.key(0)), policy, tuned, **options)
 
 
 def maml(critic=False, num_inner_steps=1, **inner_options):
@@ -100,6 +110,7 @@ ALGORITHMS = {
     ),
     "varibad": on_trials(varibad),
     "supervised_maml": supervised_maml,
+    "meta_gradient_rl": meta_gradient_rl,
 }
 
 

@@ -103,6 +103,24 @@ def test_ppo_clip(x64, ratio, advantage, value, slope):
     assert float(jax.grad(loss)(log_prob)[0]) == pytest.approx(slope)
 
 
+def test_smooth_ppo_is_ppo_near_1_and_flat_far_out(x64):
+    """The same value, slope and curvature at rho = 1; the clipped value where rho is far on the wrong side."""
+    name = {"ppo": losses.ppo_clip, "smooth": losses.smooth_ppo}
+    for advantage in (2.0, -2.0):
+        a, one = jnp.array([advantage]), jnp.ones(1)
+        at = {k: (lambda lp, f=f: f(jnp.atleast_1d(lp), jnp.zeros(1), a, one, 0.2)) for k, f in name.items()}
+        for derivative in (lambda f: f, jax.grad, lambda f: jax.grad(jax.grad(f))):
+            assert float(derivative(at["smooth"])(0.0)) == pytest.approx(float(derivative(at["ppo"])(0.0)), abs=1e-12)
+        far = jnp.log(3.0 if advantage > 0 else 0.01)
+        assert float(at["smooth"](far)) == pytest.approx(float(at["ppo"](far)), rel=1e-3)
+        assert float(jax.grad(at["smooth"])(far)) == pytest.approx(0, abs=1e-2)
+        assert float(jax.grad(at["smooth"])(-far)) == pytest.approx(float(jax.grad(at["ppo"])(-far)), rel=1e-9)
+    slope = lambda eps: jax.grad(lambda lp: losses.smooth_ppo(lp, jnp.zeros(1), jnp.ones(1), jnp.ones(1), eps))(  # noqa: E731
+        jnp.log(jnp.array([1.1]))
+    )[0]
+    assert float(jax.grad(slope)(0.2)) < -0.1, "a wider clip pulls harder"
+
+
 def test_ppo_clip_is_differentiable_in_eps():
     loss = lambda eps: losses.ppo_clip(  # noqa: E731
         jnp.log(jnp.array([1.5])), jnp.zeros(1), jnp.array([2.0]), jnp.ones(1), eps
