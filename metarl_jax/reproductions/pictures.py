@@ -44,7 +44,7 @@ def return_curves(path: Path, rows: dict[str, np.ndarray], optimum: float) -> Pa
 def belief_map(
     path: Path, beliefs: dict[str, np.ndarray], positions: np.ndarray, goal: np.ndarray, titles: list[str]
 ) -> Path:
-    """PNG: what is believed of each cell, one row a believer, one column a moment.
+    """PNG: what is believed of each cell, one row a believer, one column a moment; each map on a scale of its own.
 
     Args:
         beliefs: name -> [moment, size, size], the chance that the cell (x, y) is the goal.
@@ -54,7 +54,7 @@ def belief_map(
     for i, (name, maps) in enumerate(beliefs.items()):
         for j, title in enumerate(titles):
             axis = axes[i][j]
-            axis.imshow(maps[j].T, origin="lower", cmap="Blues", vmin=0, vmax=max(0.15, maps[j].max()))
+            axis.imshow(maps[j].T, origin="lower", cmap="Blues", vmin=0, vmax=maps[j].max())
             axis.plot(*positions[j], marker="o", color=OURS, markersize=6)
             axis.plot(*goal, marker="*", color="#e08214", markersize=11, markeredgecolor="white")
             axis.set(xticks=[], yticks=[])
