@@ -13,6 +13,7 @@ from metarl_jax.algorithms.e_maml import e_maml
 from metarl_jax.algorithms.imaml import imaml
 from metarl_jax.algorithms.maml import maml
 from metarl_jax.algorithms.maml_trpo import maml_trpo
+from metarl_jax.algorithms.meta_gradient_rl import meta_gradient_rl, with_outer_critic
 from metarl_jax.algorithms.meta_sgd import meta_sgd
 from metarl_jax.algorithms.ppo import ppo
 from metarl_jax.algorithms.promp import promp
@@ -21,10 +22,18 @@ from metarl_jax.algorithms.rl2 import rl2
 from metarl_jax.algorithms.supervised_maml import few_shot, supervised_maml
 from metarl_jax.algorithms.varibad import condition_size, varibad
 from metarl_jax.envs.trial import trials
+from metarl_jax.hyperparameters import Tuned
 from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
 from metarl_jax.networks.belief import Belief
 from metarl_jax.run_config import ConfigError
-from metarl_jax.schemas import Config, GradientConfig, MAMLConfig, PPOConfig, SupervisedMAMLConfig
+from metarl_jax.schemas import (
+    Config,
+    GradientConfig,
+    MAMLConfig,
+    MetaGradientRLConfig,
+    PPOConfig,
+    SupervisedMAMLConfig,
+)
 from metarl_jax.trial_config import TrialConfig
 from metarl_jax.types import Params
 
@@ -79,6 +88,8 @@ def build(config: Config, evaluation: bool = False) -> Job:
             raise ConfigError(f"env = {config.env!r}: is {kind}, which algorithm {config.algorithm} cannot train on")
         if isinstance(config, GradientConfig):
             return _gradient_based(config, env, tasks, evaluation)
+        if isinstance(config, MetaGradientRLConfig):
+            return _meta_gradient_rl(config, env, tasks)
         if isinstance(config, PPOConfig):
             return _ppo(config, env, tasks)
         if isinstance(config, TrialConfig):
@@ -218,6 +229,27 @@ def _ppo(c: PPOConfig, env: Any, tasks: Any) -> Job:
         max_grad_norm=c.max_grad_norm,
     )
     work = c.num_envs * c.num_steps
+    return Job(c, algorithm, env, tasks, tasks.horizon, work, "steps", "episode_return", policy=policy)
+
+
+def _meta_gradient_rl(c: MetaGradientRLConfig, env: Any, tasks: Any) -> Job:
+    network = mlp_policy(env, c.hidden, c.activation, critic=True, init_std=c.init_std)
+    policy, critic = with_outer_critic(network, network, lr=c.lr) if c.outer_critic else (network, None)
+    tunable = ("gamma", "gae_lambda", "lr", "entropy_coef", "value_coef", "policy_coef", "clip_eps")
+    unit = ("gamma", "gae_lambda", "clip_eps")  # others have no upper end unless `ranges` says so
+    tuned: dict[str, Tuned] = {}
+    for name in c.tune:
+        low, high = c.ranges.get(name, [0.0, 1.0 if name in unit else None])
+        tuned[name] = Tuned(getattr(c, name), low or 0.0, high)
+    own = (
+        "objective", "num_inner_steps", "num_target_steps", "meta_lr", "meta_max_grad_norm", "num_envs", "num_steps",
+        "surrogate", "num_epochs", "num_minibatches", "outer_gamma", "outer_gae_lambda", "outer_entropy_coef",
+        "max_grad_norm", "value_clip_eps", *(name for name in tunable if name not in c.tune),
+    )  # fmt: skip
+    options: dict[str, Any] = {name: getattr(c, name) for name in own}
+    algorithm = meta_gradient_rl(env, _ppo_task(c, tasks), policy, tuned, outer_critic=critic, **options)
+    rollouts = c.num_inner_steps + (c.num_target_steps if c.objective == "bootstrapped" else 1)
+    work = rollouts * c.num_envs * c.num_steps
     return Job(c, algorithm, env, tasks, tasks.horizon, work, "steps", "episode_return", policy=policy)
 
 

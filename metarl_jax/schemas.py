@@ -259,6 +259,54 @@ class PPOConfig(_PolicyConfig):
         return self
 
 
+TunedName = Literal["gamma", "gae_lambda", "lr", "entropy_coef", "value_coef", "policy_coef", "clip_eps"]
+
+
+class MetaGradientRLConfig(PPOConfig):
+    """One agent that tunes its own hyperparameters online by meta-gradients (MG, STACX, BMG), on one environment."""
+
+    algorithm: Literal["meta_gradient_rl"] = Field(description=ALGORITHM)  # type: ignore[assignment]
+    tune: list[TunedName] = Field(
+        ["gamma", "gae_lambda", "entropy_coef", "lr"], description="what is tuned, from its value here"
+    )
+    ranges: dict[TunedName, list[float | None]] = Field(
+        {}, description="[low, high] of what is tuned, high null: none; default [0, 1] for gamma, gae_lambda, clip_eps"
+    )
+    objective: Literal["gradient", "bootstrapped"] = Field("gradient", description="MG, or BMG: match a later self")
+    outer_critic: bool = Field(True, description="learn the values of outer_gamma beside the agent's own")
+    num_inner_steps: Positive = Field(1, description="updates K that the meta-gradient goes through")
+    num_target_steps: Positive = Field(1, description="bootstrapped: further updates L to the target")
+    meta_lr: Rate = Field(3e-3, description="Adam step size of the unconstrained hyperparameters")
+    meta_max_grad_norm: Rate | None = Field(0.1, description="bound on the norm of the meta-gradient; null: none")
+    outer_gamma: Unit = Field(0.99, description="discount of the outer loss, fixed")
+    outer_gae_lambda: Unit = Field(0.95, description="lambda of the outer loss, fixed")
+    outer_entropy_coef: NonNegative = Field(0.0, description="weight of the outer entropy bonus")
+    surrogate: Literal["vpg", "lvc", "ppo", "smooth_ppo"] = Field(
+        "vpg", description="surrogate of the updates; vpg: A2C"
+    )
+    policy_coef: Rate = Field(1.0, description="weight of the surrogate")
+    lr: Rate = Field(1e-3, description="Adam step size of the agent")
+    anneal_lr: Literal[False] = Field(False, description="false: the step size is tuned or constant")  # type: ignore[assignment]
+    num_envs: Positive = Field(16, description="parallel environments")
+    num_steps: Positive = Field(32, description="steps of each environment an update")
+    num_epochs: Positive = Field(1, description="passes over the data an update")
+    num_minibatches: Positive = Field(1, description="parts of each pass; must divide num_envs x num_steps")
+    value_clip_eps: Rate | None = Field(None, description="clip of the value loss; null: none")
+
+    @model_validator(mode="after")
+    def _updates(self) -> Self:
+        for name, limits in self.ranges.items():
+            if name not in self.tune:
+                raise ConfigError(f"ranges = {name}: is not in tune = {self.tune}")
+            if len(limits) != 2 or limits[0] is None:
+                raise ConfigError(f"ranges.{name} = {limits}: must be [low, high], high null for none")
+        if self.surrogate == "vpg" and self.num_epochs * self.num_minibatches > 1:
+            raise ConfigError("surrogate = vpg: has no ratio, so num_epochs and num_minibatches must be 1; use ppo")
+        if "clip_eps" in self.tune and self.surrogate != "smooth_ppo":
+            raise ConfigError(f"tune = clip_eps with surrogate = {self.surrogate}: has no gradient; use smooth_ppo")
+        return self
+
+
 class SupervisedMAMLConfig(RunConfig):
     """Few-shot regression with MAML."""
 
@@ -294,6 +342,7 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "cavia": CAVIAConfig,
     "imaml": IMAMLConfig,
     "ppo": PPOConfig,
+    "meta_gradient_rl": MetaGradientRLConfig,
     "rl2": RL2Config,
     "varibad": VariBADConfig,
     "supervised_maml": SupervisedMAMLConfig,

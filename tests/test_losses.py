@@ -103,22 +103,23 @@ def test_ppo_clip(x64, ratio, advantage, value, slope):
     assert float(jax.grad(loss)(log_prob)[0]) == pytest.approx(slope)
 
 
-def test_smooth_ppo_is_ppo_near_1_and_flat_far_out(x64):
-    """The same value, slope and curvature at rho = 1; the clipped value where rho is far on the wrong side."""
-    name = {"ppo": losses.ppo_clip, "smooth": losses.smooth_ppo}
-    for advantage in (2.0, -2.0):
-        a, one = jnp.array([advantage]), jnp.ones(1)
-        at = {k: (lambda lp, f=f: f(jnp.atleast_1d(lp), jnp.zeros(1), a, one, 0.2)) for k, f in name.items()}
-        for derivative in (lambda f: f, jax.grad, lambda f: jax.grad(jax.grad(f))):
-            assert float(derivative(at["smooth"])(0.0)) == pytest.approx(float(derivative(at["ppo"])(0.0)), abs=1e-12)
-        far = jnp.log(3.0 if advantage > 0 else 0.01)
-        assert float(at["smooth"](far)) == pytest.approx(float(at["ppo"](far)), rel=1e-3)
-        assert float(jax.grad(at["smooth"])(far)) == pytest.approx(0, abs=1e-2)
-        assert float(jax.grad(at["smooth"])(-far)) == pytest.approx(float(jax.grad(at["ppo"])(-far)), rel=1e-9)
-    slope = lambda eps: jax.grad(lambda lp: losses.smooth_ppo(lp, jnp.zeros(1), jnp.ones(1), jnp.ones(1), eps))(  # noqa: E731
-        jnp.log(jnp.array([1.1]))
-    )[0]
-    assert float(jax.grad(slope)(0.2)) < -0.1, "a wider clip pulls harder"
+@pytest.mark.parametrize("advantage, far", [(2.0, 3.0), (-2.0, 0.01)])
+def test_smooth_ppo_is_ppo_near_1_and_flat_far_out(x64, advantage, far):
+    """The same value, slope and curvature at rho = 1; no pull where rho is far on the wrong side; eps is felt."""
+
+    def loss(function, ratio, eps=0.2):
+        return function(jnp.log(ratio)[None], jnp.zeros(1), jnp.array([advantage]), jnp.ones(1), eps)
+
+    smooth, ppo = (lambda r, *e: loss(losses.smooth_ppo, r, *e)), (lambda r: loss(losses.ppo_clip, r))
+    for order in (lambda f: f, jax.grad, lambda f: jax.grad(jax.grad(f))):
+        assert float(order(smooth)(1.0)) == pytest.approx(float(order(ppo)(1.0)), abs=1e-12)
+    assert float(smooth(far)) == pytest.approx(float(ppo(far)), rel=1e-3)
+    assert float(jax.grad(smooth)(far)) == pytest.approx(0, abs=1e-3)
+    assert float(jax.grad(smooth)(1 / far)) == pytest.approx(float(jax.grad(ppo)(1 / far)), rel=1e-9)
+    near = 1.1 if advantage > 0 else 0.9
+    slopes = [abs(float(jax.grad(smooth)(near, eps))) for eps in (0.1, 0.2, 0.4)]
+    assert slopes == sorted(slopes), "a wider clip pulls harder"
+    assert slopes[0] < 0.5 * slopes[2]
 
 
 def test_ppo_clip_is_differentiable_in_eps():

@@ -16,6 +16,7 @@ are of the tuned gamma and bias A' towards short horizons (Bonnet et al. 2022).
 Shapes: K inner updates, T steps, B environments.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -134,6 +135,7 @@ def meta_gradient_rl(
     outer_value_coef: Float = 0.0,
     outer_entropy_coef: Float = 0.0,
     outer_normalize_advantage: bool = False,
+    outer_surrogate: str | losses.Surrogate = "vpg",
     value_matching_coef: Float = 0.0,
     matched: Callable[[Rollout], jax.Array] | None = None,
     differentiation: str = "mixed",
@@ -148,7 +150,8 @@ def meta_gradient_rl(
         tuned: names to start and range. The others are fixed at their defaults, or by `options`.
         objective: "gradient" or "bootstrapped"; `num_target_steps` is the L of the latter, `value_matching_coef` its c,
             and `matched` (rollout -> [T, B] of 0 and 1) says on which states it matches (None: all).
-        surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", or a function (log_prob, batch) -> loss.
+        surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", or a function (log_prob, batch) -> loss;
+            `outer_surrogate` is "vpg", "lvc" or a function.
         optimizer: step size -> optimiser of the agent, differentiable (`inner.adam`, `inner.sgd`).
         options: fixed values of `DEFAULTS`' names, and `inner.ppo`'s normalize_advantage, max_grad_norm,
             value_clip_eps.
@@ -163,11 +166,15 @@ def meta_gradient_rl(
     """
     fixed = _fixed(tuned, options)
     bootstrapped = objective == "bootstrapped"
-    _check(objective, tuned, surrogate, num_epochs * num_minibatches)
+    _check(objective, tuned, surrogate, outer_surrogate, num_epochs * num_minibatches)
     policy_of = (lambda h: policy) if isinstance(policy, Policy) else policy
-    if policy_of({**fixed, **squash(unconstrained(tuned), tuned)}).value is None:
-        raise ValueError("policy: has no critic, which an actor-critic update needs; make one with critic=True")
-    repeats = {"num_epochs": num_epochs, "num_minibatches": num_minibatches}
+    made = policy_of({**fixed, **squash(unconstrained(tuned), tuned)})
+    if made.value is None or made.step is not None:
+        what = (
+            "has no critic, which the updates need" if made.value is None else "has a memory, which streams would cut"
+        )
+        raise ValueError(f"policy: {what}; use mlp_policy(env, critic=True)")
+    repeats: dict[str, Any] = {"num_epochs": num_epochs, "num_minibatches": num_minibatches}
     outer_options: dict[str, Any] = {
         "gamma": outer_gamma,
         "gae_lambda": outer_gae_lambda,
@@ -194,8 +201,9 @@ def meta_gradient_rl(
         return policy if outer_critic is None else policy._replace(value=outer_critic.value, joint=None)
 
     def outer_learner_of(h: dict[str, Any], policy: Policy) -> Learner:
-        step = optimizer({**fixed, **h}["lr"])
-        return inner.ppo(outer_policy_of(policy), surrogate="vpg", optimizer=step, **outer_options)
+        step, bound = optimizer({**fixed, **h}["lr"]), fixed.get("max_grad_norm")
+        own = outer_policy_of(policy)
+        return inner.ppo(own, surrogate=outer_surrogate, optimizer=step, max_grad_norm=bound, **outer_options)
 
     def critic_learner_of(policy: Policy) -> Learner | None:
         if outer_critic is None or not outer_critic.learns:
@@ -263,7 +271,7 @@ def meta_gradient_rl(
             seen, envs = act(agent.params, outer_key, envs)
             judge = outer.prepare(agent, seen)
         segment = Segment(state.learner, data, params, keys[1], h, judge)
-        after = state.replace(learner=agent, envs=envs, critic_state=critic_state)
+        after = dataclasses.replace(state, learner=agent, envs=envs, critic_state=critic_state)
         return jax.lax.stop_gradient((segment, after, {**tree.tree_mean(metrics), **completed(data)}))
 
     def adapted(x: dict[str, jax.Array], segment: Segment) -> LearnerState:
@@ -291,7 +299,7 @@ def meta_gradient_rl(
             return loss
         return inner.actor_critic_loss(
             outer_policy_of(policy),
-            losses.surrogate("vpg"),
+            losses.surrogate(outer_surrogate),
             value_coef=outer_value_coef,
             entropy_coef=outer_entropy_coef,
             use_entropy=not _is_zero(outer_entropy_coef),
@@ -313,7 +321,7 @@ def meta_gradient_rl(
         }
         metrics |= {f"tuned_{name}": value for name, value in segment.hyperparameters.items()}
         metrics |= {"meta_loss": loss, "meta_grad_norm": jnp.asarray(tree.global_norm(grads)), "finite": finite}
-        return after.replace(meta=x, meta_state=meta_state), metrics
+        return dataclasses.replace(after, meta=x, meta_state=meta_state), metrics
 
     return MetaGradientRL(init, step, collect, adapted, meta_loss)
 
@@ -332,11 +340,13 @@ def _fixed(tuned: Mapping[str, Tuned], options: dict[str, Any]) -> dict[str, Any
     return {**{name: value for name, value in DEFAULTS.items() if name not in tuned}, **options}
 
 
-def _check(objective: str, tuned: Mapping[str, Tuned], surrogate: Any, num_steps: int) -> None:
+def _check(objective: str, tuned: Mapping[str, Tuned], surrogate: Any, outer: Any, num_steps: int) -> None:
     if objective not in OBJECTIVES:
         raise ValueError(f"objective = {objective!r}: must be one of {', '.join(OBJECTIVES)}")
     if isinstance(surrogate, str) and surrogate not in SURROGATES:
         raise ValueError(f"surrogate = {surrogate!r}: must be one of {', '.join(SURROGATES)}, or a function")
+    if isinstance(outer, str) and outer not in SURROGATES[:2]:
+        raise ValueError(f"outer_surrogate = {outer!r}: must be one of {', '.join(SURROGATES[:2])}, or a function")
     if "clip_eps" in tuned and surrogate != "smooth_ppo":
         raise ValueError(
             f"tuned = 'clip_eps' with surrogate {surrogate!r}: its derivative is 0 almost everywhere; use 'smooth_ppo'"

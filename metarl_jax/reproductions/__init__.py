@@ -92,7 +92,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Bonnet et al. 2022, Debiasing meta-gradient RL",
         f"{_HERE}.discounting_chain",
         seeds=10,
-        cpu="10 minutes",
+        cpu="11 minutes",
         gpu=NOT_MEASURED,
     ),
     "exact-meta-gradients": Reproduction(

@@ -7,10 +7,9 @@ first action is r + V_gamma(s') - V_gamma(s), which still prefers the soon rewar
 
 Settings are those of the authors' notebook (github.com/instadeepai/outer-value-function-meta-rl), of its second half
 with normalised advantages: linear actor, SGD 0.5, Adam 0.1 for the logit of (gamma - .9) / .1, 128 environments of 100
-steps, lambda 0, entropy 0.005 inside, K = L = 1, KL at the first step. Three things differ:
+steps, lambda 0, entropy 0.005 inside and outside, K = L = 1, KL at the first step. Two things differ:
 
 * 1,000 updates, where their curves have settled, instead of 50,000.
-* The meta-gradient goes through mean and standard deviation of the inner advantages too; theirs holds those constant.
 * Their exact V of the first state is too small by a factor gamma inside; ours is the environment's.
 
 Published numbers are read off their figures: returns 1.000 and 1.100, gamma .90 and 1.00.
@@ -26,14 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments.bsuite.discounting_chain import DiscountingChain
 
-from metarl_jax import evaluation, inner
+from metarl_jax import evaluation, inner, losses
 from metarl_jax.algorithms.meta_gradient_rl import MetaGradientRL, OuterCritic, meta_gradient_rl
 from metarl_jax.envs import from_gymnax
 from metarl_jax.hyperparameters import Tuned
 from metarl_jax.networks import mlp_policy
 from metarl_jax.reproductions import Claim
 from metarl_jax.reproductions.cells import kept
-from metarl_jax.types import Params, Policy
+from metarl_jax.types import Batch, Params, Policy
 
 DELAYED = 3  # the action that pays 1.1, after 30 steps
 NUM_SEEDS = 10
@@ -50,12 +49,12 @@ SETTINGS: dict[str, Any] = {
     "outer_gamma": 1.0,
     "outer_gae_lambda": 0.0,
     "outer_entropy_coef": 0.005,
-    "outer_normalize_advantage": True,
+    "normalize_advantage": False,  # the surrogate does it
 }
 
 
 class Number(NamedTuple):
-    """A published number, and between what every seed's must be."""
+    """A published number, and between what ours must be."""
 
     published: float
     low: float
@@ -97,11 +96,20 @@ def true_value(env: Any, task: Any, policy: Policy, gamma: Any) -> Callable[[Par
         now = jnp.round(observation[..., 1] * task.max_steps_in_episode)
         left = delays - 1.0 - now[..., None]  # [..., A] steps until each reward
         worth = jnp.where(left >= 0, gamma ** jnp.maximum(left, 0.0) * rewards, 0.0)
-        chosen = jax.nn.one_hot(observation[..., 0], delays.size)  # all 0 at the start, where it is -1
+        chosen = jax.nn.one_hot(observation[..., 0].astype(int), delays.size)  # all 0 at the start, where it is -1
         weights = jnp.where(now[..., None] == 0, policy.apply(params, observation).probs, chosen)
         return jnp.sum(weights * worth, axis=-1)
 
     return value
+
+
+def normalized(log_prob: jax.Array, batch: Batch) -> jax.Array:
+    """-mean log pi (A - mean) / sqrt(variance + 1e-5), mean and variance being constants.
+
+    The 1e-5 is felt: once all episodes are alike, so is the noise of their advantages, which it keeps small.
+    """
+    mean, variance = jax.lax.stop_gradient((jnp.mean(batch.advantage), jnp.var(batch.advantage)))
+    return losses.vpg(log_prob, (batch.advantage - mean) / jnp.sqrt(variance + 1e-5), batch.mask)
 
 
 def algorithm(variant: Variant) -> MetaGradientRL:
@@ -123,6 +131,8 @@ def algorithm(variant: Variant) -> MetaGradientRL:
         meta_lr=variant.meta_lr,
         optimizer=inner.sgd,
         lr=0.5,
+        surrogate=normalized,
+        outer_surrogate=normalized,
         matched=lambda rollout: rollout.episode_length == 1,
         **SETTINGS,
     )
@@ -140,11 +150,10 @@ def train(keys: jax.Array, algo: MetaGradientRL) -> tuple[jax.Array, jax.Array]:
 
 
 def claim(what: str, values: np.ndarray, number: Number, optimum: float | None = None) -> Claim:
-    """What the seeds' numbers are; passed if each of them is in its range."""
+    """The mean of the seeds' numbers; passed if all of its interval is in the range."""
     mean, low, high = evaluation.bootstrap_interval(values[None], evaluation.mean)
-    passed = bool(np.all((values >= number.low - ROUNDING) & (values <= number.high + ROUNDING)))
-    rule = f"every seed {number.low} to {number.high}"
-    return Claim(what, mean, (low, high), rule, passed, number.published, optimum)
+    passed = low >= number.low - ROUNDING and high <= number.high + ROUNDING
+    return Claim(what, mean, (low, high), f"{number.low} to {number.high}", passed, number.published, optimum)
 
 
 def run(directory: Path, report: Callable[[Any], None] = print) -> list[Claim]:
@@ -157,5 +166,6 @@ def run(directory: Path, report: Callable[[Any], None] = print) -> list[Claim]:
         returns, gammas = np.asarray(curves, np.float64)[:, :, -LAST:].mean(axis=2)
         claims.append(claim(f"{variant.title}: return", returns, variant.final_return, OPTIMUM))
         claims.append(claim(f"{variant.title}: gamma", gammas, variant.gamma))
-        report(f"{variant.title}: return {returns.mean():.3f}, gamma {gammas.mean():.4f}")
+        seeds = f"returns {returns.min():.3f} to {returns.max():.3f}, gammas {gammas.min():.4f} to {gammas.max():.4f}"
+        report(f"{variant.title}: {seeds} over {NUM_SEEDS} seeds")
     return claims
