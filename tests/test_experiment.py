@@ -122,7 +122,7 @@ def test_an_existing_run_is_not_overwritten(trained):
 
 
 def test_two_processes_cannot_share_a_run(trained):
-    with experiment._lock(trained), pytest.raises(ConfigError, match="another process is training in it"):
+    with experiment.locked(trained), pytest.raises(ConfigError, match="another process is training in it"):
         experiment.train(build(validate(MAML)), trained, resume=True, report=lambda _: None)
 
 
