@@ -54,6 +54,15 @@ def throughput() -> str:
     return _markdown(["work", "env steps per CPU-s", "CPU-s", "trace + compile s", "temp MB", "return"], rows)
 
 
+def memory() -> str:
+    """RL2's policies with a memory: acting and training."""
+    rows = []
+    for r in _load("benchmarks/results/throughput_memory_cpu.json")["rows"]:
+        cells = [f"{r['compile_s']:.1f}", f"{r['env_steps_per_cpu_s']:,.0f}", f"{r['cpu_us_per_step']:.1f}"]
+        rows.append([r["work"], *cells, f"{r['temp_mb']:.0f}"])
+    return _markdown(["work", "trace + compile s", "env steps per CPU-s", "CPU-us a step", "temp MB"], rows)
+
+
 def sinusoid() -> str:
     """Errors of MAML and FOMAML after each gradient step."""
     rows, steps = [], 0
@@ -137,6 +146,7 @@ def _number(x: float | None) -> str:
 TABLES = {
     "demo": demo,
     "throughput": throughput,
+    "memory": memory,
     "sinusoid": sinusoid,
     "scaling": scaling,
     "meta_gradient": meta_gradient,
