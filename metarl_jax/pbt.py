@@ -28,16 +28,20 @@ class Record:
     """What happened in one interval, of each member of each population [seed, member]."""
 
     values: dict[str, Array]  # hyperparameters that were trained with
-    fitness: Array  # mean score over the interval, more is better; -inf: diverged
+    fitness: Array  # mean score over the interval, more is better; -inf: diverged, or nothing was scored
+    diverged: Array  # became NaN or infinite
     score: Array  # [seed, member, interval]
     source: Array  # whose weights go on in this place; its own index where nothing was copied
 
 
 def exploit(key: Array, fitness: Array, num_copied: int) -> Array:
-    """[member] -> [member] whom to go on from: each of the worst `num_copied` from one of as many best, at random."""
+    """[member] -> [member] whom to go on from: each of the worst `num_copied` from one of as many best, at random.
+
+    Nobody copies a member that is not better: where nothing has been scored yet, all go on.
+    """
     order = jnp.argsort(fitness)  # the worst first
-    best = order[-num_copied:][jax.random.randint(key, (num_copied,), 0, num_copied)]
-    return jnp.arange(fitness.shape[0]).at[order[:num_copied]].set(best)
+    worst, best = order[:num_copied], order[-num_copied:][jax.random.randint(key, (num_copied,), 0, num_copied)]
+    return jnp.arange(fitness.shape[0]).at[worst].set(jnp.where(fitness[best] > fitness[worst], best, worst))
 
 
 def explore(key: Array, value: Array, d: Dimension) -> Array:
@@ -90,7 +94,8 @@ def make_call(
         states, values = carry
         states, score, finite = train(states, values, seeds, first)
         sign = 1.0 if higher_is_better else -1.0
-        fitness = jnp.where(jnp.all(finite, axis=1), sign * jnp.nanmean(score, axis=1), -jnp.inf)
+        diverged = ~jnp.all(finite, axis=1)
+        fitness = jnp.where(diverged, -jnp.inf, sign * jnp.nanmean(score, axis=1))
         fitness = jnp.nan_to_num(fitness, nan=-jnp.inf, posinf=-jnp.inf, neginf=-jnp.inf).reshape(-1, num_members)
         by_seed = {name: v.reshape(-1, num_members) for name, v in values.items()}
         keys = jax.vmap(
@@ -99,7 +104,7 @@ def make_call(
         source, after = jax.vmap(lambda *x: evolve(x))(keys, fitness, by_seed)
         lane = (source + num_members * jnp.arange(source.shape[0])[:, None]).reshape(-1)
         states = jax.tree.map(lambda x: x[lane], states)
-        record = Record(by_seed, fitness, score.reshape(*source.shape, -1), source)
+        record = Record(by_seed, fitness, diverged.reshape(source.shape), score.reshape(*source.shape, -1), source)
         return (states, {name: v.reshape(-1) for name, v in after.items()}), record
 
     def call(states: Any, values: dict[str, Array], seeds: Array, start: Array) -> tuple[Any, dict[str, Array], Record]:

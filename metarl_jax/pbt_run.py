@@ -94,7 +94,7 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
         for whole, new in zip(jax.tree.leaves(records), jax.tree.leaves(found), strict=True):
             whole[done : done + per_call] = np.asarray(new)
         done += per_call
-        if not np.isfinite(records.fitness[done - 1]).any(axis=1).all():
+        if records.diverged[done - 1].all(axis=1).any():
             raise RunFailed("every member of a population became NaN or infinite; narrow the ranges, lr first")
         if done == total or done * made.interval % config.checkpoint_every < per_call * made.interval:
             checkpoints.save(done * made.interval, {"states": states, "values": values, "record": records})
@@ -134,7 +134,9 @@ def _rows(made: Sweep, records: pbt.Record) -> list[dict]:
                     "iterations": made.config.num_iterations,
                     job.unit: made.config.num_iterations * job.work_per_iteration,
                     "copies_taken": int(copies[p, member]),
-                    "diverged_seeds": int(not np.isfinite(fitness)),
+                    "diverged_seeds": int(records.diverged[-1, p, member]),
                 }
             )
-    return sorted(rows, key=lambda r: (r["diverged_seeds"], -sign * r["score"] if not r["diverged_seeds"] else 0))
+    return sorted(
+        rows, key=lambda r: (r["diverged_seeds"], not np.isfinite(r["score"]), -sign * np.nan_to_num(r["score"]))
+    )

@@ -63,6 +63,7 @@ def make(
     """
     if method not in search_space.METHODS:
         raise ConfigError(f"method = {method!r}: must be one of {', '.join(search_space.METHODS)}")
+    build(config)  # a mistake in what is not varied is said first
     plain = config.model_dump()
     dimensions = tuple(search_space.parse(override, plain) for override in overrides)
     names = [d.name for d in dimensions]

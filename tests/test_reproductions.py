@@ -108,7 +108,7 @@ def test_a_cell_of_the_table_of_bandits(monkeypatch, tmp_path):
     monkeypatch.setattr(rl2_bandits, "CHOICE_TASKS", 250)
 
     def trained(path, overrides, directory, num_tasks, report):
-        assert path.is_file() and overrides == ["env_options.num_arms=5"] and num_tasks == 100_000
+        assert path.is_file() and overrides == ["env_options.num_arms=5", "num_seeds=3"] and num_tasks == 100_000
         return np.stack([np.full((500, 10), 0.664), np.full((500, 10), 0.5)])
 
     monkeypatch.setattr(rl2_bandits, "trained", trained)

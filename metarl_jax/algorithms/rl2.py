@@ -51,9 +51,10 @@ def rl2(
         num_minibatches: parts of the trials, each with all its steps.
         reward_scale: factor on the rewards that PPO learns from, so that the critic's targets are of order 1; scores
             are unscaled. Advantages are standardised, so what it changes is the critic's share of the gradient.
-        center_rewards: PPO learns from rewards less their mean over the iteration's trials at the same step. Where all
-            trials are of one length that is a baseline, which changes no expected gradient, and it takes the clock out
-            of the critic's targets: what is left to predict is how this trial differs from others.
+        center_rewards: PPO learns from rewards less their mean over the iteration's B trials at the same step. Where
+            all trials are of one length that is a baseline: it scales the expected policy gradient by 1 - 1 / B, as a
+            trial's own reward is in the mean. It takes the clock out of the critic's targets: what is left to predict
+            is how this trial differs from others.
         anneal_entropy: brings `entropy_coef` linearly to 0 over that many iterations; None: constant.
         Other options: see `inner.ppo`.
     Returns: a MetaLearner. `collect` scores each episode of a trial, [num_episodes, trials_per_task]; `adapt` returns

@@ -2,7 +2,7 @@
 
 Strategies that are not learned come first, each to agree with the published number. As the authors did, the best of a
 grid is shown for each cell: c and epsilon of 0, .1, ..., 1, discounts of .9, .99, .999, .9999, and for OTS of 1 to 20
-draws those of `NUM_SAMPLES`. Then RL2 with a GRU, trained by configs/papers/rl2_bandit_n*.yaml.
+draws those of `NUM_SAMPLES`. Then RL2 with a GRU, trained by the configurations named in `RECIPES`.
 
 Beside them stands what bounds them: with n = 10 the exact Bayes optimum, beyond it the finite-horizon Gittins index,
 which no way of acting is known to beat. The picture shows the regret against always pulling the best arm.
@@ -22,7 +22,7 @@ from metarl_jax.baselines.strategy import Strategy
 from metarl_jax.envs.bandit import bernoulli_bandit
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import agreement, kept, mean_interval, played, trained
-from metarl_jax.reproductions.papers import paper_config
+from metarl_jax.reproductions.papers import shipped_config
 from metarl_jax.reproductions.pictures import regret_curves
 
 NUM_SAMPLES = (1, 2, 3, 5, 7, 10, 14, 20)
@@ -31,6 +31,8 @@ TENTHS = np.linspace(0, 1, 11)
 CHOICE_TASKS = 1000  # the first of those below: the best of a grid is chosen on them, as many as the authors had
 NUM_TASKS = {10: 40_000, 100: 4_000, 500: 1_000}  # by the number of pulls
 OTS_TASKS = 2_000  # at most: it draws up to 20 numbers an arm and pull
+RECIPES = {10: "rl2_bandit", 100: "papers/rl2_bandit_n100", 500: "papers/rl2_bandit_n500"}  # in configs/
+NUM_SEEDS = 3
 TRAINED_PULLS = 1_000_000  # by each seed at evaluation
 
 
@@ -41,14 +43,14 @@ class Cell(NamedTuple):
     arms: int
     published: tuple[float, ...]  # in the order of ROWS, then RL2
     bound: float | None = None  # what RL2 has to reach; None: 99% of the best known
-    recipe: str | None = None  # in configs/papers; None: that of all cells of as many pulls
+    recipe: str | None = None  # None: that of all cells of as many pulls, `RECIPES`
 
 
 ROWS = ("random", "Gittins index", "Thompson sampling", "OTS", "UCB1", "epsilon-greedy", "greedy")
 CELLS = {
     "n10-k5": Cell(10, 5, (5.0, 6.6, 5.7, 6.5, 6.7, 6.6, 6.6, 6.7), 6.62),
     "n10-k10": Cell(10, 10, (5.0, 6.6, 5.5, 6.2, 6.7, 6.6, 6.6, 6.7)),
-    "n10-k50": Cell(10, 50, (5.1, 6.5, 5.2, 5.5, 6.6, 6.5, 6.5, 6.8), recipe="rl2_bandit_n10_k50"),
+    "n10-k50": Cell(10, 50, (5.1, 6.5, 5.2, 5.5, 6.6, 6.5, 6.5, 6.8), recipe="papers/rl2_bandit_n10_k50"),
     "n100-k5": Cell(100, 5, (49.9, 78.3, 74.7, 77.9, 78.0, 75.4, 74.8, 78.7), 78.0),
     "n100-k10": Cell(100, 10, (49.9, 82.8, 76.7, 81.4, 82.4, 77.4, 77.1, 83.5)),
     "n100-k50": Cell(100, 50, (49.8, 85.2, 64.5, 67.7, 84.3, 78.3, 78.0, 84.9)),
@@ -125,8 +127,8 @@ def run_cell(name: str, directory: Path, report: Callable[[Any], None]) -> tuple
     by_seed = kept(
         directory / "rl2.npy",
         lambda: trained(
-            paper_config(cell.recipe or f"rl2_bandit_n{cell.pulls}"),
-            [f"env_options.num_arms={cell.arms}"],
+            shipped_config(cell.recipe or RECIPES[cell.pulls]),
+            [f"env_options.num_arms={cell.arms}", f"num_seeds={NUM_SEEDS}"],
             directory / "rl2",
             TRAINED_PULLS // cell.pulls,
             report,
