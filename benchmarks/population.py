@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from benchmarks import common
 from metarl_jax import config, pbt, population, search_space
-from metarl_jax.reproductions.papers import shipped_config
+from metarl_jax.shipped import shipped_config
 
 ITERATIONS = 195  # of 512 steps: 1e5
 ALONE = 16  # members that are trained one after the other

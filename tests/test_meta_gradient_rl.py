@@ -21,9 +21,9 @@ from metarl_jax.config import validate
 from metarl_jax.hyperparameters import MARGIN, Tuned, squash, unconstrained
 from metarl_jax.networks import mlp_policy
 from metarl_jax.reproductions import discounting_chain
-from metarl_jax.reproductions.papers import shipped_config
 from metarl_jax.rollout import rollout
 from metarl_jax.run_config import ConfigError
+from metarl_jax.shipped import shipped_config
 
 ALL = {
     "gamma": Tuned(0.9),

@@ -14,7 +14,7 @@ from typing import Any
 from metarl_jax import assessment, config, experiment
 from metarl_jax.build import build
 from metarl_jax.reproductions import NO_RULE, Claim
-from metarl_jax.reproductions.papers import paper_config
+from metarl_jax.shipped import paper_config
 
 PUBLISHED = (-40.41, -11.68, -3.33, -3.23)  # the authors' released data
 BOUNDS = (None, -8.0, -3.3, -3.3)

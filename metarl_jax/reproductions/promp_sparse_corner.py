@@ -21,7 +21,7 @@ import numpy as np
 from metarl_jax import assessment, config, evaluation, experiment
 from metarl_jax.build import Job, build
 from metarl_jax.reproductions import NO_RULE, Claim
-from metarl_jax.reproductions.papers import paper_config
+from metarl_jax.shipped import paper_config
 from metarl_jax.types import Params, Task
 
 SEEN = 0.05  # share of the pre-update episodes that makes a corner explored

@@ -19,8 +19,8 @@ from metarl_jax.baselines import tabular_mdp as strategies
 from metarl_jax.envs.tabular import tabular_mdp
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import agreement, kept, mean_interval, played, trained
-from metarl_jax.reproductions.papers import paper_config
 from metarl_jax.reproductions.pictures import return_curves
+from metarl_jax.shipped import paper_config
 
 CELLS = {"n10": 10, "n25": 25, "n50": 50, "n75": 75, "n100": 100}
 NUM_TASKS = 1000

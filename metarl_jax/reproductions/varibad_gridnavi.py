@@ -25,8 +25,8 @@ from metarl_jax.build import belief_of, build
 from metarl_jax.envs.grid_navi import MOVES, goal_cells, grid_navi
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept, mean_interval, played, trained
-from metarl_jax.reproductions.papers import shipped_config
 from metarl_jax.reproductions.pictures import belief_map
+from metarl_jax.shipped import shipped_config
 
 LEARNERS = {"RL2": "rl2_grid_navi", "VariBAD": "varibad_grid_navi"}
 BOUNDS = (3.6, 10.8, 10.8, 10.8)

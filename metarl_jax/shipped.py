@@ -5,7 +5,7 @@ from pathlib import Path
 
 def shipped_config(name: str) -> Path:
     """configs/NAME.yaml, in a checkout or inside the installed package."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parent
     candidates = [base / "configs" / f"{name}.yaml" for base in (package.parent, package)]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
