@@ -1,4 +1,4 @@
-"""The `metarl` command: train, sweep, evaluate, reproduce, list, show. Heavy imports wait until they are needed."""
+"""The `metarl` command; `cli_parser` says what it understands. Heavy imports wait until they are needed."""
 
 import argparse
 import os
@@ -6,74 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from metarl_jax import __version__
+from metarl_jax.cli_parser import parser
 from metarl_jax.config import describe, dump, load
 from metarl_jax.run_config import ConfigError
 from metarl_jax.schemas import SCHEMAS
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning in JAX.")
-    top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{train,sweep,evaluate,reproduce,list,show}")
-
-    train = commands.add_parser("train", help="train a configuration", description="Train a configuration.")
-    train.add_argument(
-        "config", nargs="?", help="a YAML file or the name of one, see `metarl list`; not needed with --resume"
-    )
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="configuration keys to change")
-    train.add_argument("--run-dir", type=Path, help="where to keep the run (default: runs/<config>-<time>)")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir from its last checkpoint")
-    train.add_argument("--seeds", type=int, metavar="N", help="train N seeds in one program (num_seeds)")
-
-    sweep = commands.add_parser(
-        "sweep",
-        help="train many settings as one program",
-        description="Train many settings of one configuration, as one program for all that compile alike.",
-        epilog="example: metarl sweep ppo_cartpole 'lr=log(1e-5,1e-1)' 'gamma=[.9,.99]' --trials 64 --seeds 2",
-    )
-    sweep.add_argument("config", help="YAML file, or the name of one in configs/")
-    sweep.add_argument(
-        "overrides",
-        nargs="*",
-        help="key=log(low,high), key=uniform(low,high) or key=[a,b,...] to vary; key=value to change for all",
-    )
-    sweep.add_argument("--method", default="random", help="random (default), sobol, grid, halving or pbt")
-    sweep.add_argument("--trials", type=int, help="settings to try (grid: as many as its values make)")
-    sweep.add_argument("--grid-points", type=int, default=5, help="values of a range in a grid (default 5)")
-    sweep.add_argument("--interval", type=int, help="pbt: iterations between exploits (default: a 20th of all)")
-    sweep.add_argument("--seeds", type=int, help="independent seeds of each setting (num_seeds)")
-    sweep.add_argument("--lanes", type=int, help="trainings computed at a time (default: 8 on a CPU, else all)")
-    sweep.add_argument("--run-dir", type=Path, help="where to keep it (default: runs/sweep-CONFIG-N)")
-    sweep.add_argument("--resume", action="store_true", help="go on with the sweep in --run-dir")
-
-    evaluate = commands.add_parser(
-        "evaluate", help="evaluate a run on held-out tasks", description="Evaluate a run on held-out tasks."
-    )
-    evaluate.add_argument("run", type=Path, help="run directory")
-    evaluate.add_argument("--json", action="store_true", help="print the table as one JSON object, and nothing else")
-    evaluate.add_argument("--num-tasks", type=int, help="held-out tasks (default: eval_tasks)")
-    evaluate.add_argument("--num-episodes", type=int, help="episodes a task and update (default: eval_episodes)")
-    evaluate.add_argument("--num-updates", type=int, help="inner updates (default: eval_updates)")
-    evaluate.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
-
-    again = commands.add_parser(
-        "reproduce",
-        help="run a published result again and judge it",
-        description="Run a published result again: prints pass or fail, with intervals. Exit status 1 if it fails.",
-    )
-    again.add_argument("name", nargs="?", help="see --list")
-    again.add_argument("--list", action="store_true", dest="only_list", help="list reproductions and what they cost")
-    again.add_argument(
-        "--cells", metavar="A,B", help="the cells of a table to run, by their beginnings: n10, or n100-k5"
-    )
-    again.add_argument("--run-dir", type=Path, help="where to keep what it trains (default: runs/reproduce-NAME)")
-    again.add_argument("--output", type=Path, metavar="DIR", help="write NAME.json there (default: the run directory)")
-
-    commands.add_parser("list", help="list environments, algorithms and configurations")
-    show = commands.add_parser("show", help="explain an algorithm's keys, a configuration, a run or an environment")
-    show.add_argument("what", help="algorithm, YAML file or its name, run directory, or environment")
-    return top
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -355,9 +291,29 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return 0 if result["passed"] else 1
 
 
+def _tune(arguments: argparse.Namespace) -> int:
+    name = "".join(c if c.isalnum() else "-" for c in arguments.env)
+    directory = arguments.run_dir or _new_run_dir(f"tune-{name}", arguments.resume)
+    _prepare_jax()
+    _a_device_for_every_core()
+    from metarl_jax.tuning import commands
+
+    return commands.run_tune(arguments, directory, _say)
+
+
+def _learn(arguments: argparse.Namespace) -> int:
+    _prepare_jax()
+    _a_device_for_every_core()
+    from metarl_jax.tuning import commands
+
+    return commands.run_learn(arguments, arguments.run_dir, _say)
+
+
 _COMMANDS = {
     "train": _train,
     "sweep": _sweep,
+    "tune": _tune,
+    "learn-optimizer": _learn,
     "evaluate": _evaluate,
     "reproduce": _reproduce,
     "list": _list,

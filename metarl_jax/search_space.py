@@ -39,6 +39,12 @@ class Dimension:
             return math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
         return self.low + u * (self.high - self.low)
 
+    def unit(self, value: float) -> float:
+        """The u in [0, 1] of a value in a range: `at`, backwards."""
+        if self.kind == "log":
+            return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        return (value - self.low) / (self.high - self.low)
+
     def grid(self, points: int) -> list[Any]:
         """All values of a list; of a range `points` of them, its ends included."""
         if self.kind == "list":

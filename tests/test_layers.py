@@ -14,7 +14,7 @@ PACKAGE = ROOT / "metarl_jax"
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")  # that one imports nothing itself
 
 # Within one level nobody imports anybody, except in these folders, and at the top, whose row is in order.
-FREE = ("networks", "envs", "baselines", "reproductions")
+FREE = ("networks", "envs", "baselines", "reproductions", "tuning")
 TOP = "L8"
 
 

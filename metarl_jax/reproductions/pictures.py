@@ -1,5 +1,6 @@
 """The pictures of the tables on trials: regret or return as a trial goes on, and beliefs over a grid."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,28 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
 
 def _legend(figure: Any, axis: Any) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+
+
+def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interval: Callable) -> Path:
+    """PNG: score against trials of every method, with its interval; methods with one number are points.
+
+    Args:
+        scores: (method, trials) -> [task, search]. interval: [task, search] -> mean, (low, high).
+    """
+    figure, axes = _panels(1, 1, width=5.4, height=3.6)
+    axis = axes[0][0]
+    methods = list(dict.fromkeys(method for method, _ in scores))
+    colours = dict(zip([m for m in methods if m != "learned"], OTHERS, strict=False)) | {"learned": OURS}
+    for method in sorted(methods, key=lambda m: m == "learned"):
+        trials = sorted(t for m, t in scores if m == method)
+        found = [interval(scores[method, t]) for t in trials]
+        mean, low, high = (np.asarray(v) for v in zip(*((m, *b) for m, b in found), strict=True))
+        error = np.maximum(np.stack([mean - low, high - mean]), 0)
+        axis.errorbar(trials, mean, error, label=method, color=colours[method], marker="o", capsize=2)
+    ticks = sorted({t for _, t in scores})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [str(t) for t in ticks])
+    axis.set_xlabel("trials, each one training")
+    axis.set_ylabel("score on fresh seeds")
+    _legend(figure, axis)
+    return save_figure(figure, path)

@@ -1,0 +1,94 @@
+"""What the `metarl` command understands; imports nothing heavy."""
+
+import argparse
+from pathlib import Path
+
+from metarl_jax import __version__
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning in JAX.")
+    top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
+    names = "{train,sweep,tune,learn-optimizer,evaluate,reproduce,list,show}"
+    commands = top.add_subparsers(dest="command", required=True, metavar=names)
+
+    train = commands.add_parser("train", help="train a configuration", description="Train a configuration.")
+    train.add_argument(
+        "config", nargs="?", help="a YAML file or the name of one, see `metarl list`; not needed with --resume"
+    )
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="configuration keys to change")
+    train.add_argument("--run-dir", type=Path, help="where to keep the run (default: runs/<config>-<time>)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir from its last checkpoint")
+    train.add_argument("--seeds", type=int, metavar="N", help="train N seeds in one program (num_seeds)")
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="train many settings as one program",
+        description="Train many settings of one configuration, as one program for all that compile alike.",
+        epilog="example: metarl sweep ppo_cartpole 'lr=log(1e-5,1e-1)' 'gamma=[.9,.99]' --trials 64 --seeds 2",
+    )
+    sweep.add_argument("config", help="YAML file, or the name of one in configs/")
+    sweep.add_argument(
+        "overrides",
+        nargs="*",
+        help="key=log(low,high), key=uniform(low,high) or key=[a,b,...] to vary; key=value to change for all",
+    )
+    sweep.add_argument("--method", default="random", help="random (default), sobol, grid, halving or pbt")
+    sweep.add_argument("--trials", type=int, help="settings to try (grid: as many as its values make)")
+    sweep.add_argument("--grid-points", type=int, default=5, help="values of a range in a grid (default 5)")
+    sweep.add_argument("--interval", type=int, help="pbt: iterations between exploits (default: a 20th of all)")
+    sweep.add_argument("--seeds", type=int, help="independent seeds of each setting (num_seeds)")
+    sweep.add_argument("--lanes", type=int, help="trainings computed at a time (default: 8 on a CPU, else all)")
+    sweep.add_argument("--run-dir", type=Path, help="where to keep it (default: runs/sweep-CONFIG-N)")
+    sweep.add_argument("--resume", action="store_true", help="go on with the sweep in --run-dir")
+
+    tune = commands.add_parser(
+        "tune",
+        help="tune PPO on an environment with a learned optimiser",
+        description="Choose PPO's hyperparameters for an environment: a learned optimiser proposes, trains, looks.",
+        epilog="example: metarl tune gymnax:Acrobot-v1 --trials 8",
+    )
+    tune.add_argument("env", metavar="ENV", help="environment, see `metarl list`")
+    tune.add_argument("overrides", nargs="*", metavar="key=value", help="keys of configs/ppo_families.yaml to change")
+    tune.add_argument("--optimizer", type=Path, help="a run of `metarl learn-optimizer` (default: the one shipped)")
+    tune.add_argument("--trials", type=int, default=8, help="trainings in all (default 8)")
+    tune.add_argument("--at-a-time", type=int, default=2, help="trainings between two looks (default 2)")
+    tune.add_argument("--run-dir", type=Path, help="where to keep it (default: runs/tune-ENV-N)")
+    tune.add_argument("--resume", action="store_true", help="go on with --run-dir, up to --trials")
+
+    learn = commands.add_parser(
+        "learn-optimizer",
+        help="learn an optimiser for `metarl tune`",
+        description="Train PPO with sampled hyperparameters on task families, and learn from it how to choose them.",
+    )
+    learn.add_argument("--families", metavar="A,B", help="families to learn from (default: all)")
+    learn.add_argument("--trials", type=int, default=512, help="trainings a family (default 512)")
+    learn.add_argument("--run-dir", type=Path, required=True, help="where to keep it, and where a second call goes on")
+
+    evaluate = commands.add_parser(
+        "evaluate", help="evaluate a run on held-out tasks", description="Evaluate a run on held-out tasks."
+    )
+    evaluate.add_argument("run", type=Path, help="run directory")
+    evaluate.add_argument("--json", action="store_true", help="print the table as one JSON object, and nothing else")
+    evaluate.add_argument("--num-tasks", type=int, help="held-out tasks (default: eval_tasks)")
+    evaluate.add_argument("--num-episodes", type=int, help="episodes a task and update (default: eval_episodes)")
+    evaluate.add_argument("--num-updates", type=int, help="inner updates (default: eval_updates)")
+    evaluate.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
+
+    again = commands.add_parser(
+        "reproduce",
+        help="run a published result again and judge it",
+        description="Run a published result again: prints pass or fail, with intervals. Exit status 1 if it fails.",
+    )
+    again.add_argument("name", nargs="?", help="see --list")
+    again.add_argument("--list", action="store_true", dest="only_list", help="list reproductions and what they cost")
+    again.add_argument(
+        "--cells", metavar="A,B", help="the cells of a table to run, by their beginnings: n10, or n100-k5"
+    )
+    again.add_argument("--run-dir", type=Path, help="where to keep what it trains (default: runs/reproduce-NAME)")
+    again.add_argument("--output", type=Path, metavar="DIR", help="write NAME.json there (default: the run directory)")
+
+    commands.add_parser("list", help="list environments, algorithms and configurations")
+    show = commands.add_parser("show", help="explain an algorithm's keys, a configuration, a run or an environment")
+    show.add_argument("what", help="algorithm, YAML file or its name, run directory, or environment")
+    return top

@@ -1,0 +1,149 @@
+"""Tuning PPO on one task with a learned optimiser: propose, train, look, propose again.
+
+A directory holds
+  tune.json     what was asked
+  history.json  every trial: its setting, score, learning curve, environment steps
+  best.yaml     the configuration to keep, for `metarl train`
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from metarl_jax import config as configs
+from metarl_jax import population, sweep
+from metarl_jax.build import build
+from metarl_jax.experiment import RunFailed, environment_info, locked, write_whole
+from metarl_jax.run_config import ConfigError
+from metarl_jax.tuning import landscapes, optimizer
+from metarl_jax.tuning.optimizer import Optimizer
+from metarl_jax.tuning.traits import describe
+
+AT_ONCE = 10  # lanes computed together on a device, at most
+
+
+class Trainer:
+    """PPO trained with many settings at a time: one compiled program, whatever is asked of it."""
+
+    def __init__(self, config: Any, lanes: int):
+        """A call trains `lanes` at a time; fewer are filled up."""
+        self.config, self.lanes = config, lanes
+        self.names = [*(d.name for d in landscapes.space()), "task_seed"]
+        self.job = build(config)
+        together = max(n for n in range(1, AT_ONCE + 1) if lanes % n == 0)
+        self._init = population.make_init(config)
+        self._call = population.make_call(config, config.num_iterations, together)
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of one training."""
+        return self.config.num_iterations * self.job.work_per_iteration
+
+    def __call__(self, points: np.ndarray, seeds: Sequence[int], tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Settings [N, 7] in [0, 1], with a seed and a task seed each -> curves [N, 16] (NaN: diverged), scores [N]."""
+        settings = [
+            {**setting, "task_seed": int(task)}
+            for setting, task in zip(landscapes.to_settings(points), tasks, strict=True)
+        ]
+        raw = []
+        for begin in range(0, len(settings), self.lanes):
+            part, its = settings[begin : begin + self.lanes], list(seeds[begin : begin + self.lanes])
+            missing = self.lanes - len(part)
+            values, _ = population.lanes(part + part[:1] * missing, self.names, [0])
+            keys = jnp.asarray(its + its[:1] * missing)
+            _, score, finite = self._call(self._init(values, keys), values, keys, jnp.asarray(0))
+            fine = np.all(np.asarray(finite), axis=1, keepdims=True)
+            score = np.where(fine, np.asarray(score, float), np.nan)
+            raw.append(score[: len(part)])
+        whole = np.concatenate(raw)
+        scores = sweep.final_scores(whole[:, None], np.full(len(whole), whole.shape[1]))[:, 0]
+        curves = np.where(np.isfinite(scores)[:, None], landscapes.shorten(whole), np.nan)
+        return curves, scores
+
+
+def tune(
+    config: Any,
+    learned: Optimizer,
+    directory: Path,
+    *,
+    trials: int,
+    at_a_time: int,
+    resume: bool = False,
+    report: Callable[[Any], None] = print,
+) -> list[dict]:
+    """Try `trials` settings of `config`, `at_a_time` in each round, or go on where `directory` was left.
+
+    Returns the trials in their order. Raises: ConfigError for a directory that holds something else, or numbers that
+        make no sense; RunFailed if every trial diverged.
+    """
+    if trials < 1 or at_a_time < 1:
+        raise ConfigError(f"trials = {trials}, at-a-time = {at_a_time}: must be at least 1")
+    _open(config, learned, directory, resume)
+    file = directory / "history.json"
+    with locked(directory):
+        done: list[dict] = json.loads(file.read_text()) if file.exists() else []
+        dimensions = landscapes.space()
+        traits = describe(config, [config.task_seed])[0]
+        trainer = Trainer(config, min(at_a_time, trials))
+        while len(done) < trials:
+            x = np.asarray([[d.unit(t["setting"][d.name]) for d in dimensions] for t in done])
+            history = optimizer.history_of(learned, x, np.asarray([t["curve"] for t in done]), traits)
+            rng = np.random.default_rng([config.seed, len(done)])
+            points = optimizer.propose(learned, history, len(done), min(at_a_time, trials - len(done)), rng)
+            began, cpu = time.perf_counter(), time.process_time()
+            seeds = [config.seed + len(done) + i for i in range(len(points))]
+            curves, scores = trainer(points, seeds, [config.task_seed] * len(points))
+            for setting, curve, score in zip(landscapes.to_settings(points), curves, scores, strict=True):
+                trial = len(done)
+                done.append(
+                    {"trial": trial, "setting": setting, "score": _number(score), "curve": [_number(v) for v in curve]}
+                )
+                report(f"trial {trial + 1:2d}/{trials}  {trainer.job.score} {score:9.3f}  " + format_setting(setting))
+            write_whole(file, json.dumps(done, indent=1) + "\n")
+            report(
+                f"{len(points) * trainer.steps:,} steps in {time.perf_counter() - began:.0f} s "
+                f"({time.process_time() - cpu:.0f} CPU-s, compilation included)"
+            )
+        best = chosen(learned, done, traits)
+        plain = {**config.model_dump(), **done[best]["setting"]}
+        write_whole(directory / "best.yaml", configs.dump(configs.validate(plain)))
+    return done
+
+
+def chosen(learned: Optimizer, done: list[dict], traits: np.ndarray) -> int:
+    """The trial to keep. Raises: RunFailed if every one of them diverged."""
+    if all(t["score"] is None for t in done):
+        raise RunFailed("every trial became NaN or infinite; has the environment rewards of a usual size?")
+    dimensions = landscapes.space()
+    x = np.asarray([[d.unit(t["setting"][d.name]) for d in dimensions] for t in done])
+    curves = np.asarray([t["curve"] for t in done], float)
+    kept = optimizer.history_of(learned, x, curves, traits)
+    return max(0, len(done) - optimizer.MAX_HISTORY) + optimizer.best_tried(learned, kept)
+
+
+def format_setting(setting: dict[str, float]) -> str:
+    return "  ".join(f"{name}={value:.3g}" for name, value in setting.items())
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _open(config: Any, learned: Optimizer, directory: Path, resume: bool) -> None:
+    asked = {"config": config.model_dump(), "optimizer": list(learned.families)}
+    file = directory / "tune.json"
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if not resume:
+            raise ConfigError(f"directory {directory}: is not empty; add --resume to go on with it, or name another")
+        if not file.exists():
+            raise ConfigError(f"directory {directory}: is not of `metarl tune` (it has no tune.json)")
+        if {k: v for k, v in json.loads(file.read_text()).items() if k != "info"} != json.loads(json.dumps(asked)):
+            raise ConfigError(f"directory {directory}: holds the tuning of something else, see {file}")
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps({**asked, "info": environment_info()}, indent=1) + "\n")
