@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 if a run failed (NaN); 2 for a mistake in what was asked; 130 if interrupted."""
     top = parser()
     arguments, rest = top.parse_known_args(argv)
-    if arguments.command in ("train", "sweep"):  # key=value may stand anywhere, after options too
+    if arguments.command in ("train", "sweep", "tune"):  # key=value may stand anywhere, after options too
         arguments.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
