@@ -50,7 +50,7 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
             fewer = ["--trials", "2", "num_iterations=4", "log_every=2", "num_envs=2", "num_steps=8", "hidden=[4]"]
             words = [*words, *fewer]
         if words[0] == "tune":
-            words = [*words, "--trials", "2", "num_iterations=2", "num_envs=4", "num_steps=8", "hidden=[4]"]
+            words = [*words, "--trials", "2", "num_iterations=2", "num_steps=8", "hidden=[4]", "env_options.horizon=4"]
         assert cli.main(words) == 0, capsys.readouterr().err
 
 

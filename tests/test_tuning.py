@@ -285,6 +285,28 @@ def test_tune_goes_on_where_it_was_left(learned, tmp_path, capsys):
     assert f"{3 * 4 * 64:,} environment steps" in capsys.readouterr().out
 
 
+def test_learn_optimizer_makes_landscapes_and_learns_from_them(tmp_path, monkeypatch, capsys):
+    """Two families, the PPO of `tiny`, a few steps of learning; what comes out is an optimiser that can be asked."""
+    plain = landscapes.tuned_config
+    keys = {
+        key: getattr(tiny(), key) for key in ("num_iterations", "num_envs", "num_steps", "num_minibatches", "hidden")
+    }
+    monkeypatch.setattr(landscapes, "tuned_config", lambda family=None, **c: plain(family, **{**keys, **c}))
+    monkeypatch.setattr(optimizer.fit, "__kwdefaults__", {**optimizer.fit.__kwdefaults__, "steps": 5})
+    call = ["learn-optimizer", "--families", "tabular,half_circle", "--trials", "128", "--run-dir", str(tmp_path)]
+    assert cli.main(call) == 0
+    data = landscapes.load(tmp_path / "landscapes.npz")
+    assert data.names == ("half_circle", "tabular") and len(data.scores) == 256
+    first = dict(zip(("lr", *(d.name for d in landscapes.space()[1:])), data.settings[0], strict=True))
+    asked = json.loads((tmp_path / "half_circle" / "sweep.json").read_text())["settings"][0]
+    assert first == pytest.approx({k: asked[k] for k in first}, rel=1e-5) and data.task[0] == asked["task_seed"]
+    np.testing.assert_allclose(data.points[0, 0], (np.log(first["lr"]) - np.log(1e-6)) / np.log(1e5), atol=1e-3)
+    assert optimizer.load(tmp_path / "optimizer.npz").families == data.names
+    capsys.readouterr()
+    assert cli.main(call) == 0  # nothing is trained twice
+    assert "lanes, compiled" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [

@@ -25,6 +25,9 @@ def run_tune(arguments: argparse.Namespace, directory: Path, say: Callable[[Any]
     clash = next((o for o in arguments.overrides if o.partition("=")[0].strip() in (*tuned, "algorithm", "env")), None)
     if clash is not None:
         raise ConfigError(f"{clash}: cannot be set here; what is tuned is {', '.join(tuned)}, of ppo on ENV")
+    for name in ("trials", "at_a_time"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"{name.replace('_', '-')} = {getattr(arguments, name)}: must be at least 1")
     overrides = [f"env={arguments.env}", "env_options={}", *arguments.overrides]
     config = configs.load(shipped_config("ppo_families"), overrides)
     job = build(config)

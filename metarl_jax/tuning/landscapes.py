@@ -15,6 +15,7 @@ One sweep a family (`make`, resumable, as long as a sweep is), read into one fil
 | `traits` | [F, 4, T] | description of each task, `traits.describe` |
 """
 
+import csv
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -102,10 +103,12 @@ def read(directory: Path, names: Sequence[str]) -> Landscapes:
         made = json.loads((directory / name / "sweep.json").read_text())["settings"]
         with np.load(directory / name / "curves.npz") as kept:
             raw = kept["score"][:, 0].astype(float)  # [trial, iteration]
-        curves = shorten(raw)
-        columns["curves"].append(curves)
-        columns["scores"].append(sweep.final_scores(raw[:, None], np.full(len(raw), raw.shape[1]))[:, 0])
-        columns["diverged"].append(~np.isfinite(columns["scores"][-1]))
+        with (directory / name / "table.csv").open() as table:
+            diverged = {int(row["trial"]): row["diverged_seeds"] != "0" for row in csv.DictReader(table)}
+        columns["diverged"].append([diverged[trial] for trial in range(len(made))])
+        raw[np.asarray(columns["diverged"][-1])] = np.nan
+        columns["curves"].append(shorten(raw))
+        columns["scores"].append(scored(raw))
         columns["family"].append(np.full(len(made), place))
         columns["task"].append([s["task_seed"] for s in made])
         columns["settings"].append([[s[d.name] for d in dimensions] for s in made])
@@ -120,6 +123,12 @@ def _traits(path: Path, name: str) -> np.ndarray:
     if not path.exists():
         np.save(path, describe(tuned_config(FAMILIES[name]), TASKS), allow_pickle=False)
     return np.load(path, allow_pickle=False)
+
+
+def scored(curves: np.ndarray) -> np.ndarray:
+    """[run, iteration] -> [run] mean over the last tenth, or over the last sixteenth in which an episode ended."""
+    last = sweep.final_scores(curves[:, None], np.full(len(curves), curves.shape[1]))[:, 0]
+    return np.where(np.isfinite(last), last, shorten(curves)[:, -1])
 
 
 def shorten(curves: np.ndarray) -> np.ndarray:

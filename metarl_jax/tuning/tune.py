@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import config as configs
-from metarl_jax import population, sweep
+from metarl_jax import population
 from metarl_jax.build import build
 from metarl_jax.experiment import RunFailed, environment_info, locked, write_whole
 from metarl_jax.run_config import ConfigError
@@ -45,7 +45,7 @@ class Trainer:
         return self.config.num_iterations * self.job.work_per_iteration
 
     def __call__(self, points: np.ndarray, seeds: Sequence[int], tasks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Settings [N, 7] in [0, 1], with a seed and a task seed each -> curves [N, 16] (NaN: diverged), scores [N]."""
+        """Settings [N, 7] in [0, 1], each with a seed and a task seed -> curves [N, 16], scores [N]; NaN: diverged."""
         settings = [
             {**setting, "task_seed": int(task)}
             for setting, task in zip(landscapes.to_settings(points), tasks, strict=True)
@@ -61,9 +61,7 @@ class Trainer:
             score = np.where(fine, np.asarray(score, float), np.nan)
             raw.append(score[: len(part)])
         whole = np.concatenate(raw)
-        scores = sweep.final_scores(whole[:, None], np.full(len(whole), whole.shape[1]))[:, 0]
-        curves = np.where(np.isfinite(scores)[:, None], landscapes.shorten(whole), np.nan)
-        return curves, scores
+        return landscapes.shorten(whole), landscapes.scored(whole)
 
 
 def tune(
@@ -78,11 +76,9 @@ def tune(
 ) -> list[dict]:
     """Try `trials` settings of `config`, `at_a_time` in each round, or go on where `directory` was left.
 
-    Returns the trials in their order. Raises: ConfigError for a directory that holds something else, or numbers that
-        make no sense; RunFailed if every trial diverged.
+    Returns the trials in their order. Raises: ConfigError for a directory that holds something else; RunFailed if no
+        trial has a score.
     """
-    if trials < 1 or at_a_time < 1:
-        raise ConfigError(f"trials = {trials}, at-a-time = {at_a_time}: must be at least 1")
     _open(config, learned, directory, resume)
     file = directory / "history.json"
     with locked(directory):
@@ -116,9 +112,9 @@ def tune(
 
 
 def chosen(learned: Optimizer, done: list[dict], traits: np.ndarray) -> int:
-    """The trial to keep. Raises: RunFailed if every one of them diverged."""
+    """The trial to keep. Raises: RunFailed if none has a score."""
     if all(t["score"] is None for t in done):
-        raise RunFailed("every trial became NaN or infinite; has the environment rewards of a usual size?")
+        raise RunFailed("no trial has a score: each became NaN or infinite, or no episode ended in it (see horizon)")
     dimensions = landscapes.space()
     x = np.asarray([[d.unit(t["setting"][d.name]) for d in dimensions] for t in done])
     curves = np.asarray([t["curve"] for t in done], float)
