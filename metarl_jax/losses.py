@@ -62,6 +62,25 @@ def smooth_ppo(
     return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
 
 
+def dpo(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+    """-mean [rho A - drift], Discovered Policy Optimisation (Lu et al. 2022): a closed form of a learned loss.
+
+    drift = ReLU(x - 2 tanh(x / 2)) of x = (rho - 1) A where A >= 0, ReLU(x - .6 tanh(x / .6)) of x = A log rho
+    elsewhere. Instead of a clip: where rho has moved with a positive A, the push fades as sech^2(x / 2); with a negative
+    one, it turns round far out. Value, gradient and Hessian at rho = 1 are those of `lvc`. Advantages have to be
+    standardised, since 2 and .6 have their unit.
+    """
+    log_ratio = log_prob - log_prob_old
+    ratio = jnp.exp(log_ratio)
+    with_it, against_it = (ratio - 1.0) * advantage, log_ratio * advantage
+    drift = jnp.where(
+        advantage >= 0,
+        jax.nn.relu(with_it - 2.0 * jnp.tanh(with_it / 2.0)),
+        jax.nn.relu(against_it - 0.6 * jnp.tanh(against_it / 0.6)),
+    )
+    return -masked_mean(ratio * advantage - drift, mask)
+
+
 def dice(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
     """-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
 
@@ -141,6 +160,7 @@ SURROGATES: dict[str, Callable[..., jax.Array]] = {
     "loaded_dice": lambda lp, b, dice_lambda: loaded_dice(lp, b.advantage, b.mask, dice_lambda),
     "tmaml": lambda lp, b: tmaml(lp, b.discounted_reward, b.discounted_value, b.mask),
     "ppo": lambda lp, b, clip_eps: ppo_clip(lp, b.log_prob, b.advantage, b.mask, clip_eps),
+    "dpo": lambda lp, b: dpo(lp, b.log_prob, b.advantage, b.mask),
     "smooth_ppo": lambda lp, b, clip_eps: smooth_ppo(lp, b.log_prob, b.advantage, b.mask, clip_eps),
 }
 NEEDS_REWARDS = ("dice", "tmaml")  # weigh rewards, not advantages

@@ -33,6 +33,7 @@ CASES = [
     ("loaded_dice", {"dice_lambda": 1.0}, "exact"),
     ("ppo", {"clip_eps": 0.2}, "lvc"),
     ("smooth_ppo", {"clip_eps": 0.2}, "lvc"),
+    ("dpo", {}, "lvc"),
 ]
 
 

@@ -122,6 +122,23 @@ def test_smooth_ppo_is_ppo_near_1_and_flat_far_out(x64, advantage, far):
     assert slopes[0] < 0.5 * slopes[2]
 
 
+@pytest.mark.parametrize("ratio", [0.2, 0.7, 1.0, 1.3, 4.0])
+@pytest.mark.parametrize("advantage", [-1.5, 2.0])
+def test_dpo_is_its_two_formulas(x64, ratio, advantage):
+    """Lu et al. 2022: a drift in (rho - 1) A or in A log rho, whichever side the advantage is on."""
+
+    def loss(r):
+        return losses.dpo(jnp.log(r)[None], jnp.zeros(1), jnp.array([advantage]), jnp.ones(1))
+
+    x, a = ((ratio - 1) * advantage, 2.0) if advantage >= 0 else (np.log(ratio) * advantage, 0.6)
+    drift = max(x - a * np.tanh(x / a), 0.0)
+    assert float(loss(ratio)) == pytest.approx(-(ratio * advantage - drift), rel=1e-12)
+    slope = advantage if advantage >= 0 else advantage / ratio
+    expected = -(advantage - slope * np.tanh(x / a) ** 2 * (x > 0))
+    assert float(jax.grad(loss)(ratio)) == pytest.approx(expected, rel=1e-9)
+    assert float(jax.grad(jax.grad(loss))(1.0)) == pytest.approx(0, abs=1e-12)  # in rho, as for lvc
+
+
 def test_ppo_clip_is_differentiable_in_eps():
     loss = lambda eps: losses.ppo_clip(  # noqa: E731
         jnp.log(jnp.array([1.5])), jnp.zeros(1), jnp.array([2.0]), jnp.ones(1), eps

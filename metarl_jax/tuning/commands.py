@@ -17,6 +17,7 @@ from metarl_jax.tuning.families import FAMILIES
 
 SHIPPED = Path(__file__).with_name("optimizer.npz")
 OPTIMIZER, LANDSCAPES = "optimizer.npz", "landscapes.npz"
+MIN_TRIALS = 4 * (optimizer.MAX_HISTORY + 8)  # of four tasks, each with more runs than a history has
 
 
 def run_tune(arguments: argparse.Namespace, directory: Path, say: Callable[[Any], None]) -> int:
@@ -81,6 +82,3 @@ def run_learn(arguments: argparse.Namespace, directory: Path, say: Callable[[Any
     say("losses at the end: " + ", ".join(f"{name} {value:.3f}" for name, value in last.items()))
     print(directory / OPTIMIZER)
     return 0
-
-
-MIN_TRIALS = 4 * (optimizer.MAX_HISTORY + 8)  # of four tasks, each with more runs than a history has
