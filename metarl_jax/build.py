@@ -220,6 +220,7 @@ def _ppo(c: PPOConfig, env: Any, tasks: Any) -> Job:
         num_iterations=c.num_iterations if c.anneal_lr else None,
         num_epochs=c.num_epochs,
         num_minibatches=c.num_minibatches,
+        surrogate=c.surrogate,
         clip_eps=c.clip_eps,
         value_clip_eps=c.value_clip_eps,
         gamma=c.gamma,

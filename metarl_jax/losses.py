@@ -66,9 +66,9 @@ def dpo(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask
     """-mean [rho A - drift], Discovered Policy Optimisation (Lu et al. 2022): a closed form of a learned loss.
 
     drift = ReLU(x - 2 tanh(x / 2)) of x = (rho - 1) A where A >= 0, ReLU(x - .6 tanh(x / .6)) of x = A log rho
-    elsewhere. Instead of a clip: where rho has moved with a positive A, the push fades as sech^2(x / 2); with a negative
-    one, it turns round far out. Value, gradient and Hessian at rho = 1 are those of `lvc`. Advantages have to be
-    standardised, since 2 and .6 have their unit.
+    elsewhere. Instead of a clip: where rho moved with a positive A, the push fades as sech^2(x / 2); with a negative
+    one it turns round far out. Value, gradient and Hessian at rho = 1 are those of `lvc`. Advantages have to be
+    standardised: 2 and .6 have their unit.
     """
     log_ratio = log_prob - log_prob_old
     ratio = jnp.exp(log_ratio)

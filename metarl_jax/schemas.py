@@ -245,6 +245,9 @@ class PPOConfig(_PolicyConfig):
     num_steps: Positive = Field(128, description="steps of each environment an iteration")
     num_epochs: Positive = Field(4, description="passes over the data an iteration")
     num_minibatches: Positive = Field(4, description="parts of each pass; must divide num_envs x num_steps")
+    surrogate: Literal["ppo", "smooth_ppo", "dpo", "lvc"] = Field(
+        "ppo", description="surrogate of the updates; smooth_ppo: a smooth clip, dpo: a discovered one, lvc: none"
+    )
     clip_eps: Rate = Field(0.2, description="PPO clip")
     value_clip_eps: Rate | None = Field(0.2, description="clip of the value loss; null: none")
     gae_lambda: Unit = Field(0.95, description="lambda of generalised advantage estimation")
@@ -281,7 +284,7 @@ class MetaGradientRLConfig(PPOConfig):
     outer_gamma: Unit = Field(0.99, description="discount of the outer loss, fixed")
     outer_gae_lambda: Unit = Field(0.95, description="lambda of the outer loss, fixed")
     outer_entropy_coef: NonNegative = Field(0.0, description="weight of the outer entropy bonus")
-    surrogate: Literal["vpg", "lvc", "ppo", "smooth_ppo"] = Field(
+    surrogate: Literal["vpg", "lvc", "ppo", "smooth_ppo", "dpo"] = Field(  # type: ignore[assignment]
         "vpg", description="surrogate of the updates; vpg: A2C"
     )
     policy_coef: Rate = Field(1.0, description="weight of the surrogate")

@@ -1,5 +1,6 @@
 """The learned hyperparameter optimiser: its data, its networks, what it proposes, and the searches beside it."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,7 +12,7 @@ from metarl_jax import cli, config, population, sweep
 from metarl_jax.reproductions import learned_optimizer as protocol
 from metarl_jax.tuning import landscapes, optimizer, rivals, tune
 from metarl_jax.tuning.families import FAMILIES
-from metarl_jax.tuning.predictor import History, Predictor, in_own_units
+from metarl_jax.tuning.predictor import STEP, History, Predictor, Proposer, in_own_units
 from metarl_jax.tuning.traits import NAMES, describe
 
 TINY = ["num_iterations=4", "num_envs=4", "num_steps=16", "num_minibatches=2", "num_epochs=1", "hidden=[8]"]
@@ -100,8 +101,6 @@ def test_scores_are_0_untrained_and_1_at_the_best_of_each_task(synthetic):
 
 
 def test_a_diverged_run_has_the_lowest_score(synthetic):
-    import dataclasses
-
     scores, diverged = synthetic.scores.copy(), synthetic.diverged.copy()
     scores[3], diverged[3] = np.nan, True
     found = optimizer.normalised_scores(dataclasses.replace(synthetic, scores=scores, diverged=diverged))
@@ -145,11 +144,15 @@ def test_it_learns_what_the_history_tells(synthetic, learned):
     assert correlation(blind, 8) < 0.4
 
 
-def test_proposals_are_better_than_chance_and_not_repeated(synthetic, learned):
+def test_proposals_are_better_than_chance_and_only_the_best_is_repeated(synthetic, learned):
     here = np.flatnonzero((synthetic.family == 1) & (synthetic.task == 0))[:8]
     h = optimizer.history_of(learned, synthetic.points[here], synthetic.curves[here], np.zeros(len(NAMES)))
     points = optimizer.propose(learned, h, 8, 6, np.random.default_rng(0))
     assert points.shape == (6, 7) and (points >= 0).all() and (points <= 1).all()
+    tried = synthetic.points[here]
+    again = [i for i, p in enumerate(points) if min(optimizer._distance(p, q) for q in tried) < optimizer.TOO_NEAR]
+    assert again == [1]  # the tenth trial, once
+    np.testing.assert_allclose(points[1], tried[optimizer.best_tried(learned, h)], atol=1e-6)
     distances = [optimizer._distance(a, b) for i, a in enumerate(points) for b in points[:i]]
     assert min(distances) > optimizer.TOO_NEAR
     score = np.exp(-20 * (points[:, 0] - 0.2) ** 2)
@@ -161,6 +164,25 @@ def test_the_first_trial_is_the_best_fixed_setting(learned):
     first = optimizer.propose(learned, empty, 0, 2, np.random.default_rng(0))
     np.testing.assert_array_equal(first[0], learned.start)
     assert optimizer._distance(first[0], first[1]) > optimizer.TOO_NEAR
+
+
+def test_a_proposal_moves_a_bounded_step():
+    h, x = history(4), jax.random.uniform(jax.random.key(2), (50, 7))
+    params = Proposer().init(jax.random.key(1), h, x, jnp.zeros(50))
+    loud = jax.tree.map(lambda p: 100 * p, params)
+    moved = Proposer().apply(loud, h, x, jnp.ones(50))
+    assert (moved >= 0).all() and (moved <= 1).all()
+    assert 0.1 < np.abs(moved - x).max() <= STEP + 1e-6
+
+
+def test_a_lucky_run_is_not_kept_for_its_luck(learned):
+    """One setting had the best run, and a bad one; another was good twice."""
+    a, b, c = np.full(7, 0.2), np.full(7, 0.5), np.full(7, 0.8)
+    ends = np.asarray([1.0, 0.0, 0.8, 0.8, 0.1])
+    curves = ends[:, None] * np.linspace(0, 1, landscapes.CURVE_POINTS)
+    indifferent = dataclasses.replace(learned, members=jax.tree.map(np.zeros_like, learned.members))
+    h = optimizer.history_of(indifferent, np.stack([a, a, b, b, c]), curves, np.zeros(len(NAMES)))
+    assert optimizer.best_tried(indifferent, h) in (2, 3)
 
 
 def test_an_optimizer_is_kept_in_a_file(learned, tmp_path):

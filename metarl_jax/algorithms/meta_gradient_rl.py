@@ -32,7 +32,7 @@ from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rol
 
 Float = float | jax.Array
 OBJECTIVES = ("gradient", "bootstrapped")
-SURROGATES = ("vpg", "lvc", "ppo", "smooth_ppo")
+SURROGATES = ("vpg", "lvc", "ppo", "smooth_ppo", "dpo")
 DEFAULTS: dict[str, Float] = {  # what can be tuned, and what each is where it is not
     "gamma": 0.99,
     "gae_lambda": 0.95,
@@ -150,7 +150,7 @@ def meta_gradient_rl(
         tuned: names to start and range. The others are fixed at their defaults, or by `options`.
         objective: "gradient" or "bootstrapped"; `num_target_steps` is the L of the latter, `value_matching_coef` its c,
             and `matched` (rollout -> [T, B] of 0 and 1) says on which states it matches (None: all).
-        surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", or a function (log_prob, batch) -> loss;
+        surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", "dpo", or a function (log_prob, batch) -> loss;
             `outer_surrogate` is "vpg", "lvc" or a function.
         optimizer: step size -> optimiser of the agent, differentiable (`inner.adam`, `inner.sgd`).
         options: fixed values of `DEFAULTS`' names, and `inner.ppo`'s normalize_advantage, max_grad_norm,

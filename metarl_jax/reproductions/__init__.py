@@ -110,8 +110,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         seeds=20,
         cpu=NOT_MEASURED,
         gpu=NOT_MEASURED,
-        cells=("acrobot", "grid_navi", "mountain_car", "reacher"),
-        chosen=("acrobot", "grid_navi", "mountain_car", "reacher"),
+        cells=("cartpole", "half_circle", "pendulum", "swimmer"),
+        chosen=("cartpole", "half_circle", "pendulum", "swimmer"),
     ),
     "rl2-bandits": Reproduction(
         "RL2 and strategies that are not learned on Bernoulli bandits",

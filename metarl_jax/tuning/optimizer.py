@@ -25,11 +25,13 @@ MAX_HISTORY = 24
 KAPPAS = (-1.0, 1.0)  # that proposals are trained for
 LOWEST = -1.0  # scores below are cut off: how much worse than an untrained policy teaches nothing
 WEIGHTS = np.asarray([16.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0])  # of squared distances: lr and entropy matter most
-STARTS = 32  # random settings that proposals start from, beside those tried
-RANDOM = 200  # settings that are judged beside the proposals
-NEARBY = 0.1  # standard deviation of what is judged around proposals
-TOO_NEAR = 0.02  # root of the weighted mean squared distance between settings that are worth trying both
+INCUMBENTS = 6  # settings that proposals start from: the best that were tried
+AROUND = 16  # settings that are judged around each of them, beside the proposals
+NEARBY = 0.1  # their distance from it, a standard deviation
+RANDOM = 200  # settings anywhere that are judged too, where kappa > 0
+TOO_NEAR = 0.02  # root of the weighted mean squared distance below which two settings count as one
 EXPLORATION = (-0.5, 0.5)  # kappa of one proposal after another
+REPEAT = 3  # one trial in so many trains the best setting again, with another seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,26 +228,35 @@ def _candidates(proposer: Any, history: History, x: jax.Array, kappa: jax.Array)
 
 
 def propose(optimizer: Optimizer, history: History, tried: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """[count, 7] settings to try next: `optimizer.start` first, then the proposals that the ensemble likes most.
+    """[count, 7] settings to try next.
 
-    Proposals start from what was tried and from random settings; each is judged by mean + kappa std over the members,
-    and settings that are nearly the same as another, tried or chosen, are left out.
+    `optimizer.start` first; then proposals, two of three trials, from the best that were tried and from what they lead
+    to, the one with the largest mean + kappa std over the members, not nearly the same as one that was tried; and in
+    one of three the setting that would be kept if the search ended now, so that it is not kept for its luck.
     """
     chosen = [optimizer.start] if tried == 0 else []
-    known = [*np.asarray(history.x)[np.asarray(history.mask) > 0], *chosen]
+    there = np.asarray(history.mask) > 0
+    known = [*np.asarray(history.x, float)[there], *chosen]
+    ranking = np.argsort(-worth_of_tried(optimizer, history))[: max(1, min(INCUMBENTS, int(there.sum())))]
+    incumbents = np.asarray(history.x, float)[ranking] if there.any() else optimizer.start[None]
     while len(chosen) < count:
-        kappa = EXPLORATION[(tried + len(chosen)) % len(EXPLORATION)]
-        starts = rng.random((STARTS + MAX_HISTORY, DIM))
-        starts[STARTS : STARTS + len(known)] = np.asarray(known[-MAX_HISTORY:]).reshape(-1, DIM)
-        asked = _candidates(optimizer.proposer, history, jnp.asarray(starts, jnp.float32), jnp.full(len(starts), kappa))
-        around = np.clip(np.asarray(asked) + NEARBY * rng.standard_normal(asked.shape), 0, 1)
-        options = np.concatenate([np.asarray(asked), around, rng.random((RANDOM, DIM))])
+        trial = tried + len(chosen)
+        if there.any() and trial % REPEAT == 0 and not any(_distance(incumbents[0], c) < TOO_NEAR for c in chosen):
+            chosen.append(incumbents[0])
+            continue
+        kappa = EXPLORATION[trial % len(EXPLORATION)]
+        starts = np.resize(incumbents, (INCUMBENTS, DIM))  # one size: compiled once
+        moved = _candidates(optimizer.proposer, history, jnp.asarray(starts, jnp.float32), jnp.full(len(starts), kappa))
+        around = np.repeat(starts, AROUND, axis=0) + NEARBY * rng.standard_normal((INCUMBENTS * AROUND, DIM))
+        options = np.concatenate([np.asarray(moved), np.clip(around, 0, 1), rng.random((RANDOM, DIM))])
         mu = np.asarray(predicted(optimizer.members, history, jnp.asarray(options, jnp.float32)))
         worth = mu.mean(axis=0) + kappa * mu.std(axis=0)
-        options = options[np.argsort(-worth)]
-        away = np.asarray([min((_distance(o, k) for k in known), default=np.inf) for o in options])
-        fresh = options[away > TOO_NEAR]
-        chosen.append(fresh[0] if len(fresh) else rng.random(DIM))
+        if kappa <= 0:
+            worth[-RANDOM:] = -np.inf
+        away = np.asarray([min(_distance(o, k) for k in known) if known else np.inf for o in options])
+        worth = np.where(away > TOO_NEAR, worth, -np.inf)
+        best = int(worth.argmax())
+        chosen.append(options[best] if np.isfinite(worth[best]) else rng.random(DIM))
         known.append(chosen[-1])
     return np.stack(chosen)
 
@@ -254,14 +265,25 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(((a - b) ** 2 * WEIGHTS).sum() / WEIGHTS.sum()))
 
 
-def best_tried(optimizer: Optimizer, history: History) -> int:
-    """Index of the setting to keep: observed score, in the history's units, plus what the ensemble expects of it.
+def worth_of_tried(optimizer: Optimizer, history: History) -> np.ndarray:
+    """[N] of each setting tried: (sum of its n scores, in the history's units, + what the ensemble expects) / (n + 1).
 
-    The observation alone would choose whichever run was luckiest.
+    A single score would choose whichever run was luckiest. -inf where the history has nothing.
     """
+    there = np.asarray(history.mask) > 0
     seen = np.asarray(in_own_units(history))[:, -1]
     expected = np.asarray(predicted(optimizer.members, history, history.x)).mean(axis=0)
-    return int(np.argmax(np.where(np.asarray(history.mask) > 0, seen + expected, -np.inf)))
+    x = np.asarray(history.x, float)
+    same = np.asarray(
+        [[there[i] and there[j] and _distance(x[i], x[j]) < TOO_NEAR for j in range(len(x))] for i in range(len(x))]
+    )
+    times = same.sum(axis=1)
+    return np.where(there, ((same * seen).sum(axis=1) + expected) / (times + 1), -np.inf)
+
+
+def best_tried(optimizer: Optimizer, history: History) -> int:
+    """Index of the setting to keep, by `worth_of_tried`."""
+    return int(np.argmax(worth_of_tried(optimizer, history)))
 
 
 # --- files ----------------------------------------------------------------------------------------------

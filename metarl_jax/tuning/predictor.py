@@ -22,6 +22,7 @@ from metarl_jax.networks.mlp import MLP
 
 WIDTH = 32
 MIN_STD = 0.02  # of a predicted score
+STEP = 0.15  # of a proposal, in the unit cube
 
 
 class History(NamedTuple):
@@ -72,10 +73,13 @@ class Predictor(nn.Module):
 
 
 class Proposer(nn.Module):
-    """(history, settings [Q, 7], kappa [Q]) -> better settings [Q, 7]."""
+    """(history, settings [Q, 7], kappa [Q]) -> better settings [Q, 7], at most `STEP` away in each coordinate.
+
+    Free to go anywhere, proposals end in a corner where the predictors have seen nothing and hope for everything.
+    """
 
     @nn.compact
     def __call__(self, history: History, x: jax.Array, kappa: jax.Array) -> jax.Array:
         h = jnp.broadcast_to(Encoder()(history), (*x.shape[:-1], 2 * WIDTH))
         change = MLP([2 * WIDTH, WIDTH], x.shape[-1], "relu")(jnp.concatenate([x, kappa[..., None], h], axis=-1))
-        return nn.sigmoid(jax.scipy.special.logit(jnp.clip(x, 0.01, 0.99)) + change)
+        return jnp.clip(x + STEP * nn.tanh(change), 0.0, 1.0)
