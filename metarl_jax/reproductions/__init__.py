@@ -108,7 +108,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "this project; no published number",
         f"{_HERE}.learned_optimizer",
         seeds=20,
-        cpu=NOT_MEASURED,
+        cpu="90 minutes",
         gpu=NOT_MEASURED,
         cells=("cartpole", "half_circle", "pendulum", "swimmer"),
         chosen=("cartpole", "half_circle", "pendulum", "swimmer"),

@@ -1,10 +1,11 @@
 """A learned hyperparameter optimiser for PPO, on families it has not seen, beside other ways of choosing.
 
 Twelve families; every third in alphabetical order is held out (from the second on: a first design had been looked at on
-those from the first on), the rest make the landscapes that the optimiser learns from. On a new task of each held-out family twenty searches of each kind, each with training seeds of its own. What a
-search has chosen after t trials is trained again with two fresh seeds; that is its score, 0 being an untrained policy
-or worse (actions without bounds can cost any amount) and 1 the best score that any method reached on the task. A trial
-is one training of 65,536 steps, the same for all methods; what the landscapes cost is apart.
+those from the first on), the rest make the landscapes that the optimiser learns from. On a new task of each held-out
+family twenty searches of each kind, each with training seeds of its own. What a search has chosen after t trials is
+trained again with two fresh seeds; that is its score, 0 being an untrained policy or worse (actions without bounds can
+cost any amount) and 1 the best score that any method reached on the task. A trial is one training of 65,536 steps, the
+same for all methods; what the landscapes cost is apart.
 
 The control learned from histories paired with the scores of other tasks: what it has is a prior over settings, and what
 the optimiser has above it comes from what it reads in a history.
