@@ -6,7 +6,6 @@ about when somebody is searching.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,13 +213,13 @@ def history_of(optimizer: Optimizer, x: np.ndarray, curves: np.ndarray, traits: 
     return History(*(jnp.asarray(v, jnp.float32) for v in (x, curves, mask, known)))
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def predicted(members: Any, history: History, x: jax.Array) -> jax.Array:
     """[MEMBERS, Q] mean scores that the members expect of settings x [Q, 7]."""
     return jax.vmap(lambda m: Predictor().apply(m, history, x)[0])(members)  # type: ignore[index]
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _candidates(proposer: Any, history: History, x: jax.Array, kappa: jax.Array) -> jax.Array:
     once = Proposer().apply(proposer, history, x, kappa)
     twice = Proposer().apply(proposer, history, once, kappa)
