@@ -203,3 +203,15 @@ def test_assessment_has_every_row_and_keeps_its_scores(trained, tmp_path):
     assert json.loads((run / "evaluation.json").read_text()) == table, "the fuller evaluation is kept"
     plain = json.loads(json.dumps(table["baselines"][assessment.NO_ADAPTATION]))
     assert len(plain) == 1 and (run / "no_adaptation" / "config.yaml").read_text().count("num_inner_steps: 0") == 1
+
+
+def test_ppo_takes_its_surrogate_from_the_configuration():
+    """The first step of an update is the same for all; those after it are not."""
+    plain = {"algorithm": "ppo", "env": "PointNavigation-v0", "num_iterations": 1, "num_steps": 16, "lr": 0.01}
+    ends = {}
+    for name in ("ppo", "smooth_ppo", "dpo", "lvc"):
+        algorithm = build(validate({**plain, "surrogate": name})).algorithm
+        state = algorithm.step(algorithm.init(jax.random.key(0)), jax.random.key(1))[0]
+        ends[name] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.learner.params)])
+    for a, b in (("ppo", "smooth_ppo"), ("ppo", "dpo"), ("dpo", "lvc")):
+        assert np.abs(ends[a] - ends[b]).max() > 1e-4

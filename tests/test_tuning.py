@@ -327,6 +327,8 @@ def test_learn_optimizer_makes_landscapes_and_learns_from_them(tmp_path, monkeyp
     capsys.readouterr()
     assert cli.main(call) == 0  # nothing is trained twice
     assert "lanes, compiled" not in capsys.readouterr().err
+    assert cli.main([*call[:2], "tabular,maze", *call[3:]]) == 2  # what was learned is not overwritten
+    assert "was learned from half_circle, tabular" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

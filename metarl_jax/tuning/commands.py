@@ -72,13 +72,18 @@ def run_learn(arguments: argparse.Namespace, directory: Path, say: Callable[[Any
         raise ConfigError(f"families = {', '.join(names)}: an optimiser needs at least 2 to learn what they share")
     if arguments.trials < MIN_TRIALS:
         raise ConfigError(f"trials = {arguments.trials}: must be at least {MIN_TRIALS} a family")
+    kept = directory / OPTIMIZER
+    if kept.exists() and load_optimizer(kept).families != tuple(names):
+        raise ConfigError(
+            f"{kept}: was learned from {', '.join(load_optimizer(kept).families)}; name another --run-dir"
+        )
     data = landscapes.make(directory, names, say, arguments.trials)
     landscapes.save(data, directory / LANDSCAPES)
     data = landscapes.load(directory / LANDSCAPES)  # as it was rounded: the file says all that was learned from
     say(f"learning from {len(data.scores):,} trainings of {len(names)} families")
     learned, losses = optimizer.fit(data)
-    optimizer.save(learned, directory / OPTIMIZER)
+    optimizer.save(learned, kept)
     last = {name: float(np.mean(loss[-len(loss) // 10 :])) for name, loss in losses.items()}
     say("losses at the end: " + ", ".join(f"{name} {value:.3f}" for name, value in last.items()))
-    print(directory / OPTIMIZER)
+    print(kept)
     return 0

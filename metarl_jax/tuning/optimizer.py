@@ -15,10 +15,11 @@ import numpy as np
 import optax
 
 from metarl_jax.tree import leaf_names
+from metarl_jax.tuning.families import SPACE
 from metarl_jax.tuning.landscapes import CURVE_POINTS, Landscapes
 from metarl_jax.tuning.predictor import History, Predictor, Proposer, in_own_units
 
-DIM = 7
+DIM = len(SPACE)
 MEMBERS = 8
 MAX_HISTORY = 24
 KAPPAS = (-1.0, 1.0)  # that proposals are trained for
@@ -143,13 +144,13 @@ def fit(
         return jnp.mean(0.5 * ((y - mu) / sigma) ** 2 + jnp.log(sigma))
 
     def proposer_loss(params: Any, members: Any, key: jax.Array) -> jax.Array:
-        first, second, third, fourth = jax.random.split(key, 4)
-        uniform = jax.nn.logsumexp(data.weight, axis=0)
-        history, x, _ = jax.vmap(drawn, in_axes=(0, None))(jax.random.split(first, batch_size), uniform)
-        x = jnp.where(jax.random.bernoulli(fourth, 0.5, (*x.shape[:-1], 1)), x, jax.random.uniform(second, x.shape))
-        kappa = jax.random.uniform(second, x.shape[:-1], minval=KAPPAS[0], maxval=KAPPAS[1])
+        k = jax.random.split(key, 5)
+        uniform = jnp.zeros_like(data.weight[0])
+        history, x, _ = jax.vmap(drawn, in_axes=(0, None))(jax.random.split(k[0], batch_size), uniform)
+        x = jnp.where(jax.random.bernoulli(k[1], 0.5, (*x.shape[:-1], 1)), x, jax.random.uniform(k[2], x.shape))
+        kappa = jax.random.uniform(k[3], x.shape[:-1], minval=KAPPAS[0], maxval=KAPPAS[1])
         better = jax.vmap(proposer.apply, in_axes=(None, 0, 0, 0))(params, history, x, kappa)
-        better = jnp.clip(better + 0.03 * jax.random.normal(third, better.shape), 0, 1)  # no needles
+        better = jnp.clip(better + 0.03 * jax.random.normal(k[4], better.shape), 0, 1)  # no needles
         mu = jax.vmap(jax.vmap(lambda m, h, q: predict(m, h, q)[0], in_axes=(None, 0, 0)), in_axes=(0, None, None))(
             members, history, better
         )
@@ -182,7 +183,9 @@ def _as_data(landscapes: Landscapes, mean: np.ndarray, std: np.ndarray, rng: np.
     size = min(len(r) for r in runs)
     drawn = np.stack([np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(MEMBERS)])
     weight = np.log(np.maximum(drawn[:, [f for f, _ in pairs]], 1e-6))
-    curves = np.where(np.isfinite(landscapes.curves), landscapes.curves, 0.0)
+    curves = landscapes.curves.copy()
+    for its in runs:
+        curves[its] = _without_gaps(curves[its])
     traits = standardised(np.stack([landscapes.traits[f, t] for f, t in pairs]), mean, std)
     arrays = (weight, landscapes.points, curves, normalised_scores(landscapes), traits)
     return _Data(jnp.asarray(np.stack([r[:size] for r in runs])), *(jnp.asarray(x, jnp.float32) for x in arrays))
@@ -196,15 +199,19 @@ def empty_history(num_traits: int) -> History:
     return History(*(jnp.zeros(s) for s in ((MAX_HISTORY, DIM), (MAX_HISTORY, CURVE_POINTS), MAX_HISTORY, num_traits)))
 
 
+def _without_gaps(curves: np.ndarray) -> np.ndarray:
+    """Curves of one task, with its worst value where a training diverged."""
+    finite = np.isfinite(curves)
+    return np.where(finite, curves, curves[finite].min() if finite.any() else 0.0)
+
+
 # --- asking ---------------------------------------------------------------------------------------------
 
 
 def history_of(optimizer: Optimizer, x: np.ndarray, curves: np.ndarray, traits: np.ndarray) -> History:
     """The last `MAX_HISTORY` of settings [N, 7] tried and their curves [N, 16] (NaN: diverged), padded."""
     x, curves = np.asarray(x, float).reshape(-1, DIM)[-MAX_HISTORY:], np.asarray(curves, float)[-MAX_HISTORY:]
-    finite = np.isfinite(curves)
-    worst = curves[finite].min() if finite.any() else 0.0
-    curves = np.where(finite, curves, worst)
+    curves = _without_gaps(curves)
     padded = MAX_HISTORY - len(x)
     mask = np.concatenate([np.ones(len(x)), np.zeros(padded)])
     x = np.concatenate([x, np.zeros((padded, DIM))])

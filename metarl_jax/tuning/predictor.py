@@ -47,7 +47,7 @@ def in_own_units(history: History) -> jax.Array:
 
 
 class Encoder(nn.Module):
-    """A history -> [3 * WIDTH]: mean and maximum over what was tried, and the setting that did best."""
+    """A history -> [2 * WIDTH], from mean and maximum over what was tried, and the setting that did best."""
 
     @nn.compact
     def __call__(self, history: History) -> jax.Array:

@@ -2,7 +2,7 @@
 
 A directory holds
   tune.json     what was asked
-  history.json  every trial: its setting, score, learning curve, environment steps
+  history.json  every trial: its setting, score, learning curve
   best.yaml     the configuration to keep, for `metarl train`
 """
 
