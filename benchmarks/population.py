@@ -12,6 +12,8 @@ import statistics
 import time
 from typing import Any
 
+os.environ["JAX_NUM_CPU_DEVICES"] = os.environ.get("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # read by jax
+
 import jax
 import jax.numpy as jnp
 
@@ -105,8 +107,6 @@ def evolving(members: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     parser = common.parser(__doc__, "population")
     parser.add_argument("--members", type=int, nargs="*", default=[256], help="sizes of the population (default 256)")
     arguments = parser.parse_args()

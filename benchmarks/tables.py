@@ -97,6 +97,16 @@ def meta_gradient() -> str:
     return _markdown([*head, "times less memory", "times first order's cost"], rows)
 
 
+def population() -> str:
+    """A population as one program, beside its members one after the other."""
+    rows = []
+    for r in _load("benchmarks/results/population_cpu.json")["rows"]:
+        times = [f"{r[k]:.1f}" for k in ("compile_s", "cpu_s", "wall_s")]
+        rows.append([r["work"], str(r["members"]), *times, f"{r['env_steps_per_s']:,.0f}", f"{r['speedup']:.2f}"])
+    head = ["PPO on CartPole, 1e5 steps a member", "members", "trace + compile s", "CPU-s", "wall s", "env steps per s"]
+    return _markdown([*head, "times faster"], rows)
+
+
 def comparison() -> str:
     """Every algorithm on dense and sparse point navigation."""
     rows: list[list[str]] = []
@@ -149,6 +159,7 @@ TABLES = {
     "memory": memory,
     "sinusoid": sinusoid,
     "scaling": scaling,
+    "population": population,
     "meta_gradient": meta_gradient,
     "comparison": comparison,
     "reproductions": reproductions,
