@@ -25,13 +25,18 @@ _NAMES = {
     "imaml": "metarl_jax.algorithms.imaml",
     "ppo": "metarl_jax.algorithms.ppo",
     "meta_gradient_rl": "metarl_jax.algorithms.meta_gradient_rl",
+    "lirpg": "metarl_jax.algorithms.lirpg",
+    "lpg": "metarl_jax.algorithms.lpg",
+    "lpo": "metarl_jax.algorithms.lpo",
+    "evolve_rule": "metarl_jax.rule_evolution",
+    "learn_rule": "metarl_jax.rule_gradient",
     "rl2": "metarl_jax.algorithms.rl2",
     "varibad": "metarl_jax.algorithms.varibad",
     "supervised_maml": "metarl_jax.algorithms.supervised_maml",
 }
 _MODULES = (
-    "adapt", "baselines", "envs", "evaluation", "exact", "gradient", "inner", "losses", "meta_gradient", "meta_learner",
-    "networks", "outer", "returns", "rollout", "tree", "trial_rollout", "types",
+    "adapt", "baselines", "envs", "evaluation", "exact", "gradient", "inner", "lifetime", "losses", "meta_gradient",
+    "meta_learner", "networks", "outer", "returns", "rollout", "tree", "trial_rollout", "types",
 )  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_MODULES]

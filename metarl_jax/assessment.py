@@ -14,6 +14,7 @@ from metarl_jax.checkpoint import Checkpoints
 from metarl_jax.config import load, validate
 from metarl_jax.envs.trial import episode_ends, episode_returns
 from metarl_jax.rollout import rollout
+from metarl_jax.rule_config import RuleConfig
 from metarl_jax.run_config import ConfigError
 from metarl_jax.schemas import Config, GradientConfig, MAMLConfig, PPOConfig
 from metarl_jax.trial_config import TrialConfig
@@ -93,7 +94,7 @@ def assess(
     else:
 
         def curve(p: Params) -> jax.Array:
-            return evaluation.adaptation_curve(job.algorithm, p, key, tasks, updates)
+            return evaluation.adaptation_curve(job.lives.get("run", job.algorithm), p, key, tasks, updates)
 
         scores = {"run": over_seeds(curve)}
         if baselines:
@@ -103,6 +104,10 @@ def assess(
                 scores["random initialisation"] = values.mean(axis=2, keepdims=True)
             else:
                 scores[RANDOM_INIT] = values
+            for name, rival in job.lives.items():
+                if name != "run":
+                    lived = jax.jit(lambda rival=rival: evaluation.adaptation_curve(rival, {}, key, tasks, updates))()
+                    scores[f"{name}, same updates"] = np.asarray(lived)[None]
     if baselines and job.policy is not None:
         if isinstance(c, GradientConfig) and c.num_inner_steps:
             try:
@@ -220,7 +225,7 @@ def _table(job: Job, run_dir: Path, iteration: int, scores: dict[str, np.ndarray
         "num_tasks": int(run.shape[1]),
         "num_episodes": int(run.shape[3]),
         "horizon": job.horizon,
-        "stage": "episode" if isinstance(c, TrialConfig) else "update",
+        "stage": "episode" if isinstance(c, TrialConfig) else "stage" if isinstance(c, RuleConfig) else "update",
         "tasks_held_out": bool(job.tasks.held_out) and not isinstance(c, PPOConfig),
         "interval": f"95% percentile bootstrap over {'tasks' if run.shape[1] > 1 else 'episodes'}, stratified by seed",
         "adaptation": summary(run),

@@ -13,7 +13,7 @@ from metarl_jax.algorithms.e_maml import e_maml
 from metarl_jax.algorithms.imaml import imaml
 from metarl_jax.algorithms.maml import maml
 from metarl_jax.algorithms.maml_trpo import maml_trpo
-from metarl_jax.algorithms.meta_gradient_rl import meta_gradient_rl, with_outer_critic
+from metarl_jax.algorithms.meta_gradient_rl import meta_gradient_rl
 from metarl_jax.algorithms.meta_sgd import meta_sgd
 from metarl_jax.algorithms.ppo import ppo
 from metarl_jax.algorithms.promp import promp
@@ -23,8 +23,11 @@ from metarl_jax.algorithms.supervised_maml import few_shot, supervised_maml
 from metarl_jax.algorithms.varibad import condition_size, varibad
 from metarl_jax.envs.trial import trials
 from metarl_jax.hyperparameters import Tuned
+from metarl_jax.lifetime import with_outer_critic
 from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
 from metarl_jax.networks.belief import Belief
+from metarl_jax.rule_build import make_algorithm, make_lives, make_rival, make_rule, work
+from metarl_jax.rule_config import RuleConfig
 from metarl_jax.run_config import ConfigError
 from metarl_jax.schemas import (
     Config,
@@ -52,6 +55,7 @@ class Job:
     score: str  # the metric to watch
     higher_is_better: bool = True
     policy: Any = None  # Policy, for reinforcement learning
+    lives: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a learned rule: "run", and what it is beside
 
     def params(self, state: Any) -> Params:
         """What was learned, out of a training state (Meta-SGD: with its step sizes)."""
@@ -94,6 +98,8 @@ def build(config: Config, evaluation: bool = False) -> Job:
             return _ppo(config, env, tasks)
         if isinstance(config, TrialConfig):
             return _trials(config, env, tasks)
+        if isinstance(config, RuleConfig):
+            return _rule(config, env, tasks)
         return _supervised(config, env, tasks)
     except ConfigError:
         raise
@@ -316,6 +322,16 @@ def _varibad(c: Any, env: Any, train: Any) -> tuple[Any, Any]:
 
 
 _MEMORIES = {"rl2": _rl2, "varibad": _varibad}
+
+
+def _rule(c: RuleConfig, env: Any, tasks: Any) -> Job:
+    train, _ = tasks.split(c.task_seed)
+    rule, (name, rival) = make_rule(c, env), make_rival(c, env)
+    lives = {"run": make_lives(c, env, tasks, rule), name: make_lives(c, env, tasks, rival)}
+    algorithm = make_algorithm(c, env, train, rule)
+    return Job(
+        c, algorithm, env, tasks, tasks.horizon, work(c), "steps", "late_return", policy=rule.policy, lives=lives
+    )
 
 
 def _supervised(c: SupervisedMAMLConfig, examples: Any, tasks: Any) -> Job:

@@ -16,7 +16,8 @@ COLOURS = ("#9aa5b1", "#e08214", "#1b7837", "#2166ac", "#762a83")  # before, aft
 def format_table(table: dict[str, Any]) -> str:
     """The adaptation table as text: a row for each update and baseline, with 95% intervals."""
     rows: list[tuple[str, dict[str, Any]]] = []
-    by_episode = table.get("stage") == "episode"
+    stage = table.get("stage", "update")
+    by_episode = stage == "episode"
     last = table["adaptation"][-1]["update"]
     for row in table["adaptation"]:
         u = row["update"]
@@ -25,7 +26,7 @@ def format_table(table: dict[str, Any]) -> str:
                 continue
             label = f"episode {u + 1}"
         else:
-            label = "before adaptation" if u == 0 else f"after {u} update{'s' if u > 1 else ''}"
+            label = "before adaptation" if u == 0 else f"after {u} {stage}{'s' if u > 1 else ''}"
         rows.append((label if len(table["adaptation"]) > 1 else "trained policy", row))
     for name, summaries in table["baselines"].items():
         for row in summaries:
@@ -51,9 +52,9 @@ def format_table(table: dict[str, Any]) -> str:
         g = table["gain"][0]
         lines += [
             "",
-            f"gain of the first update {g['mean']:.3f} {_interval([g['low'], g['high']])}, on "
+            f"gain of the first {stage} {g['mean']:.3f} {_interval([g['low'], g['high']])}, on "
             f"{100 * table['share_of_tasks_improved']:.0f}% of tasks; 90% of the whole gain after "
-            f"{table['convergence_update']} update(s)",
+            f"{table['convergence_update']} {stage}(s)",
         ]
     lines.append(f"intervals: {table['interval']}")
     return "\n".join(lines)

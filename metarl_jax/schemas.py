@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from metarl_jax.rule_config import LIRPGConfig, LPGConfig, LPOConfig, RuleConfig
 from metarl_jax.run_config import (
     ALGORITHM,
     Activation,
@@ -333,7 +334,7 @@ class SupervisedMAMLConfig(RunConfig):
     eval_updates: Count = Field(3, description="gradient steps at evaluation")
 
 
-Config = GradientConfig | PPOConfig | TrialConfig | SupervisedMAMLConfig
+Config = GradientConfig | PPOConfig | TrialConfig | RuleConfig | SupervisedMAMLConfig
 SCHEMAS: dict[str, type[RunConfig]] = {
     "maml": MAMLConfig,
     "maml_trpo": MAMLTRPOConfig,
@@ -346,6 +347,9 @@ SCHEMAS: dict[str, type[RunConfig]] = {
     "imaml": IMAMLConfig,
     "ppo": PPOConfig,
     "meta_gradient_rl": MetaGradientRLConfig,
+    "lirpg": LIRPGConfig,
+    "lpg": LPGConfig,
+    "lpo": LPOConfig,
     "rl2": RL2Config,
     "varibad": VariBADConfig,
     "supervised_maml": SupervisedMAMLConfig,

@@ -8,12 +8,14 @@ from problems import is_finite, point, point_maml
 
 import metarl_jax as mrl
 from metarl_jax import inner
-from metarl_jax.algorithms.meta_gradient_rl import with_outer_critic
 from metarl_jax.algorithms.varibad import condition_size
 from metarl_jax.envs.trial import trials
 from metarl_jax.hyperparameters import Tuned
+from metarl_jax.lifetime import with_outer_critic
 from metarl_jax.meta_gradient import evolution, truncated
 from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
+from metarl_jax.rule_evolution import evolve_rule
+from metarl_jax.rule_gradient import learn_rule
 
 
 def ppo(num_tasks_at_a_time):
@@ -76,6 +78,21 @@ def varibad(env, tasks):
     return mrl.varibad(env, tasks, policy, belief, **options)
 
 
+def rule(outer, make):
+    """A learned rule, by meta-gradients or by evolution."""
+
+    def algorithm(num_at_a_time):
+        env, tasks = mrl.make("BernoulliBandit-v0", num_arms=2)
+        policy = mlp_policy(env, (4,), critic=True)
+        sizes = {"num_envs": 2, "num_steps": 4, "lifetime": 4, "agents_per_batch": num_at_a_time, "num_agents": 2}
+        if outer == "evolution":
+            options = {"population_size": 4, "num_stages": 2, "num_episodes": 16, "sigma": 1.0}
+            return evolve_rule(env, tasks, make(env, policy), **options, **sizes)
+        return learn_rule(env, tasks, make(env, policy), policy, num_inner_steps=2, **sizes)
+
+    return algorithm
+
+
 ALGORITHMS = {
     "ppo": ppo,
     "maml-vpg": maml(surrogate="vpg"),
@@ -111,6 +128,8 @@ ALGORITHMS = {
     "varibad": on_trials(varibad),
     "supervised_maml": supervised_maml,
     "meta_gradient_rl": meta_gradient_rl,
+    "lpg": rule("gradient", lambda env, policy: mrl.lpg(env, hidden=(4,), width=4, outcomes=3)),
+    "lpo-evolution": rule("evolution", lambda env, policy: mrl.lpo(policy, 0.5, width=4)),
 }
 
 

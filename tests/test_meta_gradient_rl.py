@@ -15,10 +15,11 @@ from problems import flat, is_finite, relative_error
 
 import metarl_jax as mrl
 from metarl_jax import cli, inner, returns
-from metarl_jax.algorithms.meta_gradient_rl import DEFAULTS, Target, with_outer_critic
+from metarl_jax.algorithms.meta_gradient_rl import DEFAULTS, Target
 from metarl_jax.build import build
 from metarl_jax.config import validate
 from metarl_jax.hyperparameters import MARGIN, Tuned, squash, unconstrained
+from metarl_jax.lifetime import with_outer_critic
 from metarl_jax.networks import mlp_policy
 from metarl_jax.reproductions import discounting_chain
 from metarl_jax.rollout import rollout
@@ -112,7 +113,7 @@ def test_meta_gradient_by_hand(x64):
     share = (0.7 - 0.5) / 0.4  # dgamma/dx = (high - low) share (1 - share)
     frozen = make(tuned, optimizer=inner.sgd, lr=0.3, entropy_coef=0.0, normalize_advantage=False, meta_lr=0.0)[0]
     x = unconstrained(tuned)
-    segment = segment.replace(hyperparameters=squash(x, tuned))
+    segment = segment.replace(rule=squash(x, tuned))
     moved = frozen.adapt(x, segment)
     want = 0.4 * share * (1 - share) * 0.3 * jnp.vdot(flat(outer(moved.params)), flat(weighted))
     np.testing.assert_allclose(jax.grad(frozen.meta_loss)(x, segment)["gamma"], want, rtol=1e-9)

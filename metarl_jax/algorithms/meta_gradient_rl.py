@@ -25,10 +25,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from metarl_jax import adapt, inner, losses, tree
+from metarl_jax import inner, losses, tree
 from metarl_jax.hyperparameters import Tuned, squash, unconstrained
-from metarl_jax.rollout import EnvCarry, completed, reset, rollout
-from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout, Task
+from metarl_jax.lifetime import Agent, OuterCritic, Segment, acting, born, live, relive
+from metarl_jax.rollout import EnvCarry, completed
+from metarl_jax.types import Learner, LearnerState, Metrics, Policy, Rollout, Task
 
 Float = float | jax.Array
 OBJECTIVES = ("gradient", "bootstrapped")
@@ -42,18 +43,6 @@ DEFAULTS: dict[str, Float] = {  # what can be tuned, and what each is where it i
     "policy_coef": 1.0,
     "clip_eps": 0.2,
 }
-
-
-@struct.dataclass
-class Segment:
-    """K updates of an agent, as data: they can be made again with other hyperparameters, and judged."""
-
-    start: LearnerState  # the agent before them
-    rollouts: Rollout  # [K, T, B, ...] what each update saw
-    params: Params  # [K, ...] the agent that acted, whose values stay the baseline and bootstrap
-    keys: jax.Array  # [K] minibatch shuffles
-    hyperparameters: dict[str, jax.Array]  # those it was collected with
-    outer: Any  # Batch [T, B] of theta' (gradient), or Target (bootstrapped)
 
 
 @struct.dataclass
@@ -77,17 +66,6 @@ class MetaGradientState:
     meta_state: Any
 
 
-class OuterCritic(NamedTuple):
-    """A value function of the outer discount, on the agent's parameters; `learns` names those that are its own.
-
-    They take the updates' epochs and minibatches, with Adam at `lr`. Nothing named: it is exact, or learned elsewhere.
-    """
-
-    value: Callable[[Params, jax.Array], jax.Array]  # params, observation [..., obs] -> [...]
-    learns: tuple[str, ...] = ()
-    lr: Float = 1e-3
-
-
 class MetaGradientRL(NamedTuple):
     """An `Algorithm` with the parts of its step open to use and to test."""
 
@@ -96,20 +74,6 @@ class MetaGradientRL(NamedTuple):
     collect: Callable[..., tuple[Segment, MetaGradientState, Metrics]]  # (state, key): the K updates, and the judge
     adapt: Callable[[dict, Segment], LearnerState]  # theta'(x); deterministic and differentiable in x
     meta_loss: Callable[[dict, Segment], jax.Array]
-
-
-def with_outer_critic(policy: Policy, network: Policy, lr: Float = 1e-3) -> tuple[Policy, OuterCritic]:
-    """`policy` with an outer critic beside its own: the critic of `network`, as `mlp_policy(critic=True)` makes it."""
-
-    def init(key: jax.Array) -> Params:
-        own, outer = jax.random.split(key)
-        return {**policy.init(own), "outer_critic": network.init(outer)["critic"]}
-
-    def value(params: Params, observation: jax.Array) -> jax.Array:
-        assert network.value is not None
-        return network.value({"critic": params["outer_critic"]}, observation)
-
-    return policy._replace(init=init), OuterCritic(value, ("outer_critic",), lr)
 
 
 def meta_gradient_rl(
@@ -198,7 +162,7 @@ def meta_gradient_rl(
         )
 
     def outer_policy_of(policy: Policy) -> Policy:
-        return policy if outer_critic is None else policy._replace(value=outer_critic.value, joint=None)
+        return policy if outer_critic is None else outer_critic.of(policy)
 
     def outer_learner_of(h: dict[str, Any], policy: Policy) -> Learner:
         step, bound = optimizer({**fixed, **h}["lr"]), fixed.get("max_grad_norm")
@@ -206,47 +170,20 @@ def meta_gradient_rl(
         return inner.ppo(own, surrogate=outer_surrogate, optimizer=step, max_grad_norm=bound, **outer_options)
 
     def critic_learner_of(policy: Policy) -> Learner | None:
-        if outer_critic is None or not outer_critic.learns:
-            return None
-        values = {"value_coef": 1.0, "entropy_coef": 0.0, "normalize_advantage": False}
-        return inner.ppo(
-            outer_policy_of(policy),
-            surrogate=lambda log_prob, batch: jnp.zeros((), log_prob.dtype),
-            optimizer=inner.adam(outer_critic.lr),
-            adapts=outer_critic.learns,
-            **{**outer_options, **values, **repeats},
-        )
+        return None if outer_critic is None else outer_critic.learner(policy, **{**outer_options, **repeats})
 
     def init(key: jax.Array) -> MetaGradientState:
-        params_key, env_key = jax.random.split(key)
         x = unconstrained(tuned)
         h = squash(x, tuned)
         policy = policy_of({**fixed, **h})
-        learner = learner_of(h, policy).init(policy.init(params_key))
-        critic = critic_learner_of(policy)
-        critic_state = () if critic is None else critic.init(learner.params).opt_state
-        envs = reset(env, env_key, task, num_envs)
-        return MetaGradientState(learner, envs, critic_state, x, meta_optimizer.init(x))
+        agent = born(env, task, policy, learner_of(h, policy), critic_learner_of(policy), key, num_envs)
+        return MetaGradientState(agent.learner, agent.envs, agent.critic_state, x, meta_optimizer.init(x))
 
     def collect(state: MetaGradientState, key: jax.Array) -> tuple[Segment, MetaGradientState, Metrics]:
         h = squash(jax.lax.stop_gradient(state.meta), tuned)
         policy = policy_of({**fixed, **h})
         learner, outer, critic = learner_of(h, policy), outer_learner_of(h, policy), critic_learner_of(policy)
-
-        def act(params: Params, key: jax.Array, envs: EnvCarry) -> tuple[Rollout, EnvCarry]:
-            sizes: dict[str, Any] = {"num_steps": num_steps, "num_envs": num_envs, "auto_reset": True}
-            return rollout(env, policy.apply, params, key, task, envs, **sizes)
-
-        def update(carry: tuple, keys: tuple) -> tuple[tuple, Any]:
-            agent, critic_state, envs = carry
-            data, envs = act(agent.params, keys[0], envs)
-            learned, metrics = learner.update(agent, keys[1], learner.prepare(agent, data))
-            if critic is not None:
-                values, _ = critic.update(
-                    LearnerState(learned.params, critic_state), keys[1], critic.prepare(agent, data)
-                )
-                learned, critic_state = LearnerState(values.params, learned.opt_state), values.opt_state
-            return (learned, critic_state, envs), (data, agent.params, metrics)
+        act = acting(env, policy, task, num_steps, num_envs)
 
         def extend(agent: LearnerState, key: jax.Array, envs: EnvCarry, by: Learner) -> tuple:
             act_key, update_key = jax.random.split(key)
@@ -255,8 +192,8 @@ def meta_gradient_rl(
 
         act_key, update_key, outer_key = jax.random.split(key, 3)
         keys = (jax.random.split(act_key, num_inner_steps), jax.random.split(update_key, num_inner_steps))
-        carry = (state.learner, state.critic_state, state.envs)
-        (agent, critic_state, envs), (data, params, metrics) = jax.lax.scan(update, carry, keys)
+        segment, lived, metrics = live(act, learner, critic, Agent(state.learner, state.critic_state, state.envs), keys)
+        agent, envs = lived.learner, lived.envs
         if bootstrapped:
             target = agent
             *first, last = jax.random.split(outer_key, num_target_steps)
@@ -270,26 +207,18 @@ def meta_gradient_rl(
         else:
             seen, envs = act(agent.params, outer_key, envs)
             judge = outer.prepare(agent, seen)
-        segment = Segment(state.learner, data, params, keys[1], h, judge)
-        after = dataclasses.replace(state, learner=agent, envs=envs, critic_state=critic_state)
-        return jax.lax.stop_gradient((segment, after, {**tree.tree_mean(metrics), **completed(data)}))
+        segment = dataclasses.replace(segment, outer=judge, rule=h)
+        after = dataclasses.replace(state, learner=agent, envs=envs, critic_state=lived.critic_state)
+        metrics = {**tree.tree_mean(metrics), **completed(segment.rollouts)}
+        return jax.lax.stop_gradient((segment, after, metrics))
 
     def adapted(x: dict[str, jax.Array], segment: Segment) -> LearnerState:
-        policy = policy_of({**fixed, **segment.hyperparameters})
-        learner = learner_of(squash(x, tuned), policy)
-
-        def experience(state: LearnerState, data: tuple) -> tuple[Any, None]:
-            seen, params = data
-            return learner.prepare(LearnerState(params, None), seen), None
-
-        def update(*args: Any) -> LearnerState:
-            return learner.update(*args, differentiation)[0]
-
-        return adapt.unroll(update, segment.start, segment.keys, (segment.rollouts, segment.params), experience)[0]
+        policy = policy_of({**fixed, **segment.rule})
+        return relive(learner_of(squash(x, tuned), policy), segment, differentiation)[0]
 
     def meta_loss(x: dict[str, jax.Array], segment: Segment) -> jax.Array:
         params = adapted(x, segment).params
-        policy = policy_of({**fixed, **segment.hyperparameters})
+        policy = policy_of({**fixed, **segment.rule})
         judge = segment.outer
         if bootstrapped:
             loss = losses.kl_divergence(judge.distribution, policy.apply(params, judge.observation), judge.mask)
@@ -319,7 +248,7 @@ def meta_gradient_rl(
             "gradient": tree.finite(grads),
             "params": {"agent": tree.finite(after.learner.params), "meta": tree.finite(x)},
         }
-        metrics |= {f"tuned_{name}": value for name, value in segment.hyperparameters.items()}
+        metrics |= {f"tuned_{name}": value for name, value in segment.rule.items()}
         metrics |= {"meta_loss": loss, "meta_grad_norm": jnp.asarray(tree.global_norm(grads)), "finite": finite}
         return dataclasses.replace(after, meta=x, meta_state=meta_state), metrics
 

@@ -11,6 +11,7 @@ from typing import Any
 
 GYMNAX_PREFIX = "gymnax:"
 XLAND_PREFIX = "XLand-MiniGrid:"
+DELAYED_PREFIX = "Delayed:"
 # prefix -> (factory, whose first argument is what follows the prefix; one-line description)
 _FAMILIES = {
     GYMNAX_PREFIX: (
@@ -20,6 +21,10 @@ _FAMILIES = {
     XLAND_PREFIX: (
         "metarl_jax.envs.xland_adapter:xland",
         "XLand-MiniGrid, a ruleset is a task; needs metarl_jax[xland]",
+    ),
+    DELAYED_PREFIX: (
+        "metarl_jax.envs.delayed:delayed",
+        "any of these with its rewards saved up and paid every n steps (`every`)",
     ),
 }
 _POINT = "metarl_jax.envs.point"
@@ -68,7 +73,8 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
     Equal names and overrides give the *same* environment instance, so that jit caches keyed on it are reused.
 
     Args:
-      name: a name from `registered()`, "gymnax:<id>" for any gymnax environment, or "XLand-MiniGrid:<id>".
+      name: a name from `registered()`, "gymnax:<id>" for any gymnax environment, "XLand-MiniGrid:<id>", or
+        "Delayed:<name>" for any of them with late rewards.
       **overrides: keyword arguments of the factory, such as `horizon=50` or `num_arms=10`.
 
     Raises:

@@ -92,6 +92,18 @@ class Gaussian(nn.Module):
         return distrax.Independent(distrax.Normal(mean, scale), reinterpreted_batch_ndims=1)
 
 
+def flattener(env: Any) -> tuple[int, Any]:
+    """(size, f) with f: observations [..., *shape] -> [..., size], in JAX's float type."""
+    shape = env.observation_space(env.default_params).shape
+    size = int(np.prod(shape))
+
+    def flat(observation: jax.Array) -> jax.Array:
+        lead = observation.shape[: observation.ndim - len(shape)]
+        return jnp.asarray(observation, jnp.result_type(float)).reshape(*lead, size)
+
+    return size, flat
+
+
 def mlp_policy(
     env: Any,
     hidden: Sequence[int] = (64, 64),
@@ -111,8 +123,7 @@ def mlp_policy(
     """
     params = env.default_params
     space = env.action_space(params)
-    rank = len(env.observation_space(params).shape)
-    size = int(np.prod(env.observation_space(params).shape))
+    size, flat = flattener(env)
     actor: nn.Module
     if hasattr(space, "n"):
         actor = Categorical(int(space.n), tuple(hidden), activation)
@@ -121,10 +132,6 @@ def mlp_policy(
             raise ValueError(f"action space of shape {space.shape}: a Gaussian policy needs one dimension")
         actor = Gaussian(int(space.shape[0]), tuple(hidden), activation, init_std, min_std)
     value = MLP(tuple(hidden), 1, activation)
-
-    def flat(observation: jax.Array) -> jax.Array:
-        lead = observation.shape[: observation.ndim - rank]
-        return jnp.asarray(observation, jnp.result_type(float)).reshape(*lead, size)
 
     def with_context(params: Params, observation: jax.Array) -> jax.Array:
         if not context_size:

@@ -113,6 +113,16 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         cells=("cartpole", "half_circle", "pendulum", "swimmer"),
         chosen=("cartpole", "half_circle", "pendulum", "swimmer"),
     ),
+    "learned-rules": Reproduction(
+        "learned updates, surrogates and rewards on unseen tasks, beside A2C and PPO",
+        "Oh et al. 2020, Lu et al. 2022, Zheng et al. 2018; no published number at this size",
+        f"{_HERE}.learned_rules",
+        seeds=3,
+        cpu="60 minutes",
+        gpu=NOT_MEASURED,
+        cells=("lpg", "lpo", "lirpg"),
+        chosen=("lpg", "lpo", "lirpg"),
+    ),
     "rl2-bandits": Reproduction(
         "RL2 and strategies that are not learned on Bernoulli bandits",
         "Duan et al. 2016, table 1",

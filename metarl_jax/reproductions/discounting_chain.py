@@ -26,9 +26,10 @@ import numpy as np
 from gymnax.environments.bsuite.discounting_chain import DiscountingChain
 
 from metarl_jax import evaluation, inner, losses
-from metarl_jax.algorithms.meta_gradient_rl import MetaGradientRL, OuterCritic, meta_gradient_rl
+from metarl_jax.algorithms.meta_gradient_rl import MetaGradientRL, meta_gradient_rl
 from metarl_jax.envs import from_gymnax
 from metarl_jax.hyperparameters import Tuned
+from metarl_jax.lifetime import OuterCritic
 from metarl_jax.networks import mlp_policy
 from metarl_jax.reproductions import Claim
 from metarl_jax.reproductions.cells import kept

@@ -1,0 +1,161 @@
+"""Learned policy gradients: a network says what the policy and a prediction should move towards (LPG, Oh et al. 2020).
+
+An agent has a policy pi and a prediction y(o), a categorical distribution over m outcomes whose meaning is up to the
+rule. Backwards over a rollout, the rule reads (r, done, pi(a|o), phi(y(o)), phi(y(o'))) and says pi_hat and y_hat; the
+agent descends
+
+    mean [log pi(a|o) pi_hat] + c_y mean KL(y(o) || y_hat)
+
+It knows neither observations nor actions, so that it can be taken to any environment with discrete actions.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from metarl_jax import inner, losses, tree
+from metarl_jax.gradient import value_and_grad
+from metarl_jax.lifetime import Rule
+from metarl_jax.networks import MLP, Categorical, flattener, mlp_policy, orthogonal
+from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout
+
+Float = float | jax.Array
+
+
+class UpdateRule(nn.Module):
+    """r, done [T, B], pi [T, B], y and y' [T, B, m] -> pi_hat [T, B], logits of y_hat [T, B, m]."""
+
+    width: int  # of the GRU
+    embedding: int  # of phi, to one number
+    outcomes: int  # m
+
+    @nn.compact
+    def __call__(
+        self, reward: jax.Array, done: jax.Array, terminated: jax.Array, pi: jax.Array, y: jax.Array, next_y: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        dtype = reward.dtype
+        phi = MLP((self.embedding,), 1, "relu", name="phi")
+        now, then = phi(y)[..., 0], jnp.where(terminated, 0.0, phi(next_y)[..., 0])
+        x = jnp.stack([reward, done.astype(dtype), pi, now, then], axis=-1)
+        cell = nn.GRUCell(self.width, dtype=dtype, param_dtype=dtype, name="gru")
+
+        def back(cell: Any, carry: jax.Array, at: tuple) -> tuple[jax.Array, jax.Array]:
+            x, done = at
+            carry = jnp.where(done[:, None], jnp.zeros_like(carry), carry)  # nothing of the next episode
+            return cell(carry, x)
+
+        scan = nn.scan(back, variable_broadcast="params", split_rngs={"params": False}, reverse=True)
+        _, features = scan(cell, jnp.zeros((*x.shape[1:-1], self.width), dtype), (x, done))
+        features = nn.relu(features)
+        outputs = nn.Dense(1 + self.outcomes, param_dtype=dtype, name="output")(features)
+        return outputs[..., 0], outputs[..., 1:]
+
+
+@struct.dataclass
+class Directions:
+    """What an update follows, [T, B, ...]."""
+
+    observation: jax.Array
+    action: jax.Array
+    pi_hat: jax.Array  # [T, B]
+    y_hat: jax.Array  # [T, B, m] logits
+    mask: jax.Array
+
+
+def lpg(
+    env: Any,
+    lr: Float = 0.1,
+    *,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    outcomes: int = 8,
+    width: int = 64,
+    embedding: int = 16,
+    prediction_coef: Float = 0.5,
+    pi_hat_coef: Float = 5e-3,
+    y_hat_coef: Float = 1e-3,
+    prediction_entropy_coef: Float = 1e-3,
+    optimizer: Any = None,
+    max_grad_norm: Float | None = None,
+) -> Rule:
+    """The rule whose numbers are an `UpdateRule`, for `learn_rule` (or `evolve_rule`).
+
+    Args:
+        hidden, activation: of the agents' actor and prediction, two MLPs; outcomes is m, prediction_coef c_y.
+        width, embedding: of the rule's GRU and of phi.
+        pi_hat_coef, y_hat_coef, prediction_entropy_coef: b2, b3, b1 of the meta-loss,
+            b2 mean pi_hat^2 + b3 mean |y_hat|^2 - b1 mean H(y); its b0, the bonus on the policy's entropy, is
+            `learn_rule`'s outer_entropy_coef.
+        lr: step size of the agents' `optimizer` (step size -> optimiser; None: `inner.sgd`).
+    Not differentiated: the rule's inputs. Where a rollout ends within an episode the rule knows nothing of what follows
+    but y(o').
+    Raises: ValueError where actions are not discrete.
+    """
+    if not hasattr(env.action_space(env.default_params), "n"):
+        raise ValueError("lpg: reads the probabilities of actions, which must be discrete; use lpo, or another env")
+    actor, (size, flat) = mlp_policy(env, hidden, activation), flattener(env)
+    predictor = Categorical(outcomes, tuple(hidden), activation)
+    network = UpdateRule(width, embedding, outcomes)
+
+    def init_agent(key: jax.Array) -> Params:
+        first, second = jax.random.split(key)
+        params = {"prediction": predictor.init(second, jnp.zeros(size))["params"]}
+        return {**actor.init(first), **orthogonal(second, params, {"prediction": 0.01})}
+
+    def prediction(params: Params, observation: jax.Array) -> Any:
+        return predictor.apply({"params": params["prediction"]}, flat(observation))
+
+    policy = Policy(init_agent, actor.apply)
+
+    def init(key: jax.Array) -> Params:
+        one = jnp.zeros((1, 1))
+        none, some = jnp.zeros((1, 1), bool), jnp.zeros((1, 1, outcomes))
+        eta: Params = network.init(key, one, none, none, one, some, some)["params"]
+        return eta
+
+    def learner(eta: Params) -> Learner:
+        step: optax.GradientTransformation = (optimizer or inner.sgd)(lr)
+        if max_grad_norm is not None:
+            step = optax.chain(tree.clip_by_global_norm(max_grad_norm), step)
+
+        def begin(params: Params) -> LearnerState:
+            return LearnerState(params, step.init(params))
+
+        def prepare(state: LearnerState, rollout: Rollout) -> Directions:
+            params = jax.lax.stop_gradient(state.params)
+            y, next_y = (prediction(params, o).probs for o in (rollout.observation, rollout.next_observation))
+            inputs = (rollout.reward, rollout.done, rollout.terminated, jnp.exp(rollout.log_prob), y, next_y)
+            told: Any = network.apply({"params": eta}, *inputs)
+            pi_hat, y_hat = told
+            return Directions(rollout.observation, rollout.action, pi_hat, y_hat, rollout.mask)
+
+        def objective(params: Params, batch: Directions) -> tuple[jax.Array, Metrics]:
+            log_prob = policy.apply(params, batch.observation).log_prob(batch.action)
+            y = prediction(params, batch.observation)
+            kl = jnp.sum(y.probs * (jax.nn.log_softmax(y.logits) - jax.nn.log_softmax(batch.y_hat)), axis=-1)
+            towards = losses.masked_mean(log_prob * batch.pi_hat, batch.mask)
+            predicted = losses.masked_mean(kl, batch.mask)
+            return towards + prediction_coef * predicted, {"policy_loss": towards, "prediction_kl": predicted}
+
+        def update(
+            state: LearnerState, key: jax.Array, batch: Directions, differentiation: str = "reverse"
+        ) -> tuple[LearnerState, Metrics]:
+            del key
+            (value, metrics), grads = value_and_grad(objective, differentiation)(state.params, batch)
+            updates, opt_state = step.update(grads, state.opt_state, state.params)
+            return LearnerState(optax.apply_updates(state.params, updates), opt_state), {"loss": value, **metrics}
+
+        return Learner(begin, prepare, update)
+
+    def penalty(params: Params, batch: Directions) -> jax.Array:
+        y_hat = jax.nn.softmax(batch.y_hat)
+        size = pi_hat_coef * jnp.square(batch.pi_hat) + y_hat_coef * jnp.sum(jnp.square(y_hat), axis=-1)
+        spread = losses.entropy(prediction(params, batch.observation), batch.mask)
+        return losses.masked_mean(size, batch.mask) - prediction_entropy_coef * spread
+
+    return Rule(init, learner, policy, penalty)

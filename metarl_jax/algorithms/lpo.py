@@ -1,0 +1,66 @@
+"""Learned policy optimisation: PPO with a learned drift in the place of its clip (LPO, Lu et al. 2022).
+
+Agents minimise -mean [rho A - f(rho, A)], rho = pi / pi_old, with the drift f = ReLU(net(x) - 1e-4) of
+x = (1 - rho, (1 - rho)^2, log rho, log^2 rho) and the same four times A. The network is one layer of tanh and a linear
+one without biases, so that f and its slope are 0 at rho = 1: any such f is a valid drift of mirror learning (Kuba et
+al. 2022), with its guarantees. PPO's clip is one of them; `losses.dpo` is one that was discovered like this.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax import inner, losses
+from metarl_jax.lifetime import Rule
+from metarl_jax.types import Batch, Learner, Params, Policy
+
+Float = float | jax.Array
+MARGIN = 1e-4  # what the network has to exceed
+
+
+def init_drift(key: jax.Array, width: int = 128) -> Params:
+    """Weights of the drift network, LeCun normal."""
+    hidden, out = jax.random.split(key)
+    dtype = jnp.result_type(float)
+    return {
+        "hidden": jax.random.normal(hidden, (8, width), dtype) / jnp.sqrt(8.0),
+        "output": jax.random.normal(out, (width,), dtype) / jnp.sqrt(width),
+    }
+
+
+def drift(eta: Params, log_ratio: jax.Array, advantage: jax.Array) -> jax.Array:
+    """f(rho, A) >= 0, elementwise in log rho [...] and A [...]; advantages in units of their standard deviation."""
+    ratio = jnp.exp(log_ratio)
+    about = jnp.stack([1.0 - ratio, jnp.square(1.0 - ratio), log_ratio, jnp.square(log_ratio)], axis=-1)
+    x = jnp.concatenate([about, about * advantage[..., None]], axis=-1)
+    return jax.nn.relu(jnp.tanh(x @ eta["hidden"]) @ eta["output"] - MARGIN)
+
+
+def surrogate(eta: Params) -> losses.Surrogate:
+    """-mean [rho A - f(rho, A)], for `inner.ppo`."""
+
+    def loss(log_prob: jax.Array, batch: Batch) -> jax.Array:
+        log_ratio = log_prob - batch.log_prob
+        gained = jnp.exp(log_ratio) * batch.advantage - drift(eta, log_ratio, batch.advantage)
+        return -losses.masked_mean(gained, batch.mask)
+
+    return loss
+
+
+def lpo(policy: Policy, lr: Float = 1e-3, *, width: int = 128, optimizer: Any = None, **options: Any) -> Rule:
+    """The rule whose numbers are a drift network of `width` units, for `learn_rule` or `evolve_rule`.
+
+    Args:
+        policy: of the agents, with a critic.
+        lr: step size of their `optimizer` (step size -> optimiser; None: `inner.adam`).
+        options: those of `inner.ppo`, but for the surrogate.
+    Where the drift is 0 it has no slope: a network that is nowhere above `MARGIN` cannot be learned by gradients.
+    """
+
+    def learner(eta: Params) -> Learner:
+        step: optax.GradientTransformation = (optimizer or inner.adam)(lr)
+        return inner.ppo(policy, surrogate=surrogate(eta), optimizer=step, **options)
+
+    return Rule(lambda key: init_drift(key, width), learner, policy)
