@@ -39,7 +39,7 @@ def make_rule(c: RuleConfig, env: Any) -> Rule:
 
 def make_rival(c: RuleConfig, env: Any) -> tuple[str, Rule]:
     """What agents do without what is learned, and its name: A2C beside lpg, PPO beside the others."""
-    policy, options, lr = _actor_critic(c, env), _ppo_options(c), c.rival_lr or c.lr
+    policy, options, lr = _actor_critic(c, env), _ppo_options(c), c.lr if c.rival_lr is None else c.rival_lr
     is_a2c = isinstance(c, LPGConfig) or getattr(c, "surrogate", "ppo") == "vpg"
     options |= {"surrogate": "vpg" if is_a2c else "ppo", "clip_eps": c.clip_eps}
     learner = inner.ppo(policy, optimizer=OPTIMIZERS[c.optimizer](lr), **options)

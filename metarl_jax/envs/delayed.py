@@ -79,9 +79,12 @@ class Delayed(environment.Environment[DelayedState, Any]):
 def delayed(name: str, *, every: int = 20, **options: Any) -> tuple[Delayed, TaskDistribution]:
     """The registered environment `name` with its `options`, its rewards paid every `every` steps.
 
-    A rollout of fewer steps than an episode has cuts what is saved up then. The oracle is that of `name`.
+    A rollout of fewer steps than an episode has cuts off what is saved up then. The oracle is that of `name`.
+    Raises: ValueError for what `make` refuses, and for labelled examples.
     """
     env, tasks = make(name, **options)
+    if not hasattr(env, "step_env"):
+        raise ValueError(f"{name}: has no rewards that could be late")
     return _wrap(env, every), dataclasses.replace(tasks, description=f"{tasks.description}, paid every {every} steps")
 
 
