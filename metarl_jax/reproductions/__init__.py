@@ -110,8 +110,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         seeds=20,
         cpu="90 minutes",
         gpu=NOT_MEASURED,
-        cells=("cartpole", "half_circle", "pendulum", "swimmer"),
-        chosen=("cartpole", "half_circle", "pendulum", "swimmer"),
+        cells=("catch", "maze", "point", "tabular"),
+        chosen=("catch", "maze", "point", "tabular"),
     ),
     "learned-rules": Reproduction(
         "learned updates, surrogates and rewards on unseen tasks, beside A2C and PPO",

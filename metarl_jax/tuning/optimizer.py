@@ -15,23 +15,22 @@ import numpy as np
 import optax
 
 from metarl_jax.tree import leaf_names
+from metarl_jax.tuning import posterior
 from metarl_jax.tuning.families import SPACE
 from metarl_jax.tuning.landscapes import CURVE_POINTS, Landscapes
-from metarl_jax.tuning.predictor import History, Predictor, Proposer, in_own_units
+from metarl_jax.tuning.predictor import History, Predictor, Proposer
 
 DIM = len(SPACE)
 MEMBERS = 8
 MAX_HISTORY = 24
 KAPPAS = (-1.0, 1.0)  # that proposals are trained for
-LOWEST = -1.0  # scores below are cut off: how much worse than an untrained policy teaches nothing
 WEIGHTS = np.asarray([16.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0])  # of squared distances: lr and entropy matter most
 INCUMBENTS = 6  # settings that proposals start from: the best that were tried
-AROUND = 16  # settings that are judged around each of them, beside the proposals
-NEARBY = 0.1  # their distance from it, a standard deviation
-RANDOM = 200  # settings anywhere that are judged too, where kappa > 0
-TOO_NEAR = 0.02  # root of the weighted mean squared distance below which two settings count as one
+AROUND = 40  # settings that are judged around each of them, beside the proposals
+NEARBY = (0.05, 0.15)  # their distance from it, standard deviations
+RANDOM = 1500  # settings anywhere that are judged too
 EXPLORATION = (-0.5, 0.5)  # kappa of one proposal after another
-REPEAT = 3  # one trial in so many trains the best setting again, with another seed
+OPTIMISM = 0.5  # posterior standard deviations that a setting is credited with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +68,8 @@ def normalised_scores(landscapes: Landscapes) -> np.ndarray:
         fine = here & ~landscapes.diverged
         low = np.nanmedian(landscapes.curves[fine, 0])
         high = np.sort(landscapes.scores[fine])[-3:].mean()
-        scores[here] = np.clip((landscapes.scores[here] - low) / max(high - low, 1e-6), LOWEST, 1.2)
-    return np.where(np.isfinite(scores), scores, LOWEST)
+        scores[here] = np.clip((landscapes.scores[here] - low) / max(high - low, 1e-6), posterior.LOWEST, 1.2)
+    return np.where(np.isfinite(scores), scores, posterior.LOWEST)
 
 
 def best_on_average(landscapes: Landscapes, neighbours: int = 8) -> np.ndarray:
@@ -101,10 +100,12 @@ def fit(
 ) -> tuple[Optimizer, dict[str, np.ndarray]]:
     """Train predictors and proposer together; also returns their losses [steps].
 
-    `shuffled` is the negative control: every history, with its traits, is paired with scores of another task, so that
-    there is nothing to be learned from it.
+    `shuffled` is the negative control: within each task, settings are dealt anew to the runs, so that the landscapes
+    tell nothing about settings.
     """
     rng = np.random.default_rng(seed)
+    if shuffled:
+        landscapes = _dealt_anew(landscapes, rng)
     every = landscapes.traits.reshape(-1, landscapes.traits.shape[-1])
     mean, std = every.mean(axis=0), every.std(axis=0) + 1e-3
     data = _as_data(landscapes, mean, std, rng)
@@ -123,9 +124,9 @@ def fit(
         return predictor.apply(member, history, x)
 
     def drawn(key: jax.Array, weight: jax.Array) -> tuple[History, jax.Array, jax.Array]:
-        """A history of one task, and settings [Q, 7] with their scores [Q], of the same task (or of another)."""
+        """A history of one task, and settings [Q, 7] with their scores [Q]."""
         k = jax.random.split(key, 6)
-        task, other = jax.random.categorical(k[0], weight, shape=(2,))
+        task = jax.random.categorical(k[0], weight)
         runs = data.runs[task]
         # A few good runs or any, without replacement: the largest of score * tilt + Gumbel noise.
         tilt = jax.random.uniform(k[1], maxval=8.0)
@@ -135,7 +136,7 @@ def fit(
         count = jax.random.randint(k[4], (), 0, MAX_HISTORY + 1)
         mask = (jnp.arange(MAX_HISTORY) < count).astype(float)
         history = History(data.x[shown], data.curve[shown], mask, data.traits[task])
-        asked = jax.random.choice(k[5], data.runs[other if shuffled else task], (queries,))
+        asked = jax.random.choice(k[5], data.runs[task], (queries,))
         return history, data.x[asked], data.score[asked]
 
     def member_loss(member: Any, key: jax.Array, weight: jax.Array) -> jax.Array:
@@ -175,6 +176,14 @@ def fit(
     members, proposing = jax.tree.map(np.asarray, (members, proposing))
     made = Optimizer(members, proposing, mean, std, start, landscapes.names)
     return made, {"predictor": np.asarray(nll), "proposer": np.asarray(worth)}
+
+
+def _dealt_anew(landscapes: Landscapes, rng: np.random.Generator) -> Landscapes:
+    points = landscapes.points.copy()
+    for family, task in tasks_of(landscapes):
+        its = np.flatnonzero((landscapes.family == family) & (landscapes.task == task))
+        points[its] = points[rng.permutation(its)]
+    return dataclasses.replace(landscapes, points=points)
 
 
 def _as_data(landscapes: Landscapes, mean: np.ndarray, std: np.ndarray, rng: np.random.Generator) -> _Data:
@@ -234,62 +243,63 @@ def _candidates(proposer: Any, history: History, x: jax.Array, kappa: jax.Array)
 
 
 def propose(optimizer: Optimizer, history: History, tried: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """[count, 7] settings to try next.
+    """[count, 7] settings to try next, `optimizer.start` first of all.
 
-    `optimizer.start` first; then proposals, two of three trials, from the best that were tried and from what they lead
-    to, the one with the largest mean + kappa std over the members, not nearly the same as one that was tried; and in
-    one of three the setting that would be kept if the search ended now, so that it is not kept for its luck.
+    Of proposals from the best that were tried and of what they lead to, of settings around these, of settings anywhere
+    and of those that were tried, which may be repeated: the one with the largest posterior mean + `OPTIMISM` standard
+    deviations. Each is taken to earn what is expected of it when the next of the same round is chosen.
     """
+    x, gains = _tried(history)
     chosen = [optimizer.start] if tried == 0 else []
-    there = np.asarray(history.mask) > 0
-    known = [*np.asarray(history.x, float)[there], *chosen]
-    ranking = np.argsort(-worth_of_tried(optimizer, history))[: max(1, min(INCUMBENTS, int(there.sum())))]
-    incumbents = np.asarray(history.x, float)[ranking] if there.any() else optimizer.start[None]
     while len(chosen) < count:
-        trial = tried + len(chosen)
-        if there.any() and trial % REPEAT == 0 and not any(_distance(incumbents[0], c) < TOO_NEAR for c in chosen):
-            chosen.append(incumbents[0])
-            continue
-        kappa = EXPLORATION[trial % len(EXPLORATION)]
-        starts = np.resize(incumbents, (INCUMBENTS, DIM))  # one size: compiled once
+        known = _known(optimizer, history, x, gains)
+        x_all, gains_all = x, gains
+        for setting in chosen:
+            gain = _expected(optimizer, history, known, setting[None])[0] * known.unit
+            x_all, gains_all = np.concatenate([x_all, setting[None]]), np.concatenate([gains_all, gain])
+        known = _known(optimizer, history, x_all, gains_all)
+        starts = optimizer.start[None]
+        if len(x_all):
+            starts = x_all[np.argsort(-_expected(optimizer, history, known, x_all)[0])]
+        starts = np.resize(starts[:INCUMBENTS], (INCUMBENTS, DIM))  # one size: compiled once
+        kappa = EXPLORATION[(tried + len(chosen)) % len(EXPLORATION)]
         moved = _candidates(optimizer.proposer, history, jnp.asarray(starts, jnp.float32), jnp.full(len(starts), kappa))
-        around = np.repeat(starts, AROUND, axis=0) + NEARBY * rng.standard_normal((INCUMBENTS * AROUND, DIM))
-        options = np.concatenate([np.asarray(moved), np.clip(around, 0, 1), rng.random((RANDOM, DIM))])
-        mu = np.asarray(predicted(optimizer.members, history, jnp.asarray(options, jnp.float32)))
-        worth = mu.mean(axis=0) + kappa * mu.std(axis=0)
-        if kappa <= 0:
-            worth[-RANDOM:] = -np.inf
-        away = np.asarray([min(_distance(o, k) for k in known) if known else np.inf for o in options])
-        worth = np.where(away > TOO_NEAR, worth, -np.inf)
-        best = int(worth.argmax())
-        chosen.append(options[best] if np.isfinite(worth[best]) else rng.random(DIM))
-        known.append(chosen[-1])
+        steps = rng.standard_normal((len(NEARBY), INCUMBENTS, AROUND, DIM)) * np.reshape(NEARBY, (-1, 1, 1, 1))
+        around = np.clip(starts[:, None] + steps, 0, 1).reshape(-1, DIM)
+        options = np.concatenate([np.asarray(moved, float), around, rng.random((RANDOM, DIM)), starts])
+        mean, deviation = _expected(optimizer, history, known, options)
+        chosen.append(options[int(np.argmax(mean + OPTIMISM * deviation))])
     return np.stack(chosen)
 
 
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.sqrt(((a - b) ** 2 * WEIGHTS).sum() / WEIGHTS.sum()))
-
-
-def worth_of_tried(optimizer: Optimizer, history: History) -> np.ndarray:
-    """[N] of each setting tried: (sum of its n scores, in the history's units, + what the ensemble expects) / (n + 1).
-
-    A single score would choose whichever run was luckiest. -inf where the history has nothing.
-    """
-    there = np.asarray(history.mask) > 0
-    seen = np.asarray(in_own_units(history))[:, -1]
-    expected = np.asarray(predicted(optimizer.members, history, history.x)).mean(axis=0)
-    x = np.asarray(history.x, float)
-    same = np.asarray(
-        [[there[i] and there[j] and _distance(x[i], x[j]) < TOO_NEAR for j in range(len(x))] for i in range(len(x))]
-    )
-    times = same.sum(axis=1)
-    return np.where(there, ((same * seen).sum(axis=1) + expected) / (times + 1), -np.inf)
-
-
 def best_tried(optimizer: Optimizer, history: History) -> int:
-    """Index of the setting to keep, by `worth_of_tried`."""
-    return int(np.argmax(worth_of_tried(optimizer, history)))
+    """Index of the setting to keep: that with the largest posterior mean, which is not the one with the best score."""
+    x, gains = _tried(history)
+    return int(np.argmax(_expected(optimizer, history, _known(optimizer, history, x, gains), x)[0]))
+
+
+def _tried(history: History) -> tuple[np.ndarray, np.ndarray]:
+    """Settings [N, 7] and what they gained on the untrained policy [N], in the task's units."""
+    there = np.asarray(history.mask) > 0
+    curves = np.asarray(history.curve, float)[there]
+    low = np.median(curves[:, 0]) if len(curves) else 0.0
+    return np.asarray(history.x, float)[there], curves[:, -2:].mean(axis=1) - low
+
+
+def _prior(optimizer: Optimizer, history: History, x: np.ndarray) -> np.ndarray:
+    """[MEMBERS, N] what the members expect of settings from the task's traits alone."""
+    padded = np.concatenate([x, np.zeros((-len(x) % 32, DIM))])  # few sizes to compile
+    blank = history._replace(mask=jnp.zeros_like(history.mask))
+    means = predicted(optimizer.members, blank, jnp.asarray(padded, jnp.float32))
+    return np.asarray(means, float)[:, : len(x)]
+
+
+def _known(optimizer: Optimizer, history: History, x: np.ndarray, gains: np.ndarray) -> posterior.Known:
+    return posterior.condition(x, _prior(optimizer, history, x), gains, WEIGHTS)
+
+
+def _expected(optimizer: Optimizer, history: History, known: posterior.Known, x: np.ndarray) -> Any:
+    return posterior.expected(known, x, _prior(optimizer, history, x), WEIGHTS)
 
 
 # --- files ----------------------------------------------------------------------------------------------
