@@ -384,3 +384,27 @@ def test_bad_configurations_are_refused(name, change, said):
 
     with pytest.raises(ConfigError, match=said):
         build(validate({"algorithm": name, **SMALL, **OWN[name], **change}))
+
+
+def test_the_comparison_hands_rules_over_and_chooses_the_rival_s_step_size(tmp_path, monkeypatch):
+    from metarl_jax.reproductions import learned_rules
+
+    small = {"algorithm": "lpo", **SMALL, **OWN["lpo"], "lr": 0.1, "eval_episodes": 8}
+    (tmp_path / "small.yaml").write_text(json.dumps(small))
+    monkeypatch.setattr(learned_rules, "shipped_config", lambda name: tmp_path / f"{name}.yaml")
+    places = [learned_rules.Place("home"), learned_rules.Place("away", {"env": "gymnax:Catch-bsuite"})]
+    monkeypatch.setattr(learned_rules, "CASES", {"lpo": ("small", places)})
+    for name, value in {"NUM_SEEDS": 2, "NUM_TASKS": 3, "TRAINING_TASKS": 2, "FACTORS": (0.0, 1.0)}.items():
+        monkeypatch.setattr(learned_rules, name, value)
+    claims = learned_rules.run(tmp_path / "kept", lambda _: None, ("lpo",))
+    named = {c.what: c for c in claims}
+    assert list(named) == [f"{p}: {w}" for p in ("home", "away") for w in ("LPO", "PPO", "LPO - PPO")]
+    for place in ("home", "away"):
+        ours, theirs, difference = (named[f"{place}: {w}"] for w in ("LPO", "PPO", "LPO - PPO"))
+        assert difference.ours == pytest.approx(ours.ours - theirs.ours, abs=1e-5)
+        assert difference.rule == (">= 0" if place == "home" else "none")
+    home = named["home: LPO - PPO"]
+    assert home.passed == (home.ours >= 0)
+    kept = np.load(tmp_path / "kept" / "lpo-home.npy")
+    assert kept.shape == (2, 3) and np.load(tmp_path / "kept" / "lpo-away-PPO.npy").shape == (3,)
+    assert learned_rules.run(tmp_path / "kept", lambda _: None, ("lpo",)) == claims, "read, not made again"
