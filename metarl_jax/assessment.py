@@ -79,6 +79,12 @@ def assess(
             f"num-updates = {updates}: a trial of {c.num_episodes} episodes is scored whole, so it must be "
             f"{c.eval_updates}"
         )
+    if isinstance(c, RuleConfig):
+        lifetime = c.eval_lifetime or c.lifetime or 1
+        if updates < 1 or lifetime % updates:
+            raise ConfigError(
+                f"num-updates = {updates}: stages, which must divide the life of {lifetime} updates evenly"
+            )
     changes = {"eval_tasks": num_tasks, "eval_episodes": num_episodes or episodes_of(c)}
     job = build(_for_evaluation(validate({**c.model_dump(), **changes})), evaluation=True)
     iteration, params = restore(build(c), run_dir)

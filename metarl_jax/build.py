@@ -328,10 +328,8 @@ def _rule(c: RuleConfig, env: Any, tasks: Any) -> Job:
     train, _ = tasks.split(c.task_seed)
     rule, (name, rival) = make_rule(c, env), make_rival(c, env)
     lives = {"run": make_lives(c, env, tasks, rule), name: make_lives(c, env, tasks, rival)}
-    algorithm = make_algorithm(c, env, train, rule)
-    return Job(
-        c, algorithm, env, tasks, tasks.horizon, work(c), "steps", "late_return", policy=rule.policy, lives=lives
-    )
+    algorithm, horizon = make_algorithm(c, env, train, rule), c.horizon or tasks.horizon
+    return Job(c, algorithm, env, tasks, horizon, work(c), "steps", "late_return", policy=rule.policy, lives=lives)
 
 
 def _supervised(c: SupervisedMAMLConfig, examples: Any, tasks: Any) -> Job:

@@ -202,7 +202,7 @@ def lives(
             return jnp.where(is_alive, returns, jnp.nan)
 
         def stage(agent: Agent, i: jax.Array) -> tuple[Agent, jax.Array]:
-            keys = jax.random.split(jax.random.fold_in(live_key, i), (2, lifetime // num_updates))
+            keys = jax.random.split(jax.random.fold_in(live_key, i), (2, lifetime // max(num_updates, 1)))
             agent = live(act, learner, None, agent, (keys[0], keys[1]))[1]
             return agent, test(agent, i + 1)
 

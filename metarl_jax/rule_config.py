@@ -56,7 +56,7 @@ class RuleConfig(RunConfig):
     population_size: Positive = Field(32, description="evolution: rules of a generation, an even number")
     sigma: Rate = Field(0.05, description="evolution: standard deviation of the rules around their mean")
     eval_episodes: Positive = Field(16, description="episodes that score an agent after each stage of its life")
-    eval_updates: Positive = Field(8, description="stages that a life at evaluation is cut into; must divide it")
+    eval_updates: Positive = Field(8, description="stages that a scored life is cut into; must divide it")
     eval_lifetime: Positive | None = Field(None, description="updates of a life at evaluation; null: lifetime")
     rival_lr: Rate | None = Field(None, description="step size of the PPO or A2C beside it at evaluation; null: lr")
 
@@ -70,6 +70,7 @@ class RuleConfig(RunConfig):
                 raise ConfigError(
                     "lifetime = null: evolution judges a rule by whole lives; give it a number of updates"
                 )
+            check_divides("eval_updates", self.eval_updates, self.lifetime, "lifetime")
             if self.population_size % 2:
                 raise ConfigError(
                     f"population_size = {self.population_size}: must be even, as rules come in antithetic pairs"

@@ -362,6 +362,8 @@ def test_train_evaluate(name, tmp_path, capsys):
     assert {rival, "random policy", "random initialisation, same updates"} <= set(table["baselines"])
     assert len(table["baselines"][rival]) == 3
     assert rival in capsys.readouterr().out
+    assert cli.main(["evaluate", str(whole), "--num-updates", "3"]) == 2
+    assert "num-updates = 3: stages, which must divide the life of 4 updates" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -372,6 +374,7 @@ def test_train_evaluate(name, tmp_path, capsys):
         ("lpg", {"eval_updates": 3}, "eval_updates = 3: must divide eval_lifetime"),
         ("lpg", {"num_epochs": 2}, "num_epochs = 2: must be 1"),
         ("lpg", {"env": "PointNavigation-v0"}, "must be discrete; use lpo"),
+        ("lpo", {"eval_updates": 3, "eval_lifetime": 6}, "eval_updates = 3: must divide lifetime = 4"),
         ("lpo", {"population_size": 3}, "population_size = 3: must be even"),
         ("lpo", {"lifetime": None}, "lifetime = null: evolution judges a rule by whole lives"),
         ("lpo", {"num_epochs": 1, "num_minibatches": 1}, "the ratio is 1 and the drift 0"),
