@@ -135,7 +135,8 @@ def learn_rule(
     def init(key: jax.Array) -> RuleState:
         eta_key, agent_key = jax.random.split(key)
         eta = rule.init(eta_key)
-        agents, task = jax.vmap(lambda k: newborn(eta, k))(jax.random.split(agent_key, num_agents))
+        keys = jax.random.split(agent_key, num_agents)
+        agents, task = tree.chunked_map(lambda k: newborn(eta, k), keys, agents_per_batch)
         segments = 1 if lifetime is None else lifetime // num_inner_steps
         age = jnp.arange(num_agents) * segments // num_agents * num_inner_steps
         return RuleState(eta, optimizer.init(eta), Population(agents, task, age))

@@ -41,6 +41,8 @@ def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -
 
     Saxe et al. 2014; the gains usual for PPO. One random draw serves all kernels, because every random call
     is compiled by itself: a policy's initialisation compiles in a fraction of the time of flax's initialisers.
+    On a CPU a batch is decomposed one matrix after another: batched ones that run within a loop can hold all threads
+    of XLA's pool and wait for ever (jaxlib 0.10.2: a vmap of this within `lax.map`, on two cores).
     """
     paths, kernels = zip(
         *((path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"), strict=True
@@ -48,10 +50,17 @@ def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -
     ends = np.cumsum([x.size for x in kernels])
     draws = dict(zip(paths, jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1]), strict=True))
 
+    def decompose(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        q, r = jnp.linalg.qr(x)
+        return q, r
+
+    if jax.default_backend() == "cpu":
+        decompose = jax.custom_batching.sequential_vmap(decompose)
+
     def fill(path: Any, x: jax.Array) -> jax.Array:
         if path not in draws:
             return x
-        q, r = jnp.linalg.qr(draws[path].reshape(max(x.shape), min(x.shape)))
+        q, r = decompose(draws[path].reshape(max(x.shape), min(x.shape)))
         q = q * jnp.sign(jnp.diagonal(r))  # uniform over orthogonal matrices
         gain = output_gains[path[0].key] if path[-2].key == "output" else np.sqrt(2)
         return (gain * (q if x.shape[0] >= x.shape[1] else q.T)).astype(x.dtype)
