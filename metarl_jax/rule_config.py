@@ -85,6 +85,12 @@ class RuleConfig(RunConfig):
 class LPGConfig(RuleConfig):
     """A network that is the update: it says what policy and prediction move towards."""
 
+    # Agents have no critic and no returns of their own: these four are of the A2C that they are compared with.
+    gamma: Unit = Field(0.99, description="discount of the A2C beside it")
+    gae_lambda: Unit = Field(0.95, description="lambda of the A2C beside it")
+    entropy_coef: NonNegative = Field(0.01, description="weight of the entropy bonus of the A2C beside it")
+    value_coef: NonNegative = Field(0.5, description="weight of the critic's loss of the A2C beside it")
+
     algorithm: Literal["lpg"] = Field(description=ALGORITHM)
     outcomes: Positive = Field(8, description="outcomes m of the agents' prediction")
     width: Width = Field(64, description="units of the rule's GRU")

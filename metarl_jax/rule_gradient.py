@@ -147,10 +147,11 @@ def learn_rule(
         def one(x: tuple[Population, jax.Array]) -> Any:
             now, key = x
             born_key, live_key = jax.random.split(key)
-            is_new = now.age >= ends
-            fresh = (*newborn(eta, born_key), jnp.zeros_like(now.age))
-            kept = (now.agent, now.task, now.age)
-            agent, task, age = jax.tree.map(lambda a, b: jnp.where(is_new, a, b), fresh, kept)
+            agent, task, age = jax.lax.cond(
+                now.age >= ends,
+                lambda: (*newborn(eta, born_key), jnp.zeros_like(now.age)),
+                lambda: (now.agent, now.task, now.age),
+            )
             lived, after, metrics = segment(eta, agent, live_key, task)
             loss, grads = jax.value_and_grad(meta_loss)(eta, lived)
             ok = jnp.all(jnp.asarray(jax.tree.leaves(tree.finite((grads, after.learner.params)))))

@@ -8,6 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
+from metarl_jax.envs import TaskDistribution
+
+STREAM = {"by_match": 1.0, "random_signal": True, "show_time": True, "length": 5}
+
 
 @struct.dataclass(kw_only=True)
 class ProbeParams(environment.EnvParams):
@@ -74,3 +78,8 @@ class Probe(environment.Environment):
 def probe(**fields):
     """A probe task, as arrays of strong types so that tasks can be stacked."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype=jnp.result_type(type(x))), ProbeParams(**fields))
+
+
+def stream_tasks(**fields):
+    """One task as a distribution: episodes of 5 steps, each paid for matching a signal that the agent sees."""
+    return TaskDistribution(lambda key: probe(**{**STREAM, **fields}), 5)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from gymnax.environments.bsuite.discounting_chain import DiscountingChain
 from jax.flatten_util import ravel_pytree
-from probes import Probe, probe
+from probes import STREAM, Probe, probe
 from problems import flat, is_finite, relative_error
 
 import metarl_jax as mrl
@@ -36,7 +36,6 @@ ALL = {
     "clip_eps": Tuned(0.2, 0.05, 0.5),
 }
 TWO = {name: ALL[name] for name in ("gamma", "lr")}
-STREAM = {"by_match": 1.0, "random_signal": True, "show_time": True, "length": 5}
 
 
 def make(tuned=TWO, outer_critic=False, task=None, **options):

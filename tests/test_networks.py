@@ -1,5 +1,8 @@
 """Policies: probabilities against formulas, shapes, and what is shared between actor and critic (nothing)."""
 
+import re
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,3 +118,19 @@ def test_kernels_are_orthogonal_with_their_gains_and_all_different():
         np.testing.assert_allclose(gram, gain**2 * np.eye(min(kernel.shape)), atol=1e-5)
     square = [x / np.abs(x).max() for _, x in kernels if x.shape == (16, 16)]
     assert np.abs(square[0] - square[1]).max() > 0.1
+
+
+def test_on_a_cpu_no_batch_of_matrices_is_decomposed_at_once():
+    """Within a loop such batches have hung for ever on two cores (jaxlib 0.10.2)."""
+    env, _ = mrl.make("PointNavigation-v0")
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    init = mlp_policy(env, hidden=(4, 4), critic=True).init
+    calls = [line for line in jax.jit(jax.vmap(init)).lower(keys).as_text().splitlines() if "geqrf" in line]
+    operands = [re.search(r": \(tensor<([0-9x]+)xf\d+>", line) for line in calls]
+    sizes = [operand[1].split("x") for operand in operands if operand]
+    assert len(sizes) == len(calls) > 0 and all(len(size) == 2 for size in sizes), calls
+    alone = [init(key) for key in keys]
+    together = jax.jit(jax.vmap(init))(keys)
+    for i in range(3):
+        chex.assert_trees_all_close(jax.tree.map(lambda x: x[i], together), alone[i], rtol=1e-6)  # noqa: B023

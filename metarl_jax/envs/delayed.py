@@ -82,7 +82,10 @@ def delayed(name: str, *, every: int = 20, **options: Any) -> tuple[Delayed, Tas
     A rollout of fewer steps than an episode has cuts off what is saved up then. The oracle is that of `name`.
     Raises: ValueError for what `make` refuses, and for labelled examples.
     """
-    env, tasks = make(name, **options)
+    try:
+        env, tasks = make(name, **options)
+    except ValueError as error:
+        raise ValueError(f"{error}; of Delayed: every" if "has no option" in str(error) else str(error)) from None
     if not hasattr(env, "step_env"):
         raise ValueError(f"{name}: has no rewards that could be late")
     return _wrap(env, every), dataclasses.replace(tasks, description=f"{tasks.description}, paid every {every} steps")

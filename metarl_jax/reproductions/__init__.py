@@ -118,7 +118,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Oh et al. 2020, Lu et al. 2022, Zheng et al. 2018; no published number at this size",
         f"{_HERE}.learned_rules",
         seeds=3,
-        cpu="60 minutes",
+        cpu="50 minutes",
         gpu=NOT_MEASURED,
         cells=("lpg", "lpo", "lirpg"),
         chosen=("lpg", "lpo", "lirpg"),
@@ -182,7 +182,7 @@ def format_result(result: dict[str, Any]) -> str:
         )
     head = f"{result['name']}: {result['title']} ({result['paper']})"
     verdict = "passed" if result["passed"] else "FAILED"
-    return f"{head}\n\n{_columns(rows)}\n\n{verdict}; {result['cpu_seconds']:.0f} CPU-s in this call"
+    return f"{head}\n\n{_columns(rows)}\n\n{verdict}; {result['cpu_seconds_in_this_call']:.0f} CPU-s in this call"
 
 
 def _short(x: float | None) -> str:
@@ -222,7 +222,7 @@ def _begins(cell: str, word: str) -> bool:
 def reproduce(
     name: str, directory: Path, report: Callable[[Any], None] = print, cells: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Run one reproduction; returns its result as JSON-ready data: claims, verdict, seconds, seeds."""
+    """Run one reproduction; returns its result as JSON-ready data: claims, verdict, seeds, and what this call took."""
     entry = REPRODUCTIONS[name]
     began, cpu_began = time.perf_counter(), time.process_time()
     options = {"cells": cells or entry.chosen} if entry.cells else {}
@@ -234,6 +234,6 @@ def reproduce(
         "seeds": entry.seeds,
         "passed": all(claim.passed for claim in claims),
         "claims": [dataclasses.asdict(claim) for claim in claims],
-        "seconds": round(time.perf_counter() - began, 1),
-        "cpu_seconds": round(time.process_time() - cpu_began, 1),
+        "seconds_in_this_call": round(time.perf_counter() - began, 1),
+        "cpu_seconds_in_this_call": round(time.process_time() - cpu_began, 1),
     }

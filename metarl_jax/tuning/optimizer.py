@@ -250,26 +250,30 @@ def propose(optimizer: Optimizer, history: History, tried: int, count: int, rng:
     deviations. Each is taken to earn what is expected of it when the next of the same round is chosen.
     """
     x, gains = _tried(history)
-    chosen = [optimizer.start] if tried == 0 else []
-    while len(chosen) < count:
+    chosen: list[np.ndarray] = []
+    for trial in range(tried, tried + count):
         known = _known(optimizer, history, x, gains)
-        x_all, gains_all = x, gains
-        for setting in chosen:
-            gain = _expected(optimizer, history, known, setting[None])[0] * known.unit
-            x_all, gains_all = np.concatenate([x_all, setting[None]]), np.concatenate([gains_all, gain])
-        known = _known(optimizer, history, x_all, gains_all)
-        starts = optimizer.start[None]
-        if len(x_all):
-            starts = x_all[np.argsort(-_expected(optimizer, history, known, x_all)[0])]
-        starts = np.resize(starts[:INCUMBENTS], (INCUMBENTS, DIM))  # one size: compiled once
-        kappa = EXPLORATION[(tried + len(chosen)) % len(EXPLORATION)]
-        moved = _candidates(optimizer.proposer, history, jnp.asarray(starts, jnp.float32), jnp.full(len(starts), kappa))
-        steps = rng.standard_normal((len(NEARBY), INCUMBENTS, AROUND, DIM)) * np.reshape(NEARBY, (-1, 1, 1, 1))
-        around = np.clip(starts[:, None] + steps, 0, 1).reshape(-1, DIM)
-        options = np.concatenate([np.asarray(moved, float), around, rng.random((RANDOM, DIM)), starts])
-        mean, deviation = _expected(optimizer, history, known, options)
-        chosen.append(options[int(np.argmax(mean + OPTIMISM * deviation))])
+        kappa = EXPLORATION[trial % len(EXPLORATION)]
+        setting = optimizer.start if trial == 0 else _most_promising(optimizer, history, known, kappa, rng)
+        gain = _expected(optimizer, history, known, setting[None])[0] * known.unit
+        x, gains = np.concatenate([x, setting[None]]), np.concatenate([gains, gain])
+        chosen.append(setting)
     return np.stack(chosen)
+
+
+def _most_promising(
+    optimizer: Optimizer, history: History, known: posterior.Known, kappa: float, rng: np.random.Generator
+) -> np.ndarray:
+    starts = optimizer.start[None]
+    if len(known.x):
+        starts = known.x[np.argsort(-_expected(optimizer, history, known, known.x)[0])]
+    starts = np.resize(starts[:INCUMBENTS], (INCUMBENTS, DIM))  # one size: compiled once
+    moved = _candidates(optimizer.proposer, history, jnp.asarray(starts, jnp.float32), jnp.full(len(starts), kappa))
+    steps = rng.standard_normal((len(NEARBY), INCUMBENTS, AROUND, DIM)) * np.reshape(NEARBY, (-1, 1, 1, 1))
+    around = np.clip(starts[:, None] + steps, 0, 1).reshape(-1, DIM)
+    options = np.concatenate([np.asarray(moved, float), around, rng.random((RANDOM, DIM)), starts])
+    mean, deviation = _expected(optimizer, history, known, options)
+    return options[int(np.argmax(mean + OPTIMISM * deviation))]
 
 
 def best_tried(optimizer: Optimizer, history: History) -> int:
