@@ -1,14 +1,16 @@
 """Hyperparameters as functions of unconstrained numbers: no gradient step can take one out of its range.
 
-With both ends, h = low + (high - low) sigmoid(x); with a lower end alone, h = low + softplus(x).
+With both ends, h = low + (high - low) sigmoid(x); with a lower end alone, h = low + softplus(x). The x are learned
+themselves (`constant`), or are what a network makes of the rewards that an agent lately earned (`reactive`).
 """
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 Float = float | jax.Array
 MARGIN = 1e-4  # of the range: a start nearer to an end than this is moved inside, as x would be infinite at the end
@@ -20,6 +22,35 @@ class Tuned(NamedTuple):
     start: Float
     low: Float = 0.0
     high: Float | None = 1.0
+
+
+class Schedule(NamedTuple):
+    """What hyperparameters are, by meta-parameters of any kind."""
+
+    init: Callable[[jax.Array], Any]  # key -> meta-parameters
+    at: Callable[[Any, Any], dict[str, jax.Array]]  # meta-parameters, recent mean rewards [R] -> h, leaves []
+
+
+def constant(tuned: Mapping[str, Tuned]) -> Schedule:
+    """One unconstrained number for each of them, whatever was earned."""
+    return Schedule(lambda key: unconstrained(tuned), lambda x, recent: squash(x, tuned))
+
+
+def reactive(tuned: Mapping[str, Tuned], num_recent: int, hidden: Sequence[int] = (32,)) -> Schedule:
+    """x = x_start + network(recent), an MLP of ReLUs (Flennerhag et al. 2022, section 5.1).
+
+    Its last layer begins at 0: they are at their start until something was learned.
+    """
+    widths = [nn.Dense(width) for width in hidden]
+    layers = [layer for dense in widths for layer in (dense, nn.relu)]
+    network = nn.Sequential([*layers, nn.Dense(len(tuned), kernel_init=nn.initializers.zeros)])
+
+    def at(params: Any, recent: jax.Array) -> dict[str, jax.Array]:
+        out = jnp.asarray(network.apply(params, recent))
+        x = {name: start + out[i] for i, (name, start) in enumerate(unconstrained(tuned).items())}
+        return squash(x, tuned)
+
+    return Schedule(lambda key: network.init(key, jnp.zeros(num_recent)), at)
 
 
 def unconstrained(tuned: Mapping[str, Tuned]) -> dict[str, jax.Array]:

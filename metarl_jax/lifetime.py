@@ -5,6 +5,9 @@ acts, learns, acts, learns ... and stores what it saw, a `Segment` of K updates;
 what was stored, a deterministic function of eta that meta-gradients pass through. The agent goes on from where it is,
 so that a life is many segments long; `lives` are whole ones, for those who only want to see how they went.
 
+What an agent learns by may depend on what it lately earned: then it is not a `Learner` but a function
+`recent` [R] -> Learner of the mean rewards of its last R rollouts, the newest last, that of this update included.
+
 Shapes: K updates, T steps, B environments.
 """
 
@@ -84,6 +87,7 @@ class Agent:
     learner: LearnerState
     critic_state: Any  # of the outer critic's optimiser
     envs: EnvCarry
+    recent: jax.Array | None = None  # [R] mean rewards of the last R rollouts, 0 for those that have not been
 
 
 @struct.dataclass
@@ -94,11 +98,18 @@ class Segment:
     rollouts: Rollout  # [K, T, B, ...] what each update saw
     params: Params  # [K, ...] the agent that acted, whose values stay the baseline and bootstrap
     keys: jax.Array  # [K] minibatch shuffles
+    recent: jax.Array | None = None  # [K, R] mean rewards that each update knew of
     outer: Any = None  # what judges the agent after them
     rule: Any = None  # what they were lived under, where the policy depends on it
 
 
 Act = Callable[[Params, jax.Array, EnvCarry], tuple[Rollout, EnvCarry]]
+LearnerOf = Learner | Callable[[Any], Learner]
+
+
+def knowing(learner: LearnerOf, recent: jax.Array | None) -> Learner:
+    """The learner of an agent that lately earned `recent` [R], or None: it is not asked."""
+    return learner if isinstance(learner, Learner) else learner(recent)
 
 
 def acting(env: Any, policy: Policy, task: Task, num_steps: int, num_envs: int) -> Act:
@@ -112,17 +123,25 @@ def acting(env: Any, policy: Policy, task: Task, num_steps: int, num_envs: int) 
 
 
 def born(
-    env: Any, task: Task, policy: Policy, learner: Learner, critic: Learner | None, key: jax.Array, num_envs: int
+    env: Any,
+    task: Task,
+    policy: Policy,
+    learner: LearnerOf,
+    critic: Learner | None,
+    key: jax.Array,
+    num_envs: int,
+    num_recent: int = 0,
 ) -> Agent:
-    """A new agent at the start of its life in `task`; `critic` is `OuterCritic.learner`."""
+    """A new agent at the start of its life in `task`; `critic` is `OuterCritic.learner`, `num_recent` is R."""
     params_key, env_key = jax.random.split(key)
-    agent = learner.init(policy.init(params_key))
+    recent = jnp.zeros(num_recent) if num_recent else None
+    agent = knowing(learner, recent).init(policy.init(params_key))
     critic_state = () if critic is None else critic.init(agent.params).opt_state
-    return Agent(agent, critic_state, reset(env, env_key, task, num_envs))
+    return Agent(agent, critic_state, reset(env, env_key, task, num_envs), recent)
 
 
 def live(
-    act: Act, learner: Learner, critic: Learner | None, agent: Agent, keys: tuple[jax.Array, jax.Array]
+    act: Act, learner: LearnerOf, critic: Learner | None, agent: Agent, keys: tuple[jax.Array, jax.Array]
 ) -> tuple[Segment, Agent, Metrics]:
     """Act, update, act, update ...: K updates, with `keys` ([K] of acting, [K] of updating).
 
@@ -132,35 +151,39 @@ def live(
     def update(now: Agent, keys: tuple) -> tuple[Agent, Any]:
         agent = now.learner
         data, envs = act(agent.params, keys[0], now.envs)
-        learned, metrics = learner.update(agent, keys[1], learner.prepare(agent, data))
+        recent = None if now.recent is None else jnp.append(now.recent, jnp.mean(data.reward))[1:]
+        own = knowing(learner, recent)
+        learned, metrics = own.update(agent, keys[1], own.prepare(agent, data))
         critic_state = now.critic_state
         if critic is not None:
             values, _ = critic.update(LearnerState(learned.params, critic_state), keys[1], critic.prepare(agent, data))
             learned, critic_state = LearnerState(values.params, learned.opt_state), values.opt_state
-        return Agent(learned, critic_state, envs), (data, agent.params, metrics)
+        return Agent(learned, critic_state, envs, recent), (data, agent.params, recent, metrics)
 
-    after, (data, params, metrics) = jax.lax.scan(update, agent, keys)
-    return Segment(agent.learner, data, params, keys[1]), after, metrics
+    after, (data, params, recent, metrics) = jax.lax.scan(update, agent, keys)
+    return Segment(agent.learner, data, params, keys[1], recent), after, metrics
 
 
 def relive(
-    learner: Learner, segment: Segment, differentiation: str = "mixed", observe: adapt.Observe | None = None
+    learner: LearnerOf, segment: Segment, differentiation: str = "mixed", observe: adapt.Observe | None = None
 ) -> tuple[LearnerState, Any]:
     """The K updates made again by `learner`, and what `observe` saw before each of them, leaves [K, ...].
 
-    Differentiable in whatever `learner` is made of. Data, values and bootstraps are those that were stored; the outer
-    critic stays where it was.
+    Differentiable in whatever `learner` is made of. Data, values, bootstraps and recent rewards are those that were
+    stored; the outer critic stays where it was.
     """
 
     def experience(state: LearnerState, data: tuple) -> tuple[Any, Any]:
-        seen, params = data
-        batch = learner.prepare(LearnerState(params, None), seen)
-        return batch, None if observe is None else observe(state.params, batch)
+        seen, params, recent = data
+        batch = knowing(learner, recent).prepare(LearnerState(params, None), seen)
+        return (recent, batch), None if observe is None else observe(state.params, batch)
 
-    def update(*args: Any) -> LearnerState:
-        return learner.update(*args, differentiation)[0]
+    def update(state: LearnerState, key: jax.Array, data: tuple) -> LearnerState:
+        recent, batch = data
+        return knowing(learner, recent).update(state, key, batch, differentiation)[0]
 
-    return adapt.unroll(update, segment.start, segment.keys, (segment.rollouts, segment.params), experience)
+    stored = (segment.rollouts, segment.params, segment.recent)
+    return adapt.unroll(update, segment.start, segment.keys, stored, experience)
 
 
 class Lives(NamedTuple):

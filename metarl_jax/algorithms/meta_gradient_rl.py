@@ -8,7 +8,9 @@ takes an Adam step of x on the gradient through those updates. The agent goes on
   L_outer(theta'; tau') = -mean log pi(a|s) A' + value and entropy terms, with fixed gamma' and lambda' in A'.
 * `bootstrapped` (BMG, Flennerhag et al. 2022, eq. 4): from theta' L more updates, the last on L_outer and those before
   it with h, give a target theta~; then KL(pi_theta~ || pi_theta') + c mean (V_theta~ - V_theta')^2 / 2 on the states
-  of the last update.
+  of the last update. The agent goes on from the last update with h.
+
+h(x) are numbers, or with `recent` what a network makes of the rewards of the last rollouts.
 
 With an *outer critic* A' comes from a value function of gamma' itself, learned beside the agent's own, whose values
 are of the tuned gamma and bias A' towards short horizons (Bonnet et al. 2022).
@@ -17,7 +19,7 @@ Shapes: K inner updates, T steps, B environments.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +28,7 @@ import optax
 from flax import struct
 
 from metarl_jax import inner, losses, tree
-from metarl_jax.hyperparameters import Tuned, squash, unconstrained
+from metarl_jax.hyperparameters import Tuned, constant, reactive, squash, unconstrained
 from metarl_jax.lifetime import Agent, OuterCritic, Segment, acting, born, live, relive
 from metarl_jax.rollout import EnvCarry, completed
 from metarl_jax.types import Learner, LearnerState, Metrics, Policy, Rollout, Task
@@ -62,8 +64,9 @@ class MetaGradientState:
     learner: LearnerState
     envs: EnvCarry
     critic_state: Any
-    meta: dict[str, jax.Array]  # unconstrained
+    meta: Any  # unconstrained numbers by name, or a network's parameters
     meta_state: Any
+    recent: jax.Array | None = None  # [R] mean rewards of the last R rollouts
 
 
 class MetaGradientRL(NamedTuple):
@@ -72,8 +75,8 @@ class MetaGradientRL(NamedTuple):
     init: Callable[[jax.Array], MetaGradientState]
     step: Callable[[MetaGradientState, jax.Array], tuple[MetaGradientState, Metrics]]
     collect: Callable[..., tuple[Segment, MetaGradientState, Metrics]]  # (state, key): the K updates, and the judge
-    adapt: Callable[[dict, Segment], LearnerState]  # theta'(x); deterministic and differentiable in x
-    meta_loss: Callable[[dict, Segment], jax.Array]
+    adapt: Callable[[Any, Segment], LearnerState]  # theta'(x); deterministic and differentiable in x
+    meta_loss: Callable[[Any, Segment], jax.Array]
 
 
 def meta_gradient_rl(
@@ -86,6 +89,8 @@ def meta_gradient_rl(
     num_inner_steps: int = 1,
     num_target_steps: int = 1,
     outer_critic: OuterCritic | None = None,
+    recent: int = 0,
+    meta_hidden: Sequence[int] = (32,),
     meta_lr: Float = 1e-3,
     meta_max_grad_norm: Float | None = None,
     num_envs: int = 16,
@@ -114,6 +119,8 @@ def meta_gradient_rl(
         tuned: names to start and range. The others are fixed at their defaults, or by `options`.
         objective: "gradient" or "bootstrapped"; `num_target_steps` is the L of the latter, `value_matching_coef` its c,
             and `matched` (rollout -> [T, B] of 0 and 1) says on which states it matches (None: all).
+        recent: R > 0: the hyperparameters of an update are an MLP, of `meta_hidden` units, of the mean rewards of the
+            agent's last R rollouts, its own included. 0: they are numbers.
         surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", "dpo", or a function (log_prob, batch) -> loss;
             `outer_surrogate` is "vpg", "lvc" or a function.
         optimizer: step size -> optimiser of the agent, differentiable (`inner.adam`, `inner.sgd`).
@@ -125,13 +132,16 @@ def meta_gradient_rl(
         The derivative with respect to value_coef is 0 where actor and critic share no weights, unless the outer
         loss has a value term (without outer critic) or values are matched; that to clip_eps where an update is
         one step.
-    Step metrics: the loss terms of the updates, `meta_loss`, `meta_grad_norm`, `tuned_<name>` before the meta-step, and
-        mean return and length of the episodes that ended in the K rollouts.
+    Step metrics: the loss terms of the updates, `meta_loss`, `meta_grad_norm`, the mean `tuned_<name>` before the
+        meta-step, the mean `reward` a step, and mean return and length of the episodes that ended in its updates.
     """
     fixed = _fixed(tuned, options)
     bootstrapped = objective == "bootstrapped"
     _check(objective, tuned, surrogate, outer_surrogate, num_epochs * num_minibatches)
     policy_of = (lambda h: policy) if isinstance(policy, Policy) else policy
+    if recent and not isinstance(policy, Policy):
+        raise ValueError(f"recent = {recent}: needs a policy that is not a function of the hyperparameters")
+    schedule = reactive(tuned, recent, meta_hidden) if recent else constant(tuned)
     made = policy_of({**fixed, **squash(unconstrained(tuned), tuned)})
     if made.value is None or made.step is not None:
         what = (
@@ -161,6 +171,9 @@ def meta_gradient_rl(
             **named,
         )
 
+    def learner_at(x: Any, policy: Policy) -> Callable[[Any], Learner]:
+        return lambda seen: learner_of(schedule.at(x, seen), policy)
+
     def outer_policy_of(policy: Policy) -> Policy:
         return policy if outer_critic is None else outer_critic.of(policy)
 
@@ -173,50 +186,51 @@ def meta_gradient_rl(
         return None if outer_critic is None else outer_critic.learner(policy, **{**outer_options, **repeats})
 
     def init(key: jax.Array) -> MetaGradientState:
-        x = unconstrained(tuned)
-        h = squash(x, tuned)
-        policy = policy_of({**fixed, **h})
-        agent = born(env, task, policy, learner_of(h, policy), critic_learner_of(policy), key, num_envs)
-        return MetaGradientState(agent.learner, agent.envs, agent.critic_state, x, meta_optimizer.init(x))
+        x = schedule.init(jax.random.fold_in(key, 1))
+        policy = policy_of({**fixed, **squash(unconstrained(tuned), tuned)})
+        learner, critic = learner_at(x, policy), critic_learner_of(policy)
+        agent = born(env, task, policy, learner, critic, key, num_envs, recent)
+        return MetaGradientState(agent.learner, agent.envs, agent.critic_state, x, meta_optimizer.init(x), agent.recent)
 
     def collect(state: MetaGradientState, key: jax.Array) -> tuple[Segment, MetaGradientState, Metrics]:
-        h = squash(jax.lax.stop_gradient(state.meta), tuned)
+        x = jax.lax.stop_gradient(state.meta)
+        h = schedule.at(x, state.recent)
         policy = policy_of({**fixed, **h})
-        learner, outer, critic = learner_of(h, policy), outer_learner_of(h, policy), critic_learner_of(policy)
         act = acting(env, policy, task, num_steps, num_envs)
-
-        def extend(agent: LearnerState, key: jax.Array, envs: EnvCarry, by: Learner) -> tuple:
-            act_key, update_key = jax.random.split(key)
-            data, envs = act(agent.params, act_key, envs)
-            return by.update(agent, update_key, by.prepare(agent, data))[0], envs, data
-
         act_key, update_key, outer_key = jax.random.split(key, 3)
-        keys = (jax.random.split(act_key, num_inner_steps), jax.random.split(update_key, num_inner_steps))
-        segment, lived, metrics = live(act, learner, critic, Agent(state.learner, state.critic_state, state.envs), keys)
-        agent, envs = lived.learner, lived.envs
+        count = num_inner_steps + (num_target_steps - 1 if bootstrapped else 0)
+        keys = (jax.random.split(act_key, count), jax.random.split(update_key, count))
+        agent = Agent(state.learner, state.critic_state, state.envs, state.recent)
+        lived, agent, metrics = live(act, learner_at(x, policy), critic_learner_of(policy), agent, keys)
+        by_update = (lived.rollouts, lived.params, lived.keys, lived.recent)
+        first = jax.tree.map(lambda leaf: leaf[:num_inner_steps], by_update)  # further ones only lead to the target
+
+        act_key, update_key = jax.random.split(outer_key)
+        outer = outer_learner_of(schedule.at(x, agent.recent), policy)
+        seen, envs = act(agent.learner.params, act_key, agent.envs)
+        judge: Any = outer.prepare(agent.learner, seen)
         if bootstrapped:
-            target = agent
-            *first, last = jax.random.split(outer_key, num_target_steps)
-            for k in first:
-                target, envs, _ = extend(target, k, envs, learner)
-            target, envs, seen = extend(target, last, envs, outer)
-            value = policy.value(target.params, seen.observation) if policy.value is not None else None
-            leaves = tuple(jax.tree.leaves(policy.apply(target.params, seen.observation)))
+            target = outer.update(agent.learner, update_key, judge)[0].params
+            value = policy.value(target, seen.observation) if policy.value is not None else None
+            leaves = tuple(jax.tree.leaves(policy.apply(target, seen.observation)))
             mask = seen.mask if matched is None else seen.mask * matched(seen)
-            judge: Any = Target(seen.observation, mask, leaves, value)
-        else:
-            seen, envs = act(agent.params, outer_key, envs)
-            judge = outer.prepare(agent, seen)
-        segment = dataclasses.replace(segment, outer=judge, rule=h)
-        after = dataclasses.replace(state, learner=agent, envs=envs, critic_state=lived.critic_state)
-        metrics = {**tree.tree_mean(metrics), **completed(segment.rollouts)}
+            judge = Target(seen.observation, mask, leaves, value)
+        rollouts, params, keys, recents = first
+        segment = Segment(lived.start, rollouts, params, keys, recents, judge, h)
+        after = dataclasses.replace(
+            state, learner=agent.learner, envs=envs, critic_state=agent.critic_state, recent=agent.recent
+        )
+        used = h if lived.recent is None else jax.vmap(lambda seen: schedule.at(x, seen))(lived.recent)
+        metrics = {**tree.tree_mean(metrics), **completed(lived.rollouts)}
+        metrics |= {f"tuned_{name}": jnp.mean(value) for name, value in used.items()}
+        metrics["reward"] = jnp.mean(lived.rollouts.reward)
         return jax.lax.stop_gradient((segment, after, metrics))
 
-    def adapted(x: dict[str, jax.Array], segment: Segment) -> LearnerState:
+    def adapted(x: Any, segment: Segment) -> LearnerState:
         policy = policy_of({**fixed, **segment.rule})
-        return relive(learner_of(squash(x, tuned), policy), segment, differentiation)[0]
+        return relive(learner_at(x, policy), segment, differentiation)[0]
 
-    def meta_loss(x: dict[str, jax.Array], segment: Segment) -> jax.Array:
+    def meta_loss(x: Any, segment: Segment) -> jax.Array:
         params = adapted(x, segment).params
         policy = policy_of({**fixed, **segment.rule})
         judge = segment.outer
@@ -248,7 +262,6 @@ def meta_gradient_rl(
             "gradient": tree.finite(grads),
             "params": {"agent": tree.finite(after.learner.params), "meta": tree.finite(x)},
         }
-        metrics |= {f"tuned_{name}": value for name, value in segment.rule.items()}
         metrics |= {"meta_loss": loss, "meta_grad_norm": jnp.asarray(tree.global_norm(grads)), "finite": finite}
         return dataclasses.replace(after, meta=x, meta_state=meta_state), metrics
 

@@ -63,6 +63,10 @@ _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
     "Maze-v0": ("metarl_jax.envs.maze:maze", "procedural 9x9 mazes, hidden goal, partial view (after MetaMaze)"),
     "Sinusoid-v0": (f"{_REGRESSION}:sinusoid", "few-shot sinusoid regression, labelled examples (MAML)"),
     "XOR-v0": (f"{_REGRESSION}:xor", "few-shot XOR on rotated axes, labelled examples"),
+    "TwoColours-v0": (
+        "metarl_jax.envs.two_colours:two_colours",
+        "5x5 grid, a good and a bad colour that change places without a sign (BMG)",
+    ),
     "TabularMDP-v0": ("metarl_jax.envs.tabular:tabular_mdp", "random 10-state, 5-action MDP, 10 steps (RL2)"),
 }
 

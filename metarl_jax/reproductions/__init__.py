@@ -95,6 +95,14 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         cpu="11 minutes",
         gpu=NOT_MEASURED,
     ),
+    "two-colours": Reproduction(
+        "a learned entropy coefficient follows a world that changes without a sign",
+        "Flennerhag et al. 2022, Bootstrapped Meta-Learning",
+        f"{_HERE}.two_colours",
+        seeds=10,
+        cpu="TODO minutes",
+        gpu=NOT_MEASURED,
+    ),
     "exact-meta-gradients": Reproduction(
         "the library's meta-gradients are those of an exact tabular oracle",
         "Finn et al. 2017, Stadie et al. 2018, Nichol et al. 2018",

@@ -120,3 +120,29 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
     axis.set_ylabel("score on fresh seeds")
     _legend(figure, axis)
     return save_figure(figure, path)
+
+
+def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_every: int, optimum: float) -> Path:
+    """PNG: rewards a step and entropy coefficients over lives, means over seeds and a hundredth of life.
+
+    Args:
+        curves: method -> [seed, iteration, 2], the better the later. steps: of an iteration.
+    """
+    figure, axes = _panels(2, 1, width=7.5, height=2.4)
+    colours = dict(zip(curves, [*OTHERS[: len(curves) - 1], OURS], strict=True))
+    for name, values in curves.items():
+        parts = np.array_split(values.mean(axis=0), 100)
+        middle = np.cumsum([len(p) for p in parts]) - 0.5 * len(parts[0])
+        mean = np.stack([p.mean(axis=0) for p in parts])
+        for row in (0, 1):
+            axes[row][0].plot(middle * steps / 1e6, mean[:, row], label=name, color=colours[name], linewidth=1.5)
+    axes[0][0].axhline(optimum, color=LIMIT, linestyle="--", linewidth=1.2, label="optimum")
+    last = next(iter(curves.values())).shape[1] * steps
+    for axis in axes[:, 0]:
+        for swap in range(swap_every, last, swap_every):
+            axis.axvline(swap / 1e6, color=GRID, linewidth=0.8, zorder=0)
+    axes[0][0].set_ylabel("reward a step")
+    axes[1][0].set_ylabel("entropy coefficient")
+    axes[1][0].set_xlabel("environment steps, millions; lines: colours swap")
+    _legend(figure, axes[0][0])
+    return save_figure(figure, path)

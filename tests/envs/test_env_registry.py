@@ -18,6 +18,7 @@ OWN = [
     "GaussianBandit-v0",
     "DependentBandit-v0",
     "TabularMDP-v0",
+    "TwoColours-v0",
     "GridNavi-v0",
     "Maze-v0",
     "KrazyWorld-v0",
