@@ -64,12 +64,13 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
         per_call -= 1
     job = build(config)
     init = population.make_init(config)
-    call = pbt.make_call(
-        config, made.dimensions, members, made.interval, per_call,
-        higher_is_better=job.higher_is_better, batch_size=made.lanes_at_a_time,
-    )  # fmt: skip
+
+    def make(batch_size: int | None) -> Any:
+        options: dict[str, Any] = {"higher_is_better": job.higher_is_better, "batch_size": batch_size}
+        return pbt.make_call(config, made.dimensions, members, made.interval, per_call, **options)
+
     shapes = jax.eval_shape(init, values, lanes)
-    record = jax.eval_shape(call, shapes, values, lanes, jnp.asarray(0))[2]
+    record = jax.eval_shape(make(made.lanes_at_a_time), shapes, values, lanes, jnp.asarray(0))[2]
     kept = {
         "states": shapes,
         "values": values,
@@ -86,7 +87,8 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
     records: pbt.Record = jax.tree.map(np.array, kept["record"])
     if done < total:
         began = time.perf_counter()
-        compiled = call.lower(states, values, lanes, jnp.asarray(0)).compile()
+        args = (states, values, lanes, jnp.asarray(0))
+        compiled = population.compile_to_fit(make, args, len(lanes), made.lanes_at_a_time)
         report(f"{len(lanes)} lanes, compiled in {time.perf_counter() - began:.1f} s")
     began, first, shown = time.perf_counter(), done, 0.0
     while done < total:

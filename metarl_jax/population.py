@@ -14,8 +14,10 @@ from jax.sharding import PartitionSpec
 
 from metarl_jax import tree
 from metarl_jax.build import Job, build
+from metarl_jax.run_config import ConfigError
 
 LANES_AT_A_TIME = 8  # on a CPU, where more fall out of cache
+MEMORY_SHARE = 0.9  # of an accelerator's memory that a program may need
 Values = dict[str, jax.Array]
 
 
@@ -113,6 +115,39 @@ def one_device(config: Any, num_iterations: int, batch_size: int | None) -> Call
         return tree.chunked_map(one, (states, values, seeds, jnp.full(lanes, start)), min(size, lanes))
 
     return call
+
+
+def compile_to_fit(make: Callable[[int | None], Any], args: tuple, lanes: int, batch_size: int | None = None) -> Any:
+    """`make(batch size)`, a jitted function, compiled for `args`: as many of its `lanes` at a time as memory holds.
+
+    What a compiled program needs is known before it runs: arguments, results and temporaries. Where that is more than
+    `MEMORY_SHARE` of what an accelerator has, fewer lanes are computed at a time, by the share that would fit, half of
+    them at most. A `batch_size` that was asked for is what is compiled.
+    Raises: ConfigError where one lane at a time does not fit, with what it needs.
+    """
+    size, memory = batch_size, device_memory()
+    while True:
+        compiled = make(size).lower(*args).compile()
+        if batch_size is not None or memory is None:
+            return compiled
+        found = compiled.memory_analysis()
+        fixed = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        needed, room = fixed + found.temp_size_in_bytes, MEMORY_SHARE * memory
+        if needed <= room:
+            return compiled
+        if size == 1:
+            raise ConfigError(
+                f"{lanes} lanes, one at a time, need {needed / 2**30:.1f} GiB of the device's {memory / 2**30:.1f}: "
+                "train fewer, or make a lane smaller (num_envs, num_steps)"
+            )
+        size = size or -(-lanes // jax.device_count())
+        size = max(1, min(size // 2, int(size * (room - fixed) / max(found.temp_size_in_bytes, 1))))
+
+
+def device_memory() -> int | None:
+    """Bytes of one accelerator that programs may use; None on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats.get("bytes_limit") if stats else None
 
 
 def lanes(settings: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> tuple[Values, jax.Array]:

@@ -118,9 +118,9 @@ def _train(
             start, states = begin[0], begin[1](lanes)
     if start < end:
         job = build(config)
-        call = population.make_call(config, length, lanes.sweep.lanes_at_a_time)
-        began = time.perf_counter()
-        compiled = call.lower(states, values, seeds, jnp.asarray(start)).compile()
+        began, args = time.perf_counter(), (states, values, seeds, jnp.asarray(start))
+        make = functools.partial(population.make_call, config, length)
+        compiled = population.compile_to_fit(make, args, len(seeds), lanes.sweep.lanes_at_a_time)
         report(f"{progress}: {len(seeds)} lanes, compiled in {time.perf_counter() - began:.1f} s")
         began, first, shown = time.perf_counter(), start, 0.0
         while start < end:

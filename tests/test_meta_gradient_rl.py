@@ -183,9 +183,9 @@ def test_states_can_be_left_out_of_the_matching():
 # --- the agent ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective, further", [("gradient", 1), ("bootstrapped", 2)])
-def test_the_agent_and_its_environments_go_on(objective, further):
-    """K updates an iteration, none of the target's; K + 1 or K + L rollouts, without a restart."""
+@pytest.mark.parametrize("objective, updates", [("gradient", 3), ("bootstrapped", 4)])
+def test_the_agent_and_its_environments_go_on(objective, updates):
+    """K updates an iteration, and L - 1 of the target's; all rollouts but the last teach it; it never restarts."""
     endless = {**STREAM, "length": 10**6}
     algo, _ = make(objective=objective, num_inner_steps=3, num_target_steps=2, task=endless)
     state = jax.jit(algo.init)(jax.random.key(0))
@@ -197,8 +197,8 @@ def test_the_agent_and_its_environments_go_on(objective, further):
         assert relative_error(state.learner.params, before.learner.params) > 0
         counts.append(int(optax.tree.get(state.learner.opt_state, "count")))
         lengths.append(np.asarray(state.envs.episode_length))
-    assert counts == [3, 6]
-    np.testing.assert_array_equal(lengths, np.broadcast_to([[8 * (3 + further)], [16 * (3 + further)]], (2, 2)))
+    assert counts == [updates, 2 * updates]
+    np.testing.assert_array_equal(lengths, np.broadcast_to([[8 * (updates + 1)], [16 * (updates + 1)]], (2, 2)))
 
 
 def test_replaying_is_what_happened(x64):

@@ -8,7 +8,8 @@ import pytest
 from problems import point, point_maml
 
 import metarl_jax as mrl
-from metarl_jax import inner
+from metarl_jax import inner, population, tree
+from metarl_jax.run_config import ConfigError
 
 
 def make_maml(h):
@@ -118,3 +119,32 @@ def test_state_outlives_the_vmap_that_made_it():
     params = problem[2].init(jax.random.key(0))
     states = jax.vmap(lambda lr: make(lr).init(params))(jnp.array([0.1, 0.2]))
     assert all(isinstance(x, jax.Array) and x.shape[0] == 2 for x in jax.tree.leaves(states.params))
+
+
+def test_as_many_lanes_at_a_time_as_fit_into_memory(monkeypatch):
+    """The measured need of the compiled program decides; a size that was asked for is left alone."""
+    asked = []
+
+    def make(size):
+        def lane(x):  # sorting needs its 40 kB beside the result
+            return jnp.sort(jnp.sin(x * jnp.arange(10_000.0)))[::5000]
+
+        asked.append(size)
+        return jax.jit(lambda xs: tree.chunked_map(lane, xs, size or 16))  # all of them, as on an accelerator
+
+    xs = jnp.arange(16.0)
+    want = make(1)(xs)
+    needed = {n: make(n).lower(xs).compile().memory_analysis().temp_size_in_bytes for n in (1, 4, 16)}
+    assert needed[16] > 3 * needed[4] > 9 * needed[1] / 2
+    for memory, sizes in ((None, [None]), (1e9, [None]), (1.2 * needed[4] / population.MEMORY_SHARE, [None, 4])):
+        asked.clear()
+        monkeypatch.setattr(population, "device_memory", lambda memory=memory: memory)
+        compiled = population.compile_to_fit(make, (xs,), 16)
+        assert asked == sizes or (asked[0] is None and 2 <= asked[-1] <= 4 and sizes[-1] == 4), asked
+        np.testing.assert_array_equal(compiled(xs), want)
+    asked.clear()
+    population.compile_to_fit(make, (xs,), 16, batch_size=16)
+    assert asked == [16]
+    monkeypatch.setattr(population, "device_memory", lambda: 1000)
+    with pytest.raises(ConfigError, match="16 lanes, one at a time, need .* GiB of the device's .*: train fewer"):
+        population.compile_to_fit(make, (xs,), 16)

@@ -11,7 +11,9 @@ The control learned from landscapes whose settings were dealt anew to their runs
 nothing. What the optimiser has above it comes from the landscapes.
 
 Population-based training uses the steps of 16 trials. It ends with an agent, not with a setting, so that its score is
-that of the last interval, of the member that was best in the interval before.
+that of the last interval, of the member that was best in the interval before. Meta-gradients (Xu et al. 2018) use
+those of one: the agent begins with the best fixed setting and tunes step size, entropy weight and lambda while it
+learns; half of its rollouts are what the meta-gradient is judged on, and teach the agent nothing.
 """
 
 import functools
@@ -23,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import pbt, population
+from metarl_jax.config import validate
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.pictures import search_curves
@@ -39,6 +42,15 @@ SEARCHES, TRIALS, FRESH_SEEDS = 20, 16, 2
 NEW_TASK = 100  # task seed; the landscapes have 0 to 3
 MOMENTS = {"learned": (1, 2, 4, 8, 16), "control": (4, 16), "TPE": (8, 16), "random": (8, 16, 32), "grid": (16,)}
 INTERVAL = 4  # of population-based training, iterations
+META_GRADIENT: dict[str, Any] = {
+    "algorithm": "meta_gradient_rl",
+    "surrogate": "ppo",
+    "tune": ["lr", "entropy_coef", "gae_lambda"],
+    "num_inner_steps": 1,
+    "meta_lr": 0.1,
+    "meta_max_grad_norm": None,
+    "outer_critic": False,
+}
 TAGS = {name: i + 1 for i, name in enumerate((*MOMENTS, "fixed"))}
 
 
@@ -87,6 +99,10 @@ def _scores(directory: Path, family: str, model: Callable[[str], optimizer.Optim
             raw[method, moment] = _fresh(directory / f"{method}-{moment}.npy", trainer, points, tag)
     start = np.tile(model("learned").start, (SEARCHES, 1))
     raw["best fixed", 1] = _fresh(directory / "fixed.npy", trainer, start, TAGS["fixed"] * 100)
+    report(f"{family}: meta-gradients")
+    raw["meta-gradients", 1] = kept(
+        directory / "meta_gradient.npy", functools.partial(_meta_gradient, config, model("learned").start)
+    )
     report(f"{family}: PBT")
     raw["PBT", TRIALS] = kept(directory / "pbt.npy", functools.partial(_population_based, config))
     low = np.nanmedian(np.concatenate([b.reshape(-1) for b in begins]))
@@ -131,6 +147,20 @@ def _population_based(config: Any) -> np.ndarray:
     return np.where(np.isfinite(fitness[-1]), fitness[-1], np.nan)[np.arange(SEARCHES), best]
 
 
+def _meta_gradient(config: Any, start: np.ndarray) -> np.ndarray:
+    """[search] of agents that tune themselves from the setting `start` on, as many steps as one trial."""
+    setting = landscapes.to_settings(start[None])[0]
+    shared = config.model_dump(exclude={"algorithm", "log_every", "checkpoint_every"})
+    count = config.num_iterations // 2  # an iteration is an update, and a rollout that judges it
+    own = validate({**shared, **setting, **META_GRADIENT, "num_iterations": count, "task_seed": NEW_TASK})
+    seeds = jnp.asarray([rivals.training_seed(TAGS["fixed"] * 100 + 1, s, 900) for s in range(SEARCHES)])
+    call = population.make_call(own, count, 10)
+    values: dict[str, Any] = {}
+    _, score, finite = call(population.make_init(own)(values, seeds), values, seeds, jnp.asarray(0))
+    fine = np.all(np.asarray(finite), axis=1, keepdims=True)
+    return landscapes.scored(np.where(fine, np.asarray(score, float), np.nan))
+
+
 # --- what is claimed ------------------------------------------------------------------------------------
 
 
@@ -152,6 +182,12 @@ def claims(scores: dict[str, dict[tuple[str, int], np.ndarray]]) -> list[Claim]:
     ):
         mean, between = interval(ours - other)
         found.append(Claim(what, mean, between, rule, bool(holds(mean, between))))
+    for what, one, other in (
+        ("learned - control, 4 trials", by_method["learned", 4], by_method["control", 4]),
+        ("meta-gradients - best fixed, 1 trial", by_method["meta-gradients", 1], fixed),
+    ):
+        mean, between = interval(one - other)
+        found.append(Claim(what, mean, between, NO_RULE, True))
     mean, between = interval(by_method["control", TRIALS] - fixed)
     found.append(Claim("control, 16 trials - best fixed", mean, between, "interval not > 0", bool(between[0] <= 0)))
     for name, its in scores.items():
