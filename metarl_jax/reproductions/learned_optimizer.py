@@ -13,7 +13,7 @@ nothing. What the optimiser has above it comes from the landscapes.
 Population-based training uses the steps of 16 trials. It ends with an agent, not with a setting, so that its score is
 that of the last interval, of the member that was best in the interval before. Meta-gradients (Xu et al. 2018) use
 those of one: the agent begins with the best fixed setting and tunes step size, entropy weight and lambda while it
-learns; half of its rollouts are what the meta-gradient is judged on, and teach the agent nothing.
+learns; every fourth of its rollouts is what the meta-gradient is judged on, and teaches the agent nothing.
 """
 
 import functools
@@ -46,7 +46,7 @@ META_GRADIENT: dict[str, Any] = {
     "algorithm": "meta_gradient_rl",
     "surrogate": "ppo",
     "tune": ["lr", "entropy_coef", "gae_lambda"],
-    "num_inner_steps": 1,
+    "num_inner_steps": 3,
     "meta_lr": 0.1,
     "meta_max_grad_norm": None,
     "outer_critic": False,
@@ -151,7 +151,7 @@ def _meta_gradient(config: Any, start: np.ndarray) -> np.ndarray:
     """[search] of agents that tune themselves from the setting `start` on, as many steps as one trial."""
     setting = landscapes.to_settings(start[None])[0]
     shared = config.model_dump(exclude={"algorithm", "log_every", "checkpoint_every"})
-    count = config.num_iterations // 2  # an iteration is an update, and a rollout that judges it
+    count = config.num_iterations // (META_GRADIENT["num_inner_steps"] + 1)  # rollouts of an iteration
     own = validate({**shared, **setting, **META_GRADIENT, "num_iterations": count, "task_seed": NEW_TASK})
     seeds = jnp.asarray([rivals.training_seed(TAGS["fixed"] * 100 + 1, s, 900) for s in range(SEARCHES)])
     call = population.make_call(own, count, 10)
