@@ -249,7 +249,8 @@ def _meta_gradient_rl(c: MetaGradientRLConfig, env: Any, tasks: Any) -> Job:
         low, high = c.ranges.get(name, [0.0, 1.0 if name in unit else None])
         tuned[name] = Tuned(getattr(c, name), low or 0.0, high)
     own = (
-        "objective", "num_inner_steps", "num_target_steps", "meta_lr", "meta_max_grad_norm", "num_envs", "num_steps",
+        "objective", "num_inner_steps", "num_target_steps", "recent", "meta_hidden", "meta_lr", "meta_max_grad_norm",
+        "num_envs", "num_steps",
         "surrogate", "num_epochs", "num_minibatches", "outer_gamma", "outer_gae_lambda", "outer_entropy_coef",
         "max_grad_norm", "value_clip_eps", *(name for name in tunable if name not in c.tune),
     )  # fmt: skip

@@ -280,6 +280,8 @@ class MetaGradientRLConfig(PPOConfig):
     outer_critic: bool = Field(True, description="learn the values of outer_gamma beside the agent's own")
     num_inner_steps: Positive = Field(1, description="updates K that the meta-gradient goes through")
     num_target_steps: Positive = Field(1, description="bootstrapped: further updates L to the target")
+    recent: Count = Field(0, description="a network of the mean rewards of so many rollouts tunes; 0: numbers do")
+    meta_hidden: list[Width] = Field([32], description="recent > 0: hidden layer widths of that network")
     meta_lr: Rate = Field(3e-3, description="Adam step size of the unconstrained hyperparameters")
     meta_max_grad_norm: Rate | None = Field(0.1, description="bound on the norm of the meta-gradient; null: none")
     outer_gamma: Unit = Field(0.99, description="discount of the outer loss, fixed")

@@ -391,7 +391,14 @@ def test_a_run_by_command(tmp_path, capsys):
     """Trained with everything tuned, and evaluated on its task."""
     names = ", ".join(ALL)
     small = ["num_iterations=2", "log_every=1", "hidden=[4]", "num_envs=2", "num_steps=8", "eval_episodes=2"]
-    own = [f"tune=[{names}]", "surrogate=smooth_ppo", "num_epochs=2", "objective=bootstrapped", "clip_eps=0.2"]
+    own = [
+        f"tune=[{names}]",
+        "surrogate=smooth_ppo",
+        "num_epochs=2",
+        "objective=bootstrapped",
+        "clip_eps=0.2",
+        "recent=3",
+    ]
     directory = str(tmp_path / "run")
     words = ["train", str(shipped_config("meta_gradient_cartpole")), *small, *own, "--run-dir", directory]
     assert cli.main(words) == 0, capsys.readouterr().err
