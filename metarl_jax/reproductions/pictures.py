@@ -107,12 +107,13 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
     axis = axes[0][0]
     methods = list(dict.fromkeys(method for method, _ in scores))
     colours = dict(zip([m for m in methods if m != "learned"], OTHERS, strict=False)) | {"learned": OURS}
-    for method in sorted(methods, key=lambda m: m == "learned"):
+    for i, method in enumerate(sorted(methods, key=lambda m: m == "learned")):
         trials = sorted(t for m, t in scores if m == method)
+        aside = 2.0 ** (0.04 * (i - len(methods) / 2))  # a little apart, so that no point hides another
         found = [interval(scores[method, t]) for t in trials]
         mean, low, high = (np.asarray(v) for v in zip(*((m, *b) for m, b in found), strict=True))
         error = np.maximum(np.stack([mean - low, high - mean]), 0)
-        axis.errorbar(trials, mean, error, label=method, color=colours[method], marker="o", capsize=2)
+        axis.errorbar(aside * np.asarray(trials), mean, error, label=method, color=colours[method], marker="o", capsize=2)
     ticks = sorted({t for _, t in scores})
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [str(t) for t in ticks])
