@@ -205,7 +205,7 @@ def meta_gradient_rl(
         by_update = (lived.rollouts, lived.params, lived.keys, lived.recent)
         first = jax.tree.map(lambda leaf: leaf[:num_inner_steps], by_update)  # further ones only lead to the target
 
-        act_key, update_key = jax.random.split(outer_key)
+        act_key, update_key = jax.random.split(outer_key) if bootstrapped else (outer_key, outer_key)
         outer = outer_learner_of(schedule.at(x, agent.recent), policy)
         seen, envs = act(agent.learner.params, act_key, agent.envs)
         judge: Any = outer.prepare(agent.learner, seen)
