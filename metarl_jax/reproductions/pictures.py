@@ -113,7 +113,9 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
         found = [interval(scores[method, t]) for t in trials]
         mean, low, high = (np.asarray(v) for v in zip(*((m, *b) for m, b in found), strict=True))
         error = np.maximum(np.stack([mean - low, high - mean]), 0)
-        axis.errorbar(aside * np.asarray(trials), mean, error, label=method, color=colours[method], marker="o", capsize=2)
+        axis.errorbar(
+            aside * np.asarray(trials), mean, error, label=method, color=colours[method], marker="o", capsize=2
+        )
     ticks = sorted({t for _, t in scores})
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [str(t) for t in ticks])
