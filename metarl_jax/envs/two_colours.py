@@ -9,9 +9,10 @@ A task says which colour pays first. Nothing ever terminates; `horizon` is a tim
 of 6.4M steps with a swap every 100,000, `make("TwoColours-v0", horizon=6_400_000)`; with the horizon of 100 that is the
 default, a task is short, and its colour is what is unknown.
 
-The authors' environment is not public: rules and observation (three positions, row and column one-hot) are those of
-their description. In the long run .2789 a step is best (`optimal_return` of 4,000 steps, less that of 3,000): it pays
-to take the bad item until it lies in a corner, out of the way. In 100 steps it does not pay, and .267 is best.
+The authors' environment is not public: rules and observation (three positions, row and column one-hot) are those of two
+public re-implementations, github.com/MagiFeeney/Bootstrapped-Meta-Learning one of them. In the long run .2789 a step
+is best (`optimal_return` of 4,000 steps, less that of 3,000): it pays to take the bad item until it lies in a corner,
+out of the way. In 100 steps it does not pay, and .267 is best.
 """
 
 import functools

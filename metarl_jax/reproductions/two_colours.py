@@ -4,12 +4,13 @@ One actor-critic lives through colours that change places every 100,000 steps. A
 out, a small one lets it earn: a constant one has to choose. The meta-gradient (MG) and the bootstrapped one (BMG) learn
 a network from the mean rewards of the last ten rollouts to the coefficient.
 
-The authors' sizes: one environment, rollouts of 16 steps, discount .99, one-step returns, SGD; a network of 32 units in
-[0, 1], Adam; K = 7 and L = 9, and for MG as many updates that it goes through as BMG makes (15), with an entropy weight
-of .12 in its outer loss. Ours: networks of 64 units and a step size of .3 in the place of 256 and .1, gradients of norm
-.5 at most (without a bound one agent in five ends with a policy that it cannot leave), a meta step size of 1e-3 in the
-place of 1e-4, and a life of `STEPS` steps in the place of 6.4M. The constant coefficient is the best of `CONSTANTS` on
-seeds of its own. The authors' figures are curves; what is claimed is their order.
+Sizes are those of a public re-implementation (github.com/MagiFeeney/Bootstrapped-Meta-Learning): one environment,
+rollouts of 16 steps, discount .99, one-step returns, SGD; a network of 32 units in [0, 1], Adam; K = 7 and L = 9; for
+MG as many updates that it goes through as BMG makes, 15, and an entropy weight of .12 in its outer loss. Ours are
+networks of 64 units and a step size of .3 in the place of 256 and .1, gradients of norm .5 at most (without a bound one
+agent in five ends with a policy that it cannot leave), a meta step size of 1e-3 in the place of 1e-4, and a life of
+`STEPS` steps in the place of 6.4M. The constant coefficient is the best of `CONSTANTS` on seeds of its own. The paper's
+figures are curves; what is claimed is their order.
 """
 
 from collections.abc import Callable
