@@ -100,7 +100,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Flennerhag et al. 2022, Bootstrapped Meta-Learning",
         f"{_HERE}.two_colours",
         seeds=10,
-        cpu="TODO minutes",
+        cpu="34 minutes",
         gpu=NOT_MEASURED,
     ),
     "exact-meta-gradients": Reproduction(
