@@ -9,6 +9,7 @@ The directory holds sweep.json and curves.npz as those of other sweeps (`sweep`)
 """
 
 import csv
+import functools
 import io
 import time
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
     job = build(config)
     init = population.make_init(config)
 
+    @functools.cache  # traced once, for its shapes and to be compiled
     def make(batch_size: int | None) -> Any:
         options: dict[str, Any] = {"higher_is_better": job.higher_is_better, "batch_size": batch_size}
         return pbt.make_call(config, made.dimensions, members, made.interval, per_call, **options)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gymnax.environments.bsuite.discounting_chain import DiscountingChain
 from jax.flatten_util import ravel_pytree
 from probes import STREAM, Probe, probe
 from problems import flat, is_finite, relative_error
@@ -21,8 +20,6 @@ from metarl_jax.config import validate
 from metarl_jax.hyperparameters import MARGIN, Tuned, squash, unconstrained
 from metarl_jax.lifetime import with_outer_critic
 from metarl_jax.networks import mlp_policy
-from metarl_jax.reproductions import discounting_chain
-from metarl_jax.rollout import rollout
 from metarl_jax.run_config import ConfigError
 from metarl_jax.shipped import shipped_config
 
@@ -331,36 +328,6 @@ def test_it_refuses_policies_that_do_not_fit():
     for policy, said in ((mlp_policy(Probe(), ()), "has no critic"), (remembering, "has a memory")):
         with pytest.raises(ValueError, match=f"policy: {said}"):
             mrl.meta_gradient_rl(Probe(), probe(), policy, {"gamma": Tuned(0.5)})
-
-
-# --- the Discounting Chain ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("gamma", [0.9, 1.0])
-def test_the_chains_values_are_the_returns_of_its_episodes(gamma):
-    """After the first step nothing is random, so V is the discounted return; before it, V is its mean."""
-    env = DiscountingChain(mapping_seed=discounting_chain.DELAYED)
-    task = env.default_params
-    policy = mlp_policy(env, (), output_gain=1.0)
-    params = policy.init(jax.random.key(0))
-    value = discounting_chain.true_value(env, task, policy, gamma)
-    data, _ = rollout(env, policy.apply, params, jax.random.key(1), task, num_steps=100, num_envs=64)
-    never = jnp.zeros(data.reward.shape, bool)
-    want = returns.discounted_returns(data.reward, never, gamma)
-    found = value(params, data.observation)
-    np.testing.assert_allclose(found[1:], want[1:], atol=1e-5)
-    chances = policy.apply(params, data.observation[0, 0]).probs
-    first = {int(a): float(r) for a, r in zip(data.action[0], want[0], strict=True)}
-    assert set(first) == set(range(5)), "every action was tried"
-    np.testing.assert_allclose(found[0], sum(float(chances[a]) * r for a, r in first.items()), rtol=1e-4)
-    np.testing.assert_allclose(value(params, data.next_observation[-1]), 0, atol=1e-6)
-
-
-def test_the_chains_claims_need_the_whole_interval():
-    number = discounting_chain.LOW
-    assert discounting_chain.claim("x", np.array([0.9, 0.901, 0.905]), number).passed
-    found = discounting_chain.claim("x", np.array([0.9, 0.9, 0.912]), number)
-    assert found.ours < number.high < found.interval[1] and not found.passed
 
 
 # --- the command ----------------------------------------------------------------------------------------

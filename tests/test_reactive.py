@@ -61,6 +61,8 @@ def test_meta_gradient_of_the_network(x64, objective):
     scale = float(jnp.linalg.norm(grads))
     assert scale > 1e-6
     np.testing.assert_allclose(directions @ grads, want, rtol=1e-5, atol=1e-6 * scale)
+    moved = jax.tree.map(lambda g: float(jnp.abs(g).max()), unravel(grads))
+    assert min(jax.tree.leaves(moved)) > 0, f"every layer of the network matters: {moved}"
 
 
 def test_an_update_knows_the_rewards_up_to_its_own(x64):

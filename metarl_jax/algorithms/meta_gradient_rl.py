@@ -186,7 +186,7 @@ def meta_gradient_rl(
         return None if outer_critic is None else outer_critic.learner(policy, **{**outer_options, **repeats})
 
     def init(key: jax.Array) -> MetaGradientState:
-        x = schedule.init(jax.random.fold_in(key, 1))
+        x = schedule.init(jax.random.fold_in(key, 2))  # `born` splits the key in two, which are 0 and 1
         policy = policy_of({**fixed, **squash(unconstrained(tuned), tuned)})
         learner, critic = learner_at(x, policy), critic_learner_of(policy)
         agent = born(env, task, policy, learner, critic, key, num_envs, recent)

@@ -14,7 +14,7 @@ from flax import struct
 from gymnax.environments import environment
 from jax import Array
 
-from metarl_jax.envs.registry import make
+from metarl_jax.envs.registry import UnknownOption, make
 from metarl_jax.envs.tasks import TaskDistribution, check_count
 
 
@@ -84,8 +84,8 @@ def delayed(name: str, *, every: int = 20, **options: Any) -> tuple[Delayed, Tas
     """
     try:
         env, tasks = make(name, **options)
-    except ValueError as error:
-        raise ValueError(f"{error}; of Delayed: every" if "has no option" in str(error) else str(error)) from None
+    except UnknownOption as error:
+        raise UnknownOption(f"{error}; of Delayed: every") from None
     if not hasattr(env, "step_env"):
         raise ValueError(f"{name}: has no rewards that could be late")
     return _wrap(env, every), dataclasses.replace(tasks, description=f"{tasks.description}, paid every {every} steps")

@@ -71,6 +71,10 @@ _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
 }
 
 
+class UnknownOption(ValueError):
+    """An option that an environment does not have."""
+
+
 def make(name: str, **overrides: Any) -> tuple[Any, Any]:
     """Build `(env, tasks)`: a gymnax environment and the `TaskDistribution` over its `EnvParams`.
 
@@ -139,4 +143,4 @@ def _check_overrides(name: str, factory: Callable[..., Any], overrides: dict[str
     for key in overrides:
         if key not in allowed:
             hint = did_you_mean(key, allowed) if allowed else ""
-            raise ValueError(f"{name} has no option {key!r} (allowed: {', '.join(allowed) or 'none'}){hint}")
+            raise UnknownOption(f"{name} has no option {key!r} (allowed: {', '.join(allowed) or 'none'}){hint}")

@@ -13,6 +13,7 @@ agent in five ends with a policy that it cannot leave), a meta step size of 1e-3
 figures are curves; what is claimed is their order.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -87,12 +88,14 @@ def live(keys: jax.Array, method: str, constants: jax.Array) -> jax.Array:
 def run(directory: Path, report: Callable[[Any], None] = print) -> list[Claim]:
     """Mean reward a step over a whole life, of new agents; the constant chosen on lives of others."""
 
+    compiled = functools.cache(lambda method: jax.jit(partial(live, method=method)))  # one program for all constants
+
     def lives(name: str, method: str, constant: float, first_seed: int) -> np.ndarray:
         keys = jax.vmap(jax.random.key)(first_seed + jnp.arange(NUM_SEEDS))
         report(f"{name}: {NUM_SEEDS} lives of {STEPS:,} steps")
-        compiled = jax.jit(partial(live, method=method))
         path = Path(directory) / f"{name}_{NUM_SEEDS}_{STEPS}.npy"
-        return np.asarray(kept(path, lambda: compiled(keys, constants=jnp.full(NUM_SEEDS, constant))), np.float64)
+        made = kept(path, lambda: compiled(method)(keys, constants=jnp.full(NUM_SEEDS, constant)))
+        return np.asarray(made, np.float64)
 
     tried = {c: lives(f"constant_{c}", "fixed", c, 1000)[:, :, 0].mean() for c in CONSTANTS}
     best = max(tried, key=lambda c: tried[c])
