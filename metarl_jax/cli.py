@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def config_directory() -> Path:
     return next((d for d in (here.parent / "configs", here / "configs") if d.is_dir()), here / "configs")
 
 
-def _find_config(name: str) -> Path:
+def _find_config(name: str, also: Iterable[str] = ()) -> Path:
     path = Path(name)
     if path.exists() or path.suffix in (".yaml", ".yml") and path.parent != Path("."):
         return path
@@ -84,7 +85,7 @@ def _find_config(name: str) -> Path:
     import difflib
 
     known = sorted(p.stem for p in config_directory().glob("*.yaml"))
-    near = difflib.get_close_matches(path.stem, known, n=1)
+    near = difflib.get_close_matches(path.stem, [*known, *also], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ConfigError(f"config {name}: no such file, and not one of {', '.join(known)}{hint}")
 
@@ -246,7 +247,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if what in registered():
         print(f"{what}: {registered()[what]}")
         return 0
-    print(dump(load(_find_config(what))), end="")
+    print(dump(load(_find_config(what, also=[*SCHEMAS, *registered()]))), end="")
     return 0
 
 

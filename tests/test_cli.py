@@ -36,6 +36,8 @@ def run(tmp_path_factory):
         (["train", "maml_ppo_point", "--resume"], "--resume needs --run-dir"),
         (["evaluate", "nowhere"], "is not a run directory"),
         (["show", "nothing"], "no such file"),
+        (["show", "TwoColour-v0"], "did you mean TwoColours-v0?"),
+        (["show", "meta_gradient_r"], "did you mean meta_gradient_rl?"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_status_2(capsys, monkeypatch, tmp_path, arguments, expected):
