@@ -26,7 +26,8 @@ def make_rule(c: RuleConfig, env: Any) -> Rule:
     policy = _actor_critic(c, env)
     options = _ppo_options(c)
     if isinstance(c, LPOConfig):
-        return lpo(policy, c.lr, width=c.width, optimizer=optimizer, **options)
+        clip_eps = c.clip_eps if c.start == "clip" else None
+        return lpo(policy, c.lr, width=c.width, clip_eps=clip_eps, optimizer=optimizer, **options)
     assert isinstance(c, LIRPGConfig)
     rewards: dict[str, Any] = {
         "hidden": c.reward_hidden,

@@ -34,7 +34,7 @@ class RuleConfig(RunConfig):
     optimizer: Literal["adam", "sgd"] = Field("adam", description="optimiser of the agents")
     entropy_coef: NonNegative = Field(0.01, description="weight of the entropy bonus of the agents")
     value_coef: NonNegative = Field(0.5, description="weight of the loss of the agents' critics")
-    clip_eps: Rate = Field(0.2, description="PPO clip of the agents; of lpo, of the PPO it is compared with")
+    clip_eps: Rate = Field(0.2, description="PPO clip of the agents; lpo: that it begins at")
     max_grad_norm: Rate | None = Field(0.5, description="bound on the norm of an agent's gradient; null: none")
     num_envs: Positive = Field(16, description="parallel environments of an agent")
     num_steps: Positive = Field(32, description="steps of each environment an update")
@@ -110,6 +110,7 @@ class LPOConfig(RuleConfig):
 
     algorithm: Literal["lpo"] = Field(description=ALGORITHM)
     width: Width = Field(128, description="units of the drift network")
+    start: Literal["clip", "random"] = Field("clip", description="the drift to begin at: PPO's, or a random one")
     num_epochs: Positive = Field(4, description="passes over the data an update")
     num_minibatches: Positive = Field(4, description="parts of each pass; must divide num_envs x num_steps")
 

@@ -209,6 +209,30 @@ def test_without_a_drift_lpo_is_the_plain_ratio():
     assert float(found) == pytest.approx(float(losses.lvc(new, old, advantage, jnp.ones(6))), rel=1e-6)
 
 
+def test_lpo_with_a_clip_begins_at_ppo():
+    env = Probe()
+    rule, random = (mrl.lpo(agents(env), width=8, clip_eps=eps) for eps in (0.2, None))
+    eta = rule.init(jax.random.key(0))
+    log_ratio, advantage = (x.reshape(-1) for x in jnp.meshgrid(jnp.linspace(-1.5, 1.0, 26), jnp.linspace(-2, 2, 9)))
+    fields = {name: None for name in Batch.__dataclass_fields__}
+    old, mask = jnp.zeros(log_ratio.shape), jnp.ones(log_ratio.shape)
+    batch = Batch(**{**fields, "log_prob": old, "advantage": advantage, "mask": mask})
+
+    def ours(new, eta=eta, clip_eps=0.2):
+        return lpo_module.surrogate(eta, clip_eps)(new, batch)
+
+    def ppo(new):
+        return losses.ppo_clip(new, old, advantage, mask, 0.2)
+
+    assert float(ours(log_ratio)) == pytest.approx(float(ppo(log_ratio)), abs=lpo_module.MARGIN)
+    np.testing.assert_allclose(jax.grad(ours)(log_ratio), jax.grad(ppo)(log_ratio), atol=1e-6)
+    slopes = jax.grad(lambda eta: ours(log_ratio, eta))(eta)
+    assert float(jnp.abs(slopes["output"]).max()) > 0, "and can leave it by gradients"
+    away = random.init(jax.random.key(0))
+    apart = jax.grad(lambda x: ours(x, away, None))(log_ratio) - jax.grad(ppo)(log_ratio)
+    assert float(jnp.linalg.norm(apart)) > 0.1 * float(jnp.linalg.norm(jax.grad(ppo)(log_ratio)))
+
+
 def test_an_intrinsic_reward_of_weight_zero_is_ppo():
     env, policy = Probe(), agents(Probe())
     options = {"num_epochs": 2, "num_minibatches": 1}
