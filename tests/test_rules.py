@@ -25,7 +25,10 @@ def agents(env):
 RULES = {
     "lpg": lambda env, **o: mrl.lpg(env, 0.3, hidden=(3,), outcomes=3, width=4, embedding=3, **o),
     "lpg-adam": lambda env: RULES["lpg"](env, optimizer=inner.adam, max_grad_norm=0.3),
-    "lpo": lambda env: mrl.lpo(agents(env), 0.1, width=8, num_epochs=2, num_minibatches=2, max_grad_norm=0.5),
+    "lpo": lambda env, eps=None: mrl.lpo(
+        agents(env), 0.1, width=8, clip_eps=eps, num_epochs=2, num_minibatches=2, max_grad_norm=0.5
+    ),
+    "lpo-clip": lambda env: RULES["lpo"](env, 0.05)._replace(init=lambda key: lpo_module.init_drift(key, 8)),
     "lirpg": lambda env: mrl.lirpg(
         env, agents(env), 0.1, hidden=(4,), intrinsic_coef=0.7, num_epochs=2, num_minibatches=1, clip_eps=0.5
     ),

@@ -62,7 +62,7 @@ def lpo(
     lr: Float = 1e-3,
     *,
     width: int = 128,
-    clip_eps: Float | None = None,
+    clip_eps: Float | None = 0.2,
     optimizer: Any = None,
     **options: Any,
 ) -> Rule:
