@@ -126,7 +126,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Oh et al. 2020, Lu et al. 2022, Zheng et al. 2018; no published number at this size",
         f"{_HERE}.learned_rules",
         seeds=3,
-        cpu="50 minutes",
+        cpu="40 minutes",
         gpu=NOT_MEASURED,
         cells=("lpg", "lpo", "lirpg"),
         chosen=("lpg", "lpo", "lirpg"),
