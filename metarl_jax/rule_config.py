@@ -34,7 +34,7 @@ class RuleConfig(RunConfig):
     optimizer: Literal["adam", "sgd"] = Field("adam", description="optimiser of the agents")
     entropy_coef: NonNegative = Field(0.01, description="weight of the entropy bonus of the agents")
     value_coef: NonNegative = Field(0.5, description="weight of the loss of the agents' critics")
-    clip_eps: Rate = Field(0.2, description="PPO clip of the agents; lpo: that it begins at")
+    clip_eps: Rate = Field(0.2, description="PPO clip of the agents; lpo: of the PPO that it begins at")
     max_grad_norm: Rate | None = Field(0.5, description="bound on the norm of an agent's gradient; null: none")
     num_envs: Positive = Field(16, description="parallel environments of an agent")
     num_steps: Positive = Field(32, description="steps of each environment an update")

@@ -78,7 +78,8 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
 def _compared(cell: str, place: Place, there: RuleConfig, rules: Any, files: Path) -> list[Claim]:
     job = build(there)
     rival = next(name for name in job.lives if name != "run")
-    tasks = job.evaluation_tasks(NUM_TASKS)
+    # Not the first `NUM_TASKS`: designs were compared on those.
+    tasks = jax.tree.map(lambda x: x[NUM_TASKS:], job.evaluation_tasks(2 * NUM_TASKS))
 
     def rule_lives() -> Any:
         return jax.jit(lambda trees: jax.lax.map(lambda eta: _lived(job, "run", eta, tasks), trees))(rules)
@@ -112,5 +113,5 @@ def _compared(cell: str, place: Place, there: RuleConfig, rules: Any, files: Pat
 def _lived(job: Job, who: str, eta: Any, tasks: Any) -> jax.Array:
     """[task] mean return over the stages of a life."""
     stages = job.config.eval_updates  # type: ignore[union-attr]
-    curves = evaluation.adaptation_curve(job.lives[who], eta, jax.random.key(11), tasks, stages)
+    curves = evaluation.adaptation_curve(job.lives[who], eta, jax.random.key(12), tasks, stages)
     return jnp.mean(curves[:, 1:], axis=(1, 2))
