@@ -116,6 +116,7 @@ def _gradient_based(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
         c.activation,
         critic=c.baseline == "critic",
         init_std=c.init_std,
+        init_bias=c.init_bias,
         context_size=getattr(c, "context_size", 0),
     )
     train, _ = tasks.split(c.task_seed)

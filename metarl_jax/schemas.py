@@ -41,6 +41,7 @@ class GradientConfig(_PolicyConfig):
     """What every gradient-based meta-learner on episodes has."""
 
     algorithm: str
+    init_bias: NonNegative = Field(0.0, description="standard deviation of the hidden layers' biases at the start")
     horizon: Positive | None = Field(None, description="steps an episode; null: the environment's own")
     meta_batch_size: Positive = Field(40, description="tasks an iteration")
     episodes_per_task: Positive = Field(20, description="episodes a task, before and after each inner update")

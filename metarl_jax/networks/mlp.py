@@ -68,6 +68,21 @@ def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -
     return jax.tree_util.tree_map_with_path(fill, params)
 
 
+def with_biases(key: jax.Array, params: Params, std: float) -> Params:
+    """`params` with the biases of all hidden layers drawn from N(0, std^2); those of the outputs stay as they are."""
+    paths, biases = zip(
+        *((path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "bias"), strict=True
+    )
+    ends = np.cumsum([x.size for x in biases])
+    draws = dict(zip(paths, jnp.split(std * jax.random.normal(key, (ends[-1],)), ends[:-1]), strict=True))
+
+    def fill(path: Any, x: jax.Array) -> jax.Array:
+        drawn = path in draws and path[-2].key != "output"
+        return draws[path].reshape(x.shape).astype(x.dtype) if drawn else x
+
+    return jax.tree_util.tree_map_with_path(fill, params)
+
+
 class Categorical(nn.Module):
     """Policy over `num_actions` discrete actions; no hidden layers make it linear."""
 
@@ -122,13 +137,16 @@ def mlp_policy(
     init_std: float = 1.0,
     min_std: float = 1e-6,
     output_gain: float = 0.01,
+    init_bias: float = 0.0,
     context_size: int = 0,
 ) -> Policy:
     """The MLP policy that fits `env`: categorical for a discrete action space, Gaussian for a box.
 
     With `critic`, a second MLP of the same shape estimates the value; the two share no weights.
-    `hidden=()` gives a linear policy. Observations are flattened. With `context_size` the actor also reads
-    `params["context"]` [context_size], zeros where there is none: what CAVIA adapts.
+    `hidden=()` gives a linear policy. Observations are flattened. `init_bias` is the standard deviation of the hidden
+    biases at the start: with biases of 0 and observations near 0 hidden units are near 0 too, and a step of gradient
+    descent hardly moves the actions there. With `context_size` the actor also reads `params["context"]` [context_size],
+    zeros where there is none: what CAVIA adapts.
     """
     params = env.default_params
     space = env.action_space(params)
@@ -152,7 +170,11 @@ def mlp_policy(
         params = {"actor": actor.init(key, jnp.zeros(size + context_size))["params"]}
         if critic:
             params["critic"] = value.init(key, jnp.zeros(size))["params"]
-        return orthogonal(key, params, {"actor": output_gain, "critic": 1.0})
+        gains = {"actor": output_gain, "critic": 1.0}
+        if not init_bias:
+            return orthogonal(key, params, gains)
+        kernels, biases = jax.random.split(key)
+        return with_biases(biases, orthogonal(kernels, params, gains), init_bias)
 
     def act(params: Params, observation: jax.Array) -> Any:
         return actor.apply({"params": params["actor"]}, with_context(params, flat(observation)))
