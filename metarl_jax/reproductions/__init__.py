@@ -75,8 +75,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "methods that see the sampling dependence explore the sparse corner",
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.promp_sparse_corner",
-        seeds=5,
-        cpu="8 minutes",
+        seeds=20,
+        cpu="35 minutes",
         gpu=NOT_MEASURED,
     ),
     "lola-dice": Reproduction(
