@@ -156,7 +156,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Duan et al. 2016, table 2",
         f"{_HERE}.rl2_tabular_mdps",
         seeds=1,
-        cpu="2 hours",
+        cpu="120 minutes",
         gpu=NOT_MEASURED,
         cells=("n10", "n25", "n50", "n75", "n100"),
         chosen=("n10",),
