@@ -3,8 +3,9 @@
 Goals U[-.5, .5]^2, reward minus the distance, actions in [-1, 1] scaled to displacements of .1 (the authors' runs wrap
 the environment so), 40 tasks x 20 episodes x 100 steps, one inner step of size .5, 100-100 ReLU, linear baseline, TRPO
 with a KL of .01. At test 40 episodes an update, the step size halved after the first update, 40 goals.
-Ours: 300 iterations (the authors stop at 100), the inner surrogate is Loaded DiCE with lambda = .9 (the authors':
-log-likelihoods), and the Fisher matrix is estimated on 10 of the 40 tasks.
+Ours: 300 iterations (the authors stop at 100), LVC inside (theirs: log-likelihoods, the same first-order step) on
+advantages with lambda = .9 (theirs: 1), hidden biases that start from N(0, .25^2) (theirs: 0, with which the first
+inner steps hardly move the actions near the start), and the Fisher matrix is estimated on 5 of the 40 tasks.
 """
 
 from collections.abc import Callable
