@@ -36,19 +36,23 @@ class MLP(nn.Module):
         return nn.Dense(self.out, param_dtype=dtype, name="output")(x)
 
 
+def _draws(key: jax.Array, params: Params, name: str) -> dict[Any, jax.Array]:
+    """N(0, 1) for every leaf of that name, by path: one random draw, because each is compiled by itself."""
+    leaves = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == name]
+    ends = np.cumsum([x.size for _, x in leaves])
+    parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+    return {path: part.reshape(x.shape) for (path, x), part in zip(leaves, parts, strict=True)}
+
+
 def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -> Params:
     """`params` with every kernel drawn anew: orthogonal with gain sqrt 2, the last layer with its output gain.
 
-    Saxe et al. 2014; the gains usual for PPO. One random draw serves all kernels, because every random call
-    is compiled by itself: a policy's initialisation compiles in a fraction of the time of flax's initialisers.
+    Saxe et al. 2014; the gains usual for PPO. One random draw serves all kernels: a policy's initialisation compiles
+    in a fraction of the time of flax's initialisers.
     On a CPU a batch is decomposed one matrix after another: batched ones that run within a loop can hold all threads
     of XLA's pool and wait for ever (jaxlib 0.10.2: a vmap of this within `lax.map`, on two cores).
     """
-    paths, kernels = zip(
-        *((path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"), strict=True
-    )
-    ends = np.cumsum([x.size for x in kernels])
-    draws = dict(zip(paths, jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1]), strict=True))
+    draws = _draws(key, params, "kernel")
 
     def decompose(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         q, r = jnp.linalg.qr(x)
@@ -70,15 +74,10 @@ def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -
 
 def with_biases(key: jax.Array, params: Params, std: float) -> Params:
     """`params` with the biases of all hidden layers drawn from N(0, std^2); those of the outputs stay as they are."""
-    paths, biases = zip(
-        *((path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "bias"), strict=True
-    )
-    ends = np.cumsum([x.size for x in biases])
-    draws = dict(zip(paths, jnp.split(std * jax.random.normal(key, (ends[-1],)), ends[:-1]), strict=True))
+    draws = _draws(key, params, "bias")
 
     def fill(path: Any, x: jax.Array) -> jax.Array:
-        drawn = path in draws and path[-2].key != "output"
-        return draws[path].reshape(x.shape).astype(x.dtype) if drawn else x
+        return (std * draws[path]).astype(x.dtype) if path in draws and path[-2].key != "output" else x
 
     return jax.tree_util.tree_map_with_path(fill, params)
 
