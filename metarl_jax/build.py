@@ -116,7 +116,6 @@ def _gradient_based(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
         c.activation,
         critic=c.baseline == "critic",
         init_std=c.init_std,
-        init_bias=c.init_bias,
         context_size=getattr(c, "context_size", 0),
     )
     train, _ = tasks.split(c.task_seed)
@@ -127,7 +126,10 @@ def _gradient_based(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
 
 
 def _inner_options(c: Any) -> dict[str, Any]:
-    names = ("dice_lambda", "gamma", "gae_lambda", "baseline", "normalize_advantage", "entropy_coef", "value_coef")
+    names = (
+        "dice_lambda", "gamma", "gae_lambda", "baseline", "normalize_advantage", "target_return", "entropy_coef",
+        "value_coef",
+    )  # fmt: skip
     return {"num_microbatches": c.inner_microbatches, **{name: getattr(c, name) for name in names}}
 
 

@@ -161,6 +161,7 @@ def ppo(
     adapts: Sequence[str] | None = None,
     proximal_coef: Float | None = None,
     num_microbatches: int = 1,
+    target_return: Float | None = None,
 ) -> Learner:
     """Proximal policy optimisation (Schulman et al. 2017), differentiable through every one of its steps.
 
@@ -176,6 +177,8 @@ def ppo(
         adapts: names of the parameters (or of modules that hold them) that an update moves; None: all.
         num_microbatches: parts in which one step's gradient is added up, the same number at less memory: a second-order
             gradient then holds the activations of one part. Parts are episodes; losses must be means over steps.
+        target_return: R*, a discounted return of an episode: descends (R* - R)^2 / 2 by a step size that is multiplied
+            by (R* - R) / T, see `losses.towards_target`. None: ascends the return R.
         proximal_coef: adds proximal_coef / 2 |theta' - theta|^2, theta being where this update began.
         All floats may be tracers; `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
     Raises: ValueError for unknown names, a critic that is not there, minibatches of a surrogate over time, DiCE on
@@ -232,8 +235,11 @@ def ppo(
             value = value + proximal_coef / 2 * optax.tree.norm(optax.tree.sub(adapted, anchor), squared=True)
         return value, metrics
 
+    def weighed(batch: Batch) -> Batch:
+        return batch if target_return is None else losses.towards_target(batch, target_return)
+
     def regularised(params: Params, anchor: Params, batch: Batch) -> jax.Array:
-        return objective(params, (batch, params, anchor))[0]
+        return objective(params, (weighed(batch), params, anchor))[0]
 
     def update(
         state: LearnerState, key: jax.Array, batch: Batch, differentiation: str = "reverse"
@@ -244,6 +250,7 @@ def ppo(
             raise ValueError(
                 f"num_minibatches = {num_minibatches}: must divide the batch of {num_samples} {unit} evenly"
             )
+        batch = weighed(batch)
         if num_minibatches > 1:
             if not remembers:
                 batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[batch.mask.ndim :]), batch)

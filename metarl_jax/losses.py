@@ -127,6 +127,23 @@ def tmaml(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: j
     return -masked_mean(magic_box(total) * discounted_reward + value_terms, mask)
 
 
+def towards_target(batch: Batch, target_return: float | jax.Array) -> Batch:
+    """`batch` with every weight times (R* - R) / T: its surrogates then descend (R* - R)^2 / 2 in place of -R.
+
+    R is the mean discounted return of the episodes [T, B], R* = `target_return` in the same unit, T the most steps that
+    one can take. (R* - R)^2 / 2 has the gradient of -R times R* - R, the numerator of Polyak's step size (1987). So how
+    far a step goes says how far the target is, which a policy gradient alone does not know (a constant added to the
+    rewards does not change it), and steps get shorter on the way. They turn round beyond it: R* is for a return that
+    cannot be exceeded, such as 0 where rewards are costs.
+    R is data, as advantages are, and not differentiated: of the Hessian, grad R grad R^T is left out.
+    """
+    num_steps, num_episodes = batch.mask.shape
+    mean_return = jnp.sum(batch.discounted_reward * batch.mask) / num_episodes
+    missing = (target_return - mean_return) / num_steps
+    names = ("advantage", "discounted_reward", "discounted_value")
+    return batch.replace(**{name: missing * getattr(batch, name) for name in names})  # type: ignore[attr-defined]
+
+
 def value_loss(
     value: jax.Array,
     target: jax.Array,

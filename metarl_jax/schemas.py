@@ -10,6 +10,7 @@ from metarl_jax.run_config import (
     Activation,
     ConfigError,
     Count,
+    Finite,
     NonNegative,
     Positive,
     Rate,
@@ -41,7 +42,6 @@ class GradientConfig(_PolicyConfig):
     """What every gradient-based meta-learner on episodes has."""
 
     algorithm: str
-    init_bias: NonNegative = Field(0.0, description="standard deviation of the hidden layers' biases at the start")
     horizon: Positive | None = Field(None, description="steps an episode; null: the environment's own")
     meta_batch_size: Positive = Field(40, description="tasks an iteration")
     episodes_per_task: Positive = Field(20, description="episodes a task, before and after each inner update")
@@ -52,6 +52,10 @@ class GradientConfig(_PolicyConfig):
     gae_lambda: Unit = Field(1.0, description="lambda of generalised advantage estimation")
     baseline: Literal["linear", "critic", "zero"] = Field("linear", description="baseline of the advantages")
     normalize_advantage: bool = Field(True, description="standardise advantages per task")
+    target_return: Finite | None = Field(
+        None,
+        description="discounted return that inner steps aim at, shorter the nearer it is; null: the more the better",
+    )
     differentiation: Differentiation = Field(
         "mixed", description="how the meta-gradient gets through the inner updates"
     )

@@ -58,7 +58,7 @@ def test_finite_differences(x64, critic):
     The clip is tight, so that many ratios are beyond it; none crosses it between theta - h d and theta + h d.
     """
     problem = point(critic=critic)
-    options = dict(entropy_coef=0.02, max_grad_norm=None if critic else 0.5, clip_eps=0.02)
+    options = dict(entropy_coef=0.02, max_grad_norm=None if critic else 0.5, clip_eps=0.02, target_return=4.0)
 
     def loss(mode, **changed):
         inner_options = {**options, **changed}
@@ -84,7 +84,9 @@ def test_finite_differences(x64, critic):
     assert relative_error(mixed, reverse) < 1e-10
 
 
-HYPERPARAMETERS = {"lr": 0.5, "clip_eps": 0.02, "entropy_coef": 0.02, "gamma": 0.9, "max_grad_norm": 0.5}
+HYPERPARAMETERS = {
+    "lr": 0.5, "clip_eps": 0.02, "entropy_coef": 0.02, "gamma": 0.9, "max_grad_norm": 0.5, "target_return": 4.0
+}  # fmt: skip
 
 
 def hyper_loss(problem, mode):
@@ -95,7 +97,7 @@ def hyper_loss(problem, mode):
             advantage = batch.advantage + 0.1 * (h["gamma"] * batch.target - batch.value) * batch.mask
             return losses.ppo_clip(log_prob, batch.log_prob, advantage, batch.mask, h["clip_eps"])
 
-        options = {k: v for k, v in h.items() if k in ("entropy_coef", "max_grad_norm")}
+        options = {k: v for k, v in h.items() if k in ("entropy_coef", "max_grad_norm", "target_return")}
         options |= {"surrogate": surrogate}
         return point_maml(problem, h["lr"], inner_options=options, num_inner_steps=3, differentiation=mode)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import is_finite, point, point_maml, relative_error, store_trial
+from problems import flat, is_finite, point, point_maml, relative_error, store_trial
 
 import metarl_jax as mrl
 from metarl_jax import inner, returns
@@ -128,6 +128,25 @@ def test_adding_a_gradient_up_over_parts_changes_nothing(x64, differentiation):
             assert relative_error(part, whole) < 1e-12
     with pytest.raises(ValueError, match="num_microbatches = 3: must divide the 4 episodes"):
         gradient(3, "lvc")(params, trial)
+
+
+@pytest.mark.parametrize("parts", [{}, {"num_minibatches": 3}, {"num_microbatches": 2}], ids=str)
+def test_a_target_return_is_a_step_size_of_the_task(x64, parts):
+    """theta' - theta is (R* - R) / T of the plain step, however the batch is cut; R* may be traced."""
+    problem = point(hidden=(4,), horizon=6)
+    params, trial = store_trial(point_maml(problem), problem)
+    batch = jax.tree.map(lambda x: x[0], trial.inner)
+    missing = (1.5 - float((batch.discounted_reward * batch.mask).sum()) / 4) / 6
+
+    def step(lr, **target):
+        options = {"num_epochs": 1, "num_minibatches": 1, "baseline": "linear", **parts, **target}
+        learner = inner.ppo(problem[2], lr, **options)
+        return learner.update(learner.init(params), jax.random.key(0), batch)[0].params
+
+    aimed = jax.jit(lambda target: step(0.1, target_return=target))(1.5)
+    moved, plain = flat(aimed) - flat(params), flat(step(0.1 * missing)) - flat(params)
+    assert float(jnp.linalg.norm(plain)) > 1e-3
+    assert relative_error(moved, plain) < 1e-10
 
 
 def test_impossible_choices_are_named(acted):

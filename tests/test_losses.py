@@ -206,3 +206,18 @@ def test_surrogate_by_name_or_function(batch):
     assert losses.surrogate(own) is own
     loose = losses.surrogate("ppo", clip_eps=10.0, dice_lambda=0.0)(batch.log_prob + 1, batch)
     assert float(loose) == pytest.approx(float(losses.surrogate("lvc")(batch.log_prob + 1, batch)), rel=1e-5)
+
+
+def test_towards_a_target_every_weight_is_what_the_return_falls_short_by(x64, batch):
+    """Two episodes of 5 and 3 steps: what a batch holds behind the end of an episode does not count."""
+    returns = [float(batch.discounted_reward[:, 0].sum()), float(batch.discounted_reward[:3, 1].sum())]
+    missing = (2.0 - sum(returns) / B) / T
+    behind = jax.tree.map(lambda x: jnp.where(batch.mask == 0, 7.0, x), batch.discounted_reward)
+    aimed = losses.towards_target(batch.replace(discounted_reward=behind), 2.0)
+    for name in ("vpg", "lvc", "dice", "tmaml", "loaded_dice", "ppo"):
+        options = {"clip_eps": 0.2, "dice_lambda": 1.0}
+        np.testing.assert_allclose(
+            gradient(name, aimed, **options), missing * gradient(name, batch, **options), atol=1e-14
+        )
+    assert float(jnp.abs(losses.towards_target(batch, sum(returns) / B).advantage).max()) < 1e-15
+    np.testing.assert_array_equal(aimed.target, batch.target)

@@ -49,22 +49,6 @@ def test_gaussian_samples_have_its_moments(point_env):
     np.testing.assert_allclose(log_prob, distribution.log_prob(sample), rtol=1e-4, atol=1e-5)
 
 
-def test_hidden_biases_start_at_their_standard_deviation(point_env):
-    zero = mlp_policy(point_env, (300, 300), critic=True).init(jax.random.key(0))
-    params = mlp_policy(point_env, (300, 300), critic=True, init_bias=0.4).init(jax.random.key(0))
-    chex.assert_trees_all_equal_shapes_and_dtypes(zero, params)
-    drawn = []
-    for name in ("actor", "critic"):
-        layers = params[name]["MLP_0"] if name == "actor" else params[name]
-        for layer in ("Dense_0", "Dense_1"):
-            drawn.append(np.asarray(layers[layer]["bias"]))
-            np.testing.assert_allclose(drawn[-1].std(), 0.4, rtol=0.15)
-        assert not np.any(layers["output"]["bias"])
-    assert len({bias[0] for bias in drawn}) == 4, "every layer has draws of its own"
-    linear = mlp_policy(point_env, (), init_bias=0.4).init(jax.random.key(0))
-    assert not np.any(linear["actor"]["MLP_0"]["output"]["bias"])
-
-
 def test_gaussian_std_has_a_floor():
     network = Gaussian(action_dim=2, hidden=(), min_std=0.1)
     params = network.init(jax.random.key(0), jnp.zeros(3))

@@ -36,23 +36,19 @@ class MLP(nn.Module):
         return nn.Dense(self.out, param_dtype=dtype, name="output")(x)
 
 
-def _draws(key: jax.Array, params: Params, name: str) -> dict[Any, jax.Array]:
-    """N(0, 1) for every leaf of that name, by path: one random draw, because each is compiled by itself."""
-    leaves = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == name]
-    ends = np.cumsum([x.size for _, x in leaves])
-    parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
-    return {path: part.reshape(x.shape) for (path, x), part in zip(leaves, parts, strict=True)}
-
-
 def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -> Params:
     """`params` with every kernel drawn anew: orthogonal with gain sqrt 2, the last layer with its output gain.
 
-    Saxe et al. 2014; the gains usual for PPO. One random draw serves all kernels: a policy's initialisation compiles
-    in a fraction of the time of flax's initialisers.
+    Saxe et al. 2014; the gains usual for PPO. One random draw serves all kernels, because every random call
+    is compiled by itself: a policy's initialisation compiles in a fraction of the time of flax's initialisers.
     On a CPU a batch is decomposed one matrix after another: batched ones that run within a loop can hold all threads
     of XLA's pool and wait for ever (jaxlib 0.10.2: a vmap of this within `lax.map`, on two cores).
     """
-    draws = _draws(key, params, "kernel")
+    paths, kernels = zip(
+        *((path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == "kernel"), strict=True
+    )
+    ends = np.cumsum([x.size for x in kernels])
+    draws = dict(zip(paths, jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1]), strict=True))
 
     def decompose(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         q, r = jnp.linalg.qr(x)
@@ -68,16 +64,6 @@ def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -
         q = q * jnp.sign(jnp.diagonal(r))  # uniform over orthogonal matrices
         gain = output_gains[path[0].key] if path[-2].key == "output" else np.sqrt(2)
         return (gain * (q if x.shape[0] >= x.shape[1] else q.T)).astype(x.dtype)
-
-    return jax.tree_util.tree_map_with_path(fill, params)
-
-
-def with_biases(key: jax.Array, params: Params, std: float) -> Params:
-    """`params` with the biases of all hidden layers drawn from N(0, std^2); those of the outputs stay as they are."""
-    draws = _draws(key, params, "bias")
-
-    def fill(path: Any, x: jax.Array) -> jax.Array:
-        return (std * draws[path]).astype(x.dtype) if path in draws and path[-2].key != "output" else x
 
     return jax.tree_util.tree_map_with_path(fill, params)
 
@@ -136,16 +122,13 @@ def mlp_policy(
     init_std: float = 1.0,
     min_std: float = 1e-6,
     output_gain: float = 0.01,
-    init_bias: float = 0.0,
     context_size: int = 0,
 ) -> Policy:
     """The MLP policy that fits `env`: categorical for a discrete action space, Gaussian for a box.
 
     With `critic`, a second MLP of the same shape estimates the value; the two share no weights.
-    `hidden=()` gives a linear policy. Observations are flattened. `init_bias` is the standard deviation of the hidden
-    biases at the start: with biases of 0 and observations near 0 hidden units are near 0 too, and a step of gradient
-    descent hardly moves the actions there. With `context_size` the actor also reads `params["context"]` [context_size],
-    zeros where there is none: what CAVIA adapts.
+    `hidden=()` gives a linear policy. Observations are flattened. With `context_size` the actor also reads
+    `params["context"]` [context_size], zeros where there is none: what CAVIA adapts.
     """
     params = env.default_params
     space = env.action_space(params)
@@ -169,11 +152,7 @@ def mlp_policy(
         params = {"actor": actor.init(key, jnp.zeros(size + context_size))["params"]}
         if critic:
             params["critic"] = value.init(key, jnp.zeros(size))["params"]
-        gains = {"actor": output_gain, "critic": 1.0}
-        if not init_bias:
-            return orthogonal(key, params, gains)
-        kernels, biases = jax.random.split(key)
-        return with_biases(biases, orthogonal(kernels, params, gains), init_bias)
+        return orthogonal(key, params, {"actor": output_gain, "critic": 1.0})
 
     def act(params: Params, observation: jax.Array) -> Any:
         return actor.apply({"params": params["actor"]}, with_context(params, flat(observation)))
