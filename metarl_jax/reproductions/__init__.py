@@ -52,7 +52,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Finn et al. 2017, figure 4",
         f"{_HERE}.maml_point_navigation",
         seeds=3,
-        cpu="60 minutes",
+        cpu="52 minutes",
         gpu=NOT_MEASURED,
     ),
     "sinusoid": Reproduction(
