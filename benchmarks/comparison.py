@@ -1,6 +1,6 @@
 """The gradient-based family side by side: returns before and after adapting, on dense and on sparse point navigation.
 
-    python -m benchmarks.comparison                    all rows, about 50 minutes on one CPU core
+    python -m benchmarks.comparison                    all rows, about 70 minutes on one CPU core
     python -m benchmarks.comparison --only promp_point --tasks dense
 
 Each row is a configuration of configs/, trained with 3 seeds for 150 iterations of 20 tasks x 10 episodes x 100 steps
