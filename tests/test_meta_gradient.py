@@ -69,30 +69,31 @@ def test_truncated_lies_between_first_order_and_mixed():
     both_precisions(check)
 
 
-def proximal_maml(problem, differentiation, num_steps, strength=3.0, **options):
+def proximal_maml(problem, differentiation, num_steps, strength=3.0, target=None, **options):
     env, tasks, policy = problem
-    learner = inner.proximal(policy, 0.25, strength=strength, num_steps=num_steps, gamma=0.9)
+    learner = inner.proximal(policy, 0.25, strength=strength, num_steps=num_steps, gamma=0.9, target_return=target)
     options = {"meta_batch_size": 2, "episodes_per_task": 4, "outer_surrogate": "lvc", **options}
     return mrl.maml(env, tasks, policy, learner, differentiation=differentiation, **options)
 
 
 @pytest.mark.parametrize("num_inner_steps", [1, 2])
 def test_implicit_is_the_unrolled_gradient_of_a_converged_inner_problem(x64, num_inner_steps):
-    """Through 60 steps to the minimum of L + strength / 2 |p - theta|^2; and in the strength, a closed-over tracer."""
+    """Through 60 steps to the minimum of L + strength / 2 |p - theta|^2; in strength and R* too, closed over."""
     problem = point(hidden=(4,), horizon=5)
 
-    def meta_loss(params, strength, trial, way):
-        return proximal_maml(problem, way, 60, strength, num_inner_steps=num_inner_steps).meta_loss(params, trial)
+    def meta_loss(params, strength, target, trial, way):
+        options = {"num_inner_steps": num_inner_steps}
+        return proximal_maml(problem, way, 60, strength, target, **options).meta_loss(params, trial)
 
     algo = proximal_maml(problem, "reverse", 60, num_inner_steps=num_inner_steps)
     params, trial = store_trial(algo, problem)
     both = [
-        jax.jit(jax.grad(lambda p, s, t, w=way: meta_loss(p, s, t, w), (0, 1)))(params, 3.0, trial)
+        jax.jit(jax.grad(lambda *x, w=way: meta_loss(*x, w), (0, 1, 2)))(params, 3.0, 4.0, trial)
         for way in ("reverse", implicit(cg_steps=40, cg_tol=1e-14))
     ]
-    assert float(jnp.linalg.norm(flat(both[0][0]))) > 1e-3 and abs(float(both[0][1])) > 1e-6
+    assert float(jnp.linalg.norm(flat(both[0][0]))) > 1e-3 and all(abs(float(x)) > 1e-6 for x in both[0][1:])
     assert relative_error(both[1][0], both[0][0]) < 1e-10
-    np.testing.assert_allclose(both[1][1], both[0][1], rtol=1e-8)
+    np.testing.assert_allclose(both[1][1:], both[0][1:], rtol=1e-8)
 
 
 def test_implicit_forward_and_reverse_are_transposes(x64):
