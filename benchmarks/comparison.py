@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from metarl_jax import assessment, config, experiment
-from metarl_jax.build import build
-from metarl_jax.cli import _prepare_jax, config_directory
+from metarl_jax.cli.main import _prepare_jax, config_directory
+from metarl_jax.runs import config, evaluate, train
+from metarl_jax.runs.build import build
 
 CONFIGS = (
     "maml_lvc_point", "maml_vpg_point", "maml_ppo_epochs_point", "fomaml_point", "maml_trpo_point", "promp_point",
@@ -37,10 +37,10 @@ def row(name: str, tasks: str, directory: Path, baselines: bool) -> dict[str, An
     job = build(chosen)
     run_dir = directory / f"{name}-{tasks}"
     began = time.process_time()
-    experiment.train(job, run_dir, resume=True, report=lambda _: None)
+    train.train(job, run_dir, resume=True, report=lambda _: None)
     trained = time.process_time() - began
-    table, scores = assessment.assess(run_dir, baselines=baselines, report=lambda _: None)
-    assessment.save(run_dir, table, scores)
+    table, scores = evaluate.assess(run_dir, baselines=baselines, report=lambda _: None)
+    evaluate.save(run_dir, table, scores)
     return {
         "config": name,
         "tasks": tasks,

@@ -13,7 +13,7 @@ import metarl_jax as mrl
 from benchmarks import common
 from metarl_jax.envs.trial import trials
 from metarl_jax.networks import recurrent_policy, transformer_policy
-from metarl_jax.trial_rollout import trial_rollout
+from metarl_jax.rl.trials import trial_rollout
 
 PULLS = (10, 100, 500)
 CHUNKS = {100: 10, 500: 25}

@@ -18,7 +18,7 @@ from flax import struct
 import metarl_jax as mrl
 from benchmarks import common
 from metarl_jax.gradient import MODES
-from metarl_jax.rollout import rollout
+from metarl_jax.rl.rollout import rollout
 
 COLUMNS = {
     "study": "", "size": "", "mode": "", "trace_s": ".1f", "compile_s": ".1f", "cpu_s": ".3f", "wall_s": ".3f",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 import metarl_jax as mrl
 from benchmarks import common, memory, peers
-from metarl_jax.rollout import rollout
+from metarl_jax.rl.rollout import rollout
 
 PPO_ITERATIONS = 500_000 // 512
 TASKS, EPISODES, HORIZON = 40, 20, 100

@@ -28,16 +28,32 @@ _NAMES = {
     "lirpg": "metarl_jax.algorithms.lirpg",
     "lpg": "metarl_jax.algorithms.lpg",
     "lpo": "metarl_jax.algorithms.lpo",
-    "evolve_rule": "metarl_jax.rule_evolution",
-    "learn_rule": "metarl_jax.rule_gradient",
+    "evolve_rule": "metarl_jax.update_rules.by_evolution",
+    "learn_rule": "metarl_jax.update_rules.by_gradient",
     "rl2": "metarl_jax.algorithms.rl2",
     "varibad": "metarl_jax.algorithms.varibad",
     "supervised_maml": "metarl_jax.algorithms.supervised_maml",
 }
-_MODULES = (
-    "adapt", "baselines", "envs", "evaluation", "exact", "gradient", "inner", "lifetime", "losses", "meta_gradient",
-    "meta_learner", "networks", "outer", "returns", "rollout", "tree", "trial_rollout", "types",
-)  # fmt: skip
+_MODULES = {
+    "adapt": "meta.adaptation",
+    "baselines": "reference",
+    "envs": "envs",
+    "evaluation": "meta.evaluation",
+    "exact": "reference.exact",
+    "gradient": "gradient",
+    "inner": "rl.learners",
+    "lifetime": "update_rules.lifetimes",
+    "losses": "rl.losses",
+    "meta_gradient": "meta.differentiation",
+    "meta_learner": "meta.meta_learner",
+    "networks": "networks",
+    "outer": "meta.outer",
+    "returns": "rl.returns",
+    "rollout": "rl.rollout",
+    "tree": "tree",
+    "trial_rollout": "rl.trials",
+    "types": "types",
+}
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
@@ -46,7 +62,7 @@ def __getattr__(name: str) -> Any:
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

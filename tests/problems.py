@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 import metarl_jax as mrl
-from metarl_jax import inner
 from metarl_jax.networks import mlp_policy
+from metarl_jax.rl import learners
 
 
 def point(critic=False, hidden=(8,), horizon=10):
@@ -21,7 +21,7 @@ def point_maml(problem, lr=0.1, *, inner_options=None, **options):
     baseline = "linear" if policy.value is None else "critic"
     inner_options = {"num_epochs": 2, "num_minibatches": 2, "baseline": baseline, **(inner_options or {})}
     options = {"num_inner_steps": 2, "meta_batch_size": 2, "episodes_per_task": 4, **options}
-    return mrl.maml(env, tasks, policy, inner.ppo(policy, lr, **inner_options), **options)
+    return mrl.maml(env, tasks, policy, learners.ppo(policy, lr, **inner_options), **options)
 
 
 def store_trial(algo, problem, seed=0):

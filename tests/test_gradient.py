@@ -9,11 +9,11 @@ from jax.flatten_util import ravel_pytree
 from probes import Probe, probe
 from problems import flat, is_finite, point, point_maml, random_directions, relative_error, store_trial
 
-from metarl_jax import adapt as adaptation
-from metarl_jax import inner, losses
 from metarl_jax.envs import TaskDistribution
 from metarl_jax.gradient import MODES, value_and_grad
+from metarl_jax.meta import adaptation
 from metarl_jax.networks import mlp_policy
+from metarl_jax.rl import learners, losses
 from metarl_jax.tree import leaf_names
 from metarl_jax.types import Learner, LearnerState, Trial
 
@@ -166,7 +166,7 @@ def test_zero_inner_gradients_leave_the_meta_gradient_finite(mode):
 
     @jax.jit
     def compute(params, trial):
-        settings = ({"max_grad_norm": 0.5}, {"optimizer": inner.adam(0.1), "max_grad_norm": 0.5})
+        settings = ({"max_grad_norm": 0.5}, {"optimizer": learners.adam(0.1), "max_grad_norm": 0.5})
         plain = point_maml(problem, num_inner_steps=0).meta_loss
         nothing = jax.tree.map(lambda x: x[:0], trial).replace(outer=trial.outer)
         make = lambda s: point_maml(problem, inner_options=s, differentiation=mode)  # noqa: E731
@@ -186,7 +186,7 @@ def test_tasks_without_a_signal_are_survived():
 
     def step(constant, key):
         tasks = TaskDistribution(lambda key: probe(constant=0.0, length=3).replace(constant=constant), horizon=4)
-        options = {"max_grad_norm": 0.5, "optimizer": inner.adam(0.1)}
+        options = {"max_grad_norm": 0.5, "optimizer": learners.adam(0.1)}
         algo = point_maml((env, tasks, policy), inner_options=options)
         return algo.step(algo.init(key), key)
 

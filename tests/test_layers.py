@@ -13,22 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "metarl_jax"
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")  # that one imports nothing itself
 
-# Within one level nobody imports anybody, except in these folders, and at the top, whose row is in order.
-FREE = ("networks", "envs", "baselines", "reproductions", "tuning")
-TOP = "L8"
-
-
-def levels():
-    """{module: (level, place in the top row or 0)}, read from the table in docs/architecture.md."""
-    table = re.findall(r"^\| (L\d) \| (.*?) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
-    found = {}
-    for level, row in table:
-        for place, name in enumerate(re.findall(r"`(\w+)/?`", row)):
-            found[name] = (level, place if level == TOP else 0)
-    return found
-
-
-LEVELS = levels()
+# Folder order = import order = data order: a room imports rooms before it only. Those not built yet have their place.
+ROOMS = (
+    "types", "tree", "gradient", "options", "devices", "envs", "networks", "models", "rl", "meta", "update_rules",
+    "reference", "algorithms", "runs", "sweeps", "tuning", "reproductions", "cli",
+)  # fmt: skip
+NOT_BUILT = {"devices", "models"}
 
 
 def module_name(path):
@@ -38,6 +28,10 @@ def module_name(path):
 
 
 MODULES = {module_name(p) for p in FILES}
+
+
+def room(name):
+    return name.partition(".")[0]
 
 
 def imports(path):
@@ -58,24 +52,41 @@ def imports(path):
         yield name
 
 
-def level(name):
-    top = name.partition(".")[0]
-    assert top in LEVELS, f"{top} has no level: give it one in the table of docs/architecture.md"
-    return LEVELS[top]
+def test_the_package_holds_the_rooms_and_nothing_else():
+    there = {p.stem if p.is_file() else p.name for p in PACKAGE.iterdir()} - {"__init__", "__pycache__", "py"}
+    assert there == set(ROOMS) - NOT_BUILT
 
 
-def test_the_table_has_every_module_and_no_other():
-    assert set(LEVELS) == {name.partition(".")[0] for name in MODULES}
+def test_readme_and_docs_list_the_rooms_in_order():
+    for page in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
+        tree = page.read_text().partition("metarl_jax/\n")[2].partition("```")[0]
+        listed = [name for name in re.findall(r"^  (\w+)(?:\.py|/)", tree, re.MULTILINE)]
+        assert listed == [name for name in ROOMS if name not in NOT_BUILT], page.name
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_imports_go_down(path):
     name = module_name(path)
     for imported in imports(path):
-        top = name.partition(".")[0]
-        if top in FREE and imported.partition(".")[0] == top:
-            continue
-        assert level(imported) < level(name), f"{name} imports {imported}: not from a lower level"
+        here, there = ROOMS.index(room(name)), ROOMS.index(room(imported))
+        assert there <= here, f"{name} imports {imported}: not from an earlier room"
+
+
+def test_no_circles_inside_a_room():
+    edges = {module_name(p): set(imports(p)) for p in FILES}
+    # A package's __init__ re-exports its files: only files count here.
+    files = {name for name in edges if not any(other.startswith(f"{name}.") for other in edges)}
+    done = set()
+
+    def visit(name, path):
+        assert name not in path, " imports ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for imported in edges[name] & files:
+                visit(imported, [*path, name])
+            done.add(name)
+
+    for name in sorted(files):
+        visit(name, [])
 
 
 @pytest.mark.parametrize("path", [*FILES, PACKAGE / "__init__.py"], ids=lambda p: str(p.relative_to(PACKAGE)))

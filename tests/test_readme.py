@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tables
-from metarl_jax import cli
+from metarl_jax.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,7 +51,7 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
             words = [*words, *fewer]
         if words[0] == "tune":
             words = [*words, "--trials", "2", "num_iterations=2", "num_steps=8", "hidden=[4]", "env_options.horizon=4"]
-        assert cli.main(words) == 0, capsys.readouterr().err
+        assert main(words) == 0, capsys.readouterr().err
 
 
 def test_make_has_the_first_two_commands():

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 
-from metarl_jax import inner, tree
-from metarl_jax.meta_learner import policy_meta_learner
+from metarl_jax import tree
+from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.rl import learners
 from metarl_jax.types import MetaLearner, Policy
 
 
@@ -28,7 +29,7 @@ def anil(
 
     Args:
         head: names of parameters, or of the modules that hold them: "output" is the last layer of the networks here.
-        inner_options: further options of `inner.policy_gradient`, such as gamma. Other options are those of
+        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`.
     Raises: ValueError for a name that no parameter has.
     """
@@ -36,5 +37,5 @@ def anil(
         jax.eval_shape(policy.init, jax.random.key(0)), head
     )  # a misspelt name is refused here, not at training
     options_ = {"surrogate": inner_surrogate, "adapts": tuple(head), **(inner_options or {})}
-    learner = inner.policy_gradient(policy, inner_lr, **options_)
+    learner = learners.policy_gradient(policy, inner_lr, **options_)
     return policy_meta_learner(env, tasks, policy, learner, **options)

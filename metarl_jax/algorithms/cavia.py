@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from metarl_jax import inner
-from metarl_jax.meta_learner import policy_meta_learner
+from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.rl import learners
 from metarl_jax.types import MetaLearner, Policy
 
 
@@ -24,8 +24,8 @@ def cavia(
     never adapted. `policy` must read `params["context"]`: `networks.mlp_policy(env, ..., context_size=context_size)`.
 
     Args:
-        inner_options: further options of `inner.policy_gradient`, such as gamma. Other options are those of
+        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`.
     """
-    learner = inner.context(policy, inner_lr, size=context_size, surrogate=inner_surrogate, **(inner_options or {}))
+    learner = learners.context(policy, inner_lr, size=context_size, surrogate=inner_surrogate, **(inner_options or {}))
     return policy_meta_learner(env, tasks, policy, learner, **options)

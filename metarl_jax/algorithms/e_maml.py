@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from metarl_jax import inner
-from metarl_jax.meta_learner import policy_meta_learner
+from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.rl import learners
 from metarl_jax.types import MetaLearner, Policy
 
 
@@ -35,8 +35,8 @@ def e_maml(
     so that the two together count it twice (`exact.sampled_meta_gradient` shows it).
 
     Args:
-        inner_options: further options of `inner.policy_gradient`, such as gamma. Other options are those of
+        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`.
     """
-    learner = inner.policy_gradient(policy, inner_lr, surrogate=inner_surrogate, **(inner_options or {}))
+    learner = learners.policy_gradient(policy, inner_lr, surrogate=inner_surrogate, **(inner_options or {}))
     return policy_meta_learner(env, tasks, policy, learner, exploration_coef=exploration_coef, **options)

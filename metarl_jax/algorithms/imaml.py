@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 
-from metarl_jax import inner
-from metarl_jax.meta_gradient import implicit
-from metarl_jax.meta_learner import policy_meta_learner
+from metarl_jax.meta.differentiation import implicit
+from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.rl import learners
 from metarl_jax.types import MetaLearner, Policy
 
 Float = float | jax.Array
@@ -32,10 +32,10 @@ def imaml(
     CG needs strength + curvature of L to be positive: a small strength with a strongly concave L makes it diverge.
 
     Args:
-        inner_options: further options of `inner.proximal`, such as gamma. Other options are those of
+        inner_options: further options of `learners.proximal`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`; `differentiation="mixed"` unrolls the steps instead.
     """
-    learner = inner.proximal(
+    learner = learners.proximal(
         policy,
         inner_lr,
         strength=proximal_strength,

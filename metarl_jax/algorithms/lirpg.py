@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl_jax import inner
-from metarl_jax.lifetime import Rule
 from metarl_jax.networks import MLP, flattener
+from metarl_jax.rl import learners
 from metarl_jax.types import Learner, LearnerState, Params, Policy, Rollout
+from metarl_jax.update_rules.lifetimes import Rule
 
 Float = float | jax.Array
 
@@ -40,8 +40,8 @@ def lirpg(
     Args:
         policy: of the agents; its critic learns values of the mixed reward.
         intrinsic_coef, extrinsic_coef: c_in and c_ex. With c_ex = 0 the learned reward is all that an agent sees.
-        lr: step size of their `optimizer` (step size -> optimiser; None: `inner.adam`).
-        options: those of `inner.ppo`.
+        lr: step size of their `optimizer` (step size -> optimiser; None: `learners.adam`).
+        options: those of `learners.ppo`.
     Discrete actions are one-hot to the network. It starts near 0.
     Not differentiated: values and bootstraps; they are those of the acting agent.
     """
@@ -60,8 +60,8 @@ def lirpg(
         return jnp.tanh(out[..., 0])
 
     def learner(eta: Params) -> Learner:
-        step: optax.GradientTransformation = (optimizer or inner.adam)(lr)
-        base = inner.ppo(policy, optimizer=step, **options)
+        step: optax.GradientTransformation = (optimizer or learners.adam)(lr)
+        base = learners.ppo(policy, optimizer=step, **options)
 
         def prepare(state: LearnerState, rollout: Rollout) -> Any:
             own = reward(eta, rollout.observation, rollout.action)

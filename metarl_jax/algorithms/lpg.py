@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from metarl_jax import inner, losses, tree
+from metarl_jax import tree
 from metarl_jax.gradient import value_and_grad
-from metarl_jax.lifetime import Rule
 from metarl_jax.networks import MLP, Categorical, flattener, mlp_policy, orthogonal
+from metarl_jax.rl import learners, losses
 from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout
+from metarl_jax.update_rules.lifetimes import Rule
 
 Float = float | jax.Array
 
@@ -91,7 +92,7 @@ def lpg(
         pi_hat_coef, y_hat_coef, prediction_entropy_coef: b2, b3, b1 of the meta-loss,
             b2 mean pi_hat^2 + b3 mean |y_hat|^2 - b1 mean H(y); its b0, the bonus on the policy's entropy, is
             `learn_rule`'s outer_entropy_coef.
-        lr: step size of the agents' `optimizer` (step size -> optimiser; None: `inner.sgd`).
+        lr: step size of the agents' `optimizer` (step size -> optimiser; None: `learners.sgd`).
     Not differentiated: the rule's inputs. Where a rollout ends within an episode the rule knows nothing of what follows
     but y(o').
     Raises: ValueError where actions are not discrete.
@@ -119,7 +120,7 @@ def lpg(
         return eta
 
     def learner(eta: Params) -> Learner:
-        step: optax.GradientTransformation = (optimizer or inner.sgd)(lr)
+        step: optax.GradientTransformation = (optimizer or learners.sgd)(lr)
         if max_grad_norm is not None:
             step = optax.chain(tree.clip_by_global_norm(max_grad_norm), step)
 

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax import inner, losses
-from metarl_jax.lifetime import Rule
+from metarl_jax.rl import learners, losses
 from metarl_jax.types import Batch, Learner, Params, Policy
+from metarl_jax.update_rules.lifetimes import Rule
 
 Float = float | jax.Array
 MARGIN = 1e-4  # what the network has to exceed
@@ -47,7 +47,7 @@ def drift(eta: Params, log_ratio: jax.Array, advantage: jax.Array, clip_eps: Flo
 
 
 def surrogate(eta: Params, clip_eps: Float | None = None) -> losses.Surrogate:
-    """-mean [rho A - f(rho, A)], for `inner.ppo`."""
+    """-mean [rho A - f(rho, A)], for `learners.ppo`."""
 
     def loss(log_prob: jax.Array, batch: Batch) -> jax.Array:
         log_ratio = log_prob - batch.log_prob
@@ -71,14 +71,14 @@ def lpo(
     Args:
         policy: of the agents, with a critic.
         clip_eps: of the PPO that learning begins at; None: it begins at a random drift.
-        lr: step size of their `optimizer` (step size -> optimiser; None: `inner.adam`).
-        options: those of `inner.ppo`, but for the surrogate.
+        lr: step size of their `optimizer` (step size -> optimiser; None: `learners.adam`).
+        options: those of `learners.ppo`, but for the surrogate.
     Where the drift is 0 it has no slope: a network that is nowhere above `MARGIN` cannot be learned by gradients.
     """
 
     def learner(eta: Params) -> Learner:
-        step: optax.GradientTransformation = (optimizer or inner.adam)(lr)
-        return inner.ppo(policy, surrogate=surrogate(eta, clip_eps), optimizer=step, **options)
+        step: optax.GradientTransformation = (optimizer or learners.adam)(lr)
+        return learners.ppo(policy, surrogate=surrogate(eta, clip_eps), optimizer=step, **options)
 
     scale = 1.0 if clip_eps is None else 0.0
     return Rule(lambda key: init_drift(key, width, scale), learner, policy)

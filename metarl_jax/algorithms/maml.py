@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from metarl_jax.meta_gradient import MetaGradient
-from metarl_jax.meta_learner import policy_meta_learner
+from metarl_jax.meta.differentiation import MetaGradient
+from metarl_jax.meta.meta_learner import policy_meta_learner
 from metarl_jax.types import Learner, MetaLearner, Policy
 
 

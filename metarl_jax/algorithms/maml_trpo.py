@@ -4,9 +4,10 @@ from typing import Any
 
 import jax
 
-from metarl_jax import inner, outer
-from metarl_jax.meta_gradient import MetaGradient, resolve
-from metarl_jax.meta_learner import policy_meta_learner
+from metarl_jax.meta import outer
+from metarl_jax.meta.differentiation import MetaGradient, resolve
+from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.rl import learners
 from metarl_jax.types import MetaLearner, Policy
 
 Float = float | jax.Array
@@ -36,7 +37,7 @@ def maml_trpo(
     public codes, whose second-order term vanishes in expectation; "lvc" keeps it.
 
     Args:
-        inner_options: further options of `inner.policy_gradient`, such as gamma. Other options are those of
+        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`.
     Raises: ValueError for a policy with a critic, whose loss a trust region on the policy does not bound, and for
         differentiation by evolution, which has no Fisher matrix.
@@ -46,7 +47,7 @@ def maml_trpo(
     way = resolve(differentiation)
     if way.tangents is None:
         raise ValueError(f"differentiation = {way.name!r}: gives no Fisher matrix; use 'mixed', or maml's Adam outside")
-    learner = inner.policy_gradient(policy, inner_lr, surrogate=inner_surrogate, **(inner_options or {}))
+    learner = learners.policy_gradient(policy, inner_lr, surrogate=inner_surrogate, **(inner_options or {}))
     region = outer.trust_region(
         max_kl,
         cg_steps=cg_steps,

@@ -27,11 +27,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from metarl_jax import inner, losses, tree
-from metarl_jax.hyperparameters import Tuned, constant, reactive, squash, unconstrained
-from metarl_jax.lifetime import Agent, OuterCritic, Segment, acting, born, live, relive
-from metarl_jax.rollout import EnvCarry, completed
+from metarl_jax import tree
+from metarl_jax.meta.hyperparameters import Tuned, constant, reactive, squash, unconstrained
+from metarl_jax.rl import learners, losses
+from metarl_jax.rl.rollout import EnvCarry, completed
 from metarl_jax.types import Learner, LearnerState, Metrics, Policy, Rollout, Task
+from metarl_jax.update_rules.lifetimes import Agent, OuterCritic, Segment, acting, born, live, relive
 
 Float = float | jax.Array
 OBJECTIVES = ("gradient", "bootstrapped")
@@ -98,7 +99,7 @@ def meta_gradient_rl(
     surrogate: str | losses.Surrogate = "vpg",
     num_epochs: int = 1,
     num_minibatches: int = 1,
-    optimizer: Callable[[Float], optax.GradientTransformation] = inner.adam,
+    optimizer: Callable[[Float], optax.GradientTransformation] = learners.adam,
     outer_gamma: Float = 0.99,
     outer_gae_lambda: Float = 0.95,
     outer_value_coef: Float = 0.0,
@@ -123,8 +124,8 @@ def meta_gradient_rl(
             agent's last R rollouts, its own included. 0: they are numbers.
         surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", "dpo", or a function (log_prob, batch) -> loss;
             `outer_surrogate` is "vpg", "lvc" or a function.
-        optimizer: step size -> optimiser of the agent, differentiable (`inner.adam`, `inner.sgd`).
-        options: fixed values of `DEFAULTS`' names, and `inner.ppo`'s normalize_advantage, max_grad_norm,
+        optimizer: step size -> optimiser of the agent, differentiable (`learners.adam`, `learners.sgd`).
+        options: fixed values of `DEFAULTS`' names, and `learners.ppo`'s normalize_advantage, max_grad_norm,
             value_clip_eps.
     Raises: ValueError for names that cannot be tuned or are given twice; `clip_eps` without "smooth_ppo" (its
         derivative is 0 almost everywhere); "vpg" updates of more than one step; an unknown objective; no critic.
@@ -163,7 +164,7 @@ def meta_gradient_rl(
         named = {**fixed, **h}
         base = losses.surrogate(surrogate, clip_eps=named.pop("clip_eps"))
         weight, step_size = named.pop("policy_coef"), named.pop("lr")
-        return inner.ppo(
+        return learners.ppo(
             policy,
             surrogate=lambda log_prob, batch: weight * base(log_prob, batch),
             optimizer=optimizer(step_size),
@@ -180,7 +181,7 @@ def meta_gradient_rl(
     def outer_learner_of(h: dict[str, Any], policy: Policy) -> Learner:
         step, bound = optimizer({**fixed, **h}["lr"]), fixed.get("max_grad_norm")
         own = outer_policy_of(policy)
-        return inner.ppo(own, surrogate=outer_surrogate, optimizer=step, max_grad_norm=bound, **outer_options)
+        return learners.ppo(own, surrogate=outer_surrogate, optimizer=step, max_grad_norm=bound, **outer_options)
 
     def critic_learner_of(policy: Policy) -> Learner | None:
         return None if outer_critic is None else outer_critic.learner(policy, **{**outer_options, **repeats})
@@ -240,7 +241,7 @@ def meta_gradient_rl(
                 error = losses.value_loss(policy.value(params, judge.observation), judge.value, judge.mask)
                 loss = loss + value_matching_coef * error
             return loss
-        return inner.actor_critic_loss(
+        return learners.actor_critic_loss(
             outer_policy_of(policy),
             losses.surrogate(outer_surrogate),
             value_coef=outer_value_coef,
@@ -269,7 +270,7 @@ def meta_gradient_rl(
 
 
 def _fixed(tuned: Mapping[str, Tuned], options: dict[str, Any]) -> dict[str, Any]:
-    """The values of what is not tuned, and the other options of `inner.ppo`."""
+    """The values of what is not tuned, and the other options of `learners.ppo`."""
     for name in tuned:
         if name not in DEFAULTS:
             raise ValueError(f"tuned = {name!r}: must be one of {', '.join(DEFAULTS)}")

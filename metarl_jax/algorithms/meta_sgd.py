@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metarl_jax import inner
-from metarl_jax.meta_learner import policy_meta_learner
+from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.rl import learners
 from metarl_jax.types import MetaLearner, Params, Policy
 
 
@@ -26,10 +26,10 @@ def meta_sgd(
     bounded: a step size may become negative, as in the paper.
 
     Args:
-        inner_options: further options of `inner.policy_gradient`, such as gamma. Other options are those of
+        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`.
     """
-    learner = inner.meta_sgd(policy, surrogate=inner_surrogate, **(inner_options or {}))
+    learner = learners.meta_sgd(policy, surrogate=inner_surrogate, **(inner_options or {}))
 
     def init(key: jax.Array) -> Params:
         params = policy.init(key)

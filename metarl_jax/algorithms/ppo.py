@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from metarl_jax import inner, losses, tree
-from metarl_jax.rollout import EnvCarry, completed, reset, rollout
+from metarl_jax import tree
+from metarl_jax.rl import learners, losses
+from metarl_jax.rl.rollout import EnvCarry, completed, reset, rollout
 from metarl_jax.types import Algorithm, LearnerState, Metrics, Policy, Task
 
 Float = float | jax.Array
@@ -39,24 +40,24 @@ def ppo(
     """Actor-critic PPO with Adam on `num_envs` auto-resetting copies of `task`.
 
     A step collects `num_steps` from each environment, then updates. `num_iterations`, if given, anneals
-    the learning rate linearly to 0 over that many steps. Other options are those of `inner.ppo`, but for `optimizer`,
+    the learning rate linearly to 0 over that many steps. Other options are those of `learners.ppo`, but `optimizer`,
     `baseline` and the surrogates over whole episodes, which do not fit streams that reset themselves.
     Step metrics: the loss terms, and mean return and length of the episodes that ended (NaN if none did).
     """
     if "optimizer" in options:
-        raise ValueError("optimizer: ppo brings its own (Adam with lr); for another one build on inner.ppo")
+        raise ValueError("optimizer: ppo brings its own (Adam with lr); for another one build on learners.ppo")
     if options.get("baseline", "critic") != "critic" or options.get("surrogate", "ppo") in losses.NEEDS_TIME:
         raise ValueError(
             "baseline and surrogate: auto-reset streams need baseline='critic' and a surrogate of single steps"
         )
     total = None if num_iterations is None else num_iterations * num_epochs * num_minibatches
-    learner = inner.ppo(
+    learner = learners.ppo(
         policy,
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
         max_grad_norm=max_grad_norm,
         entropy_coef=entropy_coef,
-        optimizer=inner.annealed_adam(lr, total),
+        optimizer=learners.annealed_adam(lr, total),
         **options,
     )
 

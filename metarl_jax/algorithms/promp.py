@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 
-from metarl_jax import inner, outer
-from metarl_jax.meta_learner import meta_optimizer, policy_meta_learner
+from metarl_jax.meta import outer
+from metarl_jax.meta.meta_learner import meta_optimizer, policy_meta_learner
+from metarl_jax.rl import learners
 from metarl_jax.types import MetaLearner, Policy
 
 Float = float | jax.Array
@@ -35,11 +36,11 @@ def promp(
     iteration (`outer.gradient_steps`); with several inner steps each has its own.
 
     Args:
-        inner_options: further options of `inner.policy_gradient`, such as gamma. Other options are those of
+        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`.
     Step metrics also hold inner_kl, its mean over k, and with `kl_target` kl_coef.
     """
-    learner = inner.policy_gradient(policy, inner_lr, surrogate="lvc", **(inner_options or {}))
+    learner = learners.policy_gradient(policy, inner_lr, surrogate="lvc", **(inner_options or {}))
     steps = outer.gradient_steps(
         meta_optimizer(outer_lr, max_grad_norm),
         num_outer_epochs,

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax import adapt, inner
-from metarl_jax.meta_learner import policy_meta_learner
-from metarl_jax.outer import gradient_steps
+from metarl_jax.meta import adaptation
+from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.meta.outer import gradient_steps
+from metarl_jax.rl import learners
 from metarl_jax.types import MetaLearner, Params, Policy, Trial
 
 
@@ -31,14 +32,14 @@ def reptile(
 
     Args:
         optimizer: in the place of SGD with `outer_lr`; its gradient is theta - mean_i theta'_i.
-        inner_options: further options of `inner.policy_gradient`, such as gamma. Other options are those of
+        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
             `meta_learner.policy_meta_learner`.
     The metric `loss` is half the squared distance |theta'_i - theta|^2, averaged over tasks; it need not fall.
     """
-    learner = inner.policy_gradient(policy, inner_lr, surrogate=inner_surrogate, **(inner_options or {}))
+    learner = learners.policy_gradient(policy, inner_lr, surrogate=inner_surrogate, **(inner_options or {}))
 
     def estimate(params: Params, trial: Trial) -> tuple[jax.Array, Params]:
-        away = optax.tree.sub(params, adapt.adapt(learner, params, trial).params)
+        away = optax.tree.sub(params, adaptation.adapt(learner, params, trial).params)
         return 0.5 * jnp.asarray(optax.tree.norm(away, squared=True)), away
 
     steps = gradient_steps(optax.sgd(outer_lr) if optimizer is None else optimizer)

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metarl_jax import inner, losses, tree
-from metarl_jax.trial_ppo import annealed_ppo
-from metarl_jax.trial_rollout import check_num_updates, sample_tasks, score_metrics, trial_rollout
+from metarl_jax import tree
+from metarl_jax.rl import learners, losses
+from metarl_jax.rl.trial_ppo import annealed_ppo
+from metarl_jax.rl.trials import check_num_updates, sample_tasks, score_metrics, trial_rollout
 from metarl_jax.types import Batch, LearnerState, MetaLearner, MetaState, Metrics, Params, Policy, Rollout, Task, Trial
 
 Float = float | jax.Array
@@ -56,7 +57,7 @@ def rl2(
             trial's own reward is in the mean. It takes the clock out of the critic's targets: what is left to predict
             is how this trial differs from others.
         anneal_entropy: brings `entropy_coef` linearly to 0 over that many iterations; None: constant.
-        Other options: see `inner.ppo`.
+        Other options: see `learners.ppo`.
     Returns: a MetaLearner. `collect` scores each episode of a trial, [num_episodes, trials_per_task]; `adapt` returns
         the memory at the end of the trial as `opt_state`; `meta_loss` is PPO's loss on it.
     Step metrics: loss terms, `trial_return`, and the mean return of the first and the last episode.
@@ -75,7 +76,7 @@ def rl2(
     jax.eval_shape(  # a trial longer than the policy's context is refused here
         lambda key: policy.apply(policy.init(key), jnp.zeros((env.num_steps, 1, *size))), jax.random.key(0)
     )
-    loss = inner.actor_critic_loss(
+    loss = learners.actor_critic_loss(
         policy,
         losses.surrogate("ppo", clip_eps=clip_eps),
         value_coef=value_coef,

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from metarl_jax import inner
-from metarl_jax.meta_gradient import MetaGradient
-from metarl_jax.meta_learner import Objective, meta_learner
+from metarl_jax.meta.differentiation import MetaGradient
+from metarl_jax.meta.meta_learner import Objective, meta_learner
+from metarl_jax.meta.outer import gradient_steps
 from metarl_jax.networks import MLP
-from metarl_jax.outer import gradient_steps
+from metarl_jax.rl import learners
 from metarl_jax.types import LearnerState, MetaLearner, Params
 
 
@@ -92,7 +92,7 @@ def supervised_maml(
         error = jnp.square(apply(params, query["x"]) - query["y"])[:, 0]
         return {"support": few.support, "query": query}, error
 
-    regression = inner.regression(apply, inner_lr)
+    regression = learners.regression(apply, inner_lr)
 
     def on_support(state: LearnerState, key: jax.Array, data: dict, differentiation: str = "reverse") -> Any:
         return regression.update(state, key, data["support"], differentiation)
@@ -103,7 +103,7 @@ def supervised_maml(
         few_shot(examples, tasks.sample, shots),
         sample,
         learner,
-        Objective(lambda params, data: (inner.squared_error(apply, params, data["query"]), {})),
+        Objective(lambda params, data: (learners.squared_error(apply, params, data["query"]), {})),
         init,
         num_inner_steps=num_inner_steps,
         meta_batch_size=meta_batch_size,

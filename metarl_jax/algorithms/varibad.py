@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax import inner, tree
+from metarl_jax import tree
 from metarl_jax.envs.trial import episode_ends
 from metarl_jax.networks.belief import Belief
-from metarl_jax.trial_ppo import annealed_ppo
-from metarl_jax.trial_rollout import check_num_updates, sample_tasks, score_metrics, trial_rollout
+from metarl_jax.rl import learners
+from metarl_jax.rl.trial_ppo import annealed_ppo
+from metarl_jax.rl.trials import check_num_updates, sample_tasks, score_metrics, trial_rollout
 from metarl_jax.types import (
     LearnerState,
     MetaLearner,
@@ -128,7 +129,7 @@ def varibad(
         normalize_advantage=normalize_advantage,
     )
 
-    vae = inner.annealed_adam(vae_lr, None if num_iterations is None else num_iterations * num_vae_updates)
+    vae = learners.annealed_adam(vae_lr, None if num_iterations is None else num_iterations * num_vae_updates)
 
     def features(observation: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
         return jax.lax.stop_gradient(jnp.concatenate([observation[..., : env.observation_size], mean, log_var], -1))

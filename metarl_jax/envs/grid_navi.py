@@ -149,7 +149,7 @@ def grid_navi(
 
     VariBAD trains and evaluates on all 21 goals, and what it measures is the search, which no goal gives away: so
     nothing is held out by default. With `hold_out` a fifth of the goals is kept for evaluation; the Bayes-optimal
-    values of `baselines.grid_navi`, whose prior is uniform over all goals, are then no bound for either half.
+    values of `reference.grid_navi`, whose prior is uniform over all goals, are then no bound for either half.
 
     Raises: ValueError for a size below 3, a horizon below 1 or an unknown observation.
     """

@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from metarl_jax import assessment, config, evaluation, experiment
-from metarl_jax.baselines.strategy import Strategy, play
-from metarl_jax.build import build
+from metarl_jax.algorithms.trial_config import TrialConfig
+from metarl_jax.meta import evaluation
+from metarl_jax.reference.strategy import Strategy, play
 from metarl_jax.reproductions import Claim
+from metarl_jax.runs import config, evaluate, train
+from metarl_jax.runs.build import build
 from metarl_jax.tree import chunked_map
-from metarl_jax.trial_config import TrialConfig
 
 AUTHORS_TASKS = 1000
 ROUNDING = 0.1  # of the printed numbers
@@ -57,8 +58,8 @@ def trained(path: Path, overrides: list[str], directory: Path, num_tasks: int, r
     chosen = config.load(path, overrides)
     assert isinstance(chosen, TrialConfig)
     job = build(chosen)
-    experiment.train(job, directory, resume=True, report=report)
-    _, params = assessment.restore(job, directory)
+    train.train(job, directory, resume=True, report=report)
+    _, params = evaluate.restore(job, directory)
     learner = build(chosen.model_copy(update={"trials_per_task": 1, "num_minibatches": 1})).algorithm
     tasks = job.evaluation_tasks(num_tasks)
 
@@ -67,7 +68,7 @@ def trained(path: Path, overrides: list[str], directory: Path, num_tasks: int, r
         updates = chosen.num_episodes - 1
         return evaluation.adaptation_curve(learner, seed_params, key, tasks, updates, min(num_tasks, 250))[..., 0]
 
-    keys = jax.random.split(jax.random.key(assessment.EVALUATION), chosen.num_seeds)
+    keys = jax.random.split(jax.random.key(evaluate.EVALUATION), chosen.num_seeds)
     return np.asarray(jax.jit(lambda x: jax.lax.map(score, x))((keys, params)))
 
 

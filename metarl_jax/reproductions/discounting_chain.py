@@ -25,15 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments.bsuite.discounting_chain import DiscountingChain
 
-from metarl_jax import evaluation, inner, losses
 from metarl_jax.algorithms.meta_gradient_rl import MetaGradientRL, meta_gradient_rl
 from metarl_jax.envs import from_gymnax
-from metarl_jax.hyperparameters import Tuned
-from metarl_jax.lifetime import OuterCritic
+from metarl_jax.meta import evaluation
+from metarl_jax.meta.hyperparameters import Tuned
 from metarl_jax.networks import mlp_policy
 from metarl_jax.reproductions import Claim
 from metarl_jax.reproductions.cells import kept
+from metarl_jax.rl import learners, losses
 from metarl_jax.types import Batch, Params, Policy
+from metarl_jax.update_rules.lifetimes import OuterCritic
 
 DELAYED = 3  # the action that pays 1.1, after 30 steps
 NUM_SEEDS = 10
@@ -130,7 +131,7 @@ def algorithm(variant: Variant) -> MetaGradientRL:
         objective=variant.objective,
         outer_critic=OuterCritic(true_value(env, task, actor, 1.0)) if variant.outer_critic else None,
         meta_lr=variant.meta_lr,
-        optimizer=inner.sgd,
+        optimizer=learners.sgd,
         lr=0.5,
         surrogate=normalized,
         outer_surrogate=normalized,

@@ -23,12 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import adapt, exact, inner, losses
 from metarl_jax.algorithms.e_maml import e_maml
 from metarl_jax.algorithms.maml import maml
 from metarl_jax.algorithms.reptile import reptile
 from metarl_jax.envs.tabular import tabular_mdp
+from metarl_jax.meta import adaptation
+from metarl_jax.reference import exact
 from metarl_jax.reproductions import Claim
+from metarl_jax.rl import learners, losses
 from metarl_jax.types import Batch, Learner, LearnerState, Policy, Rollout, Trial
 
 SEEDS = range(3)  # random MDPs; a claim holds the worst
@@ -160,13 +162,13 @@ def gather(
 
     keys = jax.random.split(jax.random.key(0), num_steps)
     start = learner.init(jnp.asarray(setup.theta))
-    state, (data, probability) = adapt.unroll(lambda *x: learner.update(*x)[0], start, keys, chosen, experience)
+    state, (data, probability) = adaptation.unroll(lambda *x: learner.update(*x)[0], start, keys, chosen, experience)
     return jax.lax.stop_gradient((data, meet(state.params, None)[0], jnp.prod(probability)))
 
 
 def make_trial(mdp: exact.MDP, learner: Learner, gamma: Any, inner_data: Experience, outer_data: Experience) -> Trial:
     """The Trial of `gather`'s data, differentiable in the inner learner's discount; its credit is V(theta_K) / H."""
-    outside = inner.policy_gradient(tabular_policy(mdp, mdp.gamma), **inner_options(mdp.gamma))
+    outside = learners.policy_gradient(tabular_policy(mdp, mdp.gamma), **inner_options(mdp.gamma))
     outer = prepare(outside, mdp.gamma, outer_data)
     keys = jax.random.split(jax.random.key(0), len(inner_data.weight))
     batches = jax.vmap(lambda data: prepare(learner, gamma, data))(inner_data)
@@ -181,7 +183,7 @@ def infinite_batches(setup: Problem, lr: Any, gamma: Any, *, method: str, num_st
 
     def learner_of(lr: Any, gamma: Any) -> Learner:
         policy = tabular_policy(mdp, gamma)
-        return inner.policy_gradient(policy, scale * lr, surrogate=surrogate, **inner_options(gamma, "critic"))
+        return learners.policy_gradient(policy, scale * lr, surrogate=surrogate, **inner_options(gamma, "critic"))
 
     *data, _ = gather(setup, learner_of(lr, gamma), gamma, num_steps)
 
@@ -212,7 +214,7 @@ def finite_batches(
     """Mean of E-MAML's gradient over all batches of N trajectories in each of K steps; MAML's if not `explores`."""
     mdp, theta, scale, count = setup.mdp, setup.theta, setup.mdp.horizon, len(setup.paths.chance)
     env, tasks, policy = setting(mdp)
-    learner = inner.policy_gradient(policy, scale * lr, surrogate=surrogate, **inner_options(gamma))
+    learner = learners.policy_gradient(policy, scale * lr, surrogate=surrogate, **inner_options(gamma))
     algo = e_maml(
         env, tasks, policy, scale * lr, num_inner_steps=num_steps, inner_surrogate=surrogate,
         exploration_coef=float(num_trajectories * scale) if explores else 0.0, outer_surrogate=outer_surrogate,

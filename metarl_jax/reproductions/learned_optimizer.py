@@ -24,15 +24,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import pbt, population
-from metarl_jax.config import validate
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.pictures import search_curves
-from metarl_jax.tuning import landscapes, optimizer, rivals
+from metarl_jax.runs.config import validate
+from metarl_jax.sweeps import lanes as population
+from metarl_jax.sweeps import pbt
+from metarl_jax.tuning import landscapes, optimizer, search_methods
 from metarl_jax.tuning.families import FAMILIES
-from metarl_jax.tuning.rivals import Tried
-from metarl_jax.tuning.traits import describe
+from metarl_jax.tuning.search_methods import Tried
+from metarl_jax.tuning.task_features import describe
 from metarl_jax.tuning.tune import Trainer
 
 HELD_OUT = tuple(sorted(FAMILIES)[2::3])
@@ -76,12 +77,12 @@ def _scores(directory: Path, family: str, model: Callable[[str], optimizer.Optim
     config = landscapes.tuned_config(FAMILIES[family])
     trainer = Trainer(config, SEARCHES)
     traits = kept(directory / "traits.npy", lambda: describe(config, [NEW_TASK])[0])
-    asks: dict[str, Callable[[], rivals.Ask]] = {
-        "random": lambda: rivals.random_search(SEARCHES),
-        "TPE": lambda: rivals.tpe(SEARCHES),
-        "grid": rivals.grid_search,
-        "learned": lambda: rivals.learned(model("learned"), traits),
-        "control": lambda: rivals.learned(model("control"), traits),
+    asks: dict[str, Callable[[], search_methods.Ask]] = {
+        "random": lambda: search_methods.random_search(SEARCHES),
+        "TPE": lambda: search_methods.tpe(SEARCHES),
+        "grid": search_methods.grid_search,
+        "learned": lambda: search_methods.learned(model("learned"), traits),
+        "control": lambda: search_methods.learned(model("control"), traits),
     }
     raw: dict[tuple[str, int], np.ndarray] = {}
     begins = []
@@ -91,7 +92,7 @@ def _scores(directory: Path, family: str, model: Callable[[str], optimizer.Optim
         begins.append(tried.curves[..., 0])
         for moment in MOMENTS[method]:
             if method in ("learned", "control"):
-                chosen = rivals.learned_choice(model(method), traits, tried, moment)
+                chosen = search_methods.learned_choice(model(method), traits, tried, moment)
             else:
                 chosen = tried.best(moment)
             points = tried.points[np.arange(SEARCHES), chosen]
@@ -114,7 +115,7 @@ def _kept_search(directory: Path, trainer: Trainer, make: Callable, trials: int,
     """A search's arrays, as files."""
     files = {part: directory / f"{part}.npy" for part in Tried._fields}
     if not all(f.exists() for f in files.values()):
-        tried = rivals.run(trainer, make(), SEARCHES, trials, NEW_TASK, tag)
+        tried = search_methods.run(trainer, make(), SEARCHES, trials, NEW_TASK, tag)
         for part, file in files.items():
             kept(file, functools.partial(getattr, tried, part))
     return Tried(*(np.load(f) for f in files.values()))
@@ -124,7 +125,7 @@ def _fresh(path: Path, trainer: Trainer, points: np.ndarray, tag: int) -> np.nda
     """[search] mean score of settings [search, 7], each trained anew with `FRESH_SEEDS` seeds."""
 
     def make() -> np.ndarray:
-        seeds = [rivals.training_seed(tag, s, 900 + i) for i in range(FRESH_SEEDS) for s in range(len(points))]
+        seeds = [search_methods.training_seed(tag, s, 900 + i) for i in range(FRESH_SEEDS) for s in range(len(points))]
         _, scores = trainer(np.tile(points, (FRESH_SEEDS, 1)), seeds, [NEW_TASK] * len(seeds))
         return scores.reshape(FRESH_SEEDS, -1).mean(axis=0)
 
@@ -153,7 +154,7 @@ def _meta_gradient(config: Any, start: np.ndarray) -> np.ndarray:
     shared = config.model_dump(exclude={"algorithm", "log_every", "checkpoint_every"})
     count = config.num_iterations // (META_GRADIENT["num_inner_steps"] + 1)  # rollouts of an iteration
     own = validate({**shared, **setting, **META_GRADIENT, "num_iterations": count, "task_seed": NEW_TASK})
-    seeds = jnp.asarray([rivals.training_seed(TAGS["fixed"] * 100 + 1, s, 900) for s in range(SEARCHES)])
+    seeds = jnp.asarray([search_methods.training_seed(TAGS["fixed"] * 100 + 1, s, 900) for s in range(SEARCHES)])
     call = population.make_call(own, count, 10)
     values: dict[str, Any] = {}
     _, score, finite = call(population.make_init(own)(values, seeds), values, seeds, jnp.asarray(0))

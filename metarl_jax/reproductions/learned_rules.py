@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import assessment, config, evaluation, experiment
-from metarl_jax.build import Job, build
+from metarl_jax.algorithms.rule_config import RuleConfig
+from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
-from metarl_jax.rule_config import RuleConfig
-from metarl_jax.shipped import shipped_config
+from metarl_jax.runs import config, evaluate
+from metarl_jax.runs import train as experiment
+from metarl_jax.runs.build import Job, build
+from metarl_jax.runs.shipped import shipped_config
 
 NUM_SEEDS, NUM_TASKS = 3, 40
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the rule's own step size, for its rival
@@ -66,7 +68,7 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
         assert isinstance(chosen, RuleConfig)
         job = build(chosen)
         experiment.train(job, directory / cell, resume=True, report=report)
-        _, rules = assessment.restore(job, directory / cell)
+        _, rules = evaluate.restore(job, directory / cell)
         for place in places:
             report(f"{cell}: {place.what}")
             there = chosen.model_copy(update=place.changes)

@@ -36,8 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from metarl_jax import evaluation, losses, returns
+from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
+from metarl_jax.rl import losses, returns
 
 PAYOFF = ((-1.0, -3.0), (0.0, -2.0))  # [own action][other's action]; 0 cooperates, 1 defects
 START = 4  # other states: 2 * own action + other's action

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax import assessment, config, evaluation, experiment
-from metarl_jax.build import build
+from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
-from metarl_jax.shipped import paper_config
+from metarl_jax.runs import config, evaluate, train
+from metarl_jax.runs.build import build
+from metarl_jax.runs.shipped import paper_config
 
 PUBLISHED = (-40.41, -11.68, -3.33, -3.23)  # the authors' released data
 BOUNDS = (None, -8.0, -3.3, -3.3)
@@ -39,9 +40,9 @@ def run(directory: Path, report: Callable[[Any], None]) -> list[Claim]:
 
 def _claims(directory: Path, c: Any, what: str, bounds: tuple, report: Callable[[Any], None]) -> list[Claim]:
     job = build(c)
-    experiment.train(job, directory, resume=True, report=report)
-    table, scores = assessment.assess(directory, baselines=False, report=report)
-    assessment.save(directory, table, scores)
+    train.train(job, directory, resume=True, report=report)
+    table, scores = evaluate.assess(directory, baselines=False, report=report)
+    evaluate.save(directory, table, scores)
     claims = []
     for row, published, bound in zip(table["adaptation"], PUBLISHED, bounds, strict=True):
         update = row["update"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax.report import GRID, INK, save_figure
+from metarl_jax.runs.report import GRID, INK, save_figure
 
 OURS, LIMIT = "#c51b1d", INK
 OTHERS = ("#9aa5b1", "#2166ac", "#e08214", "#1b7837", "#762a83", "#8c510a", "#35978f", "#c994c7", "#b8a200")

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax import exact, losses
+from metarl_jax.reference import exact
 from metarl_jax.reproductions import NO_RULE, Claim
+from metarl_jax.rl import losses
 
 NUM_STATES, NUM_ACTIONS = 3, 2
 HORIZONS = (2, 4, 6, 8)

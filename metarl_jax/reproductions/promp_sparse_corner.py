@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import assessment, config, evaluation, experiment
-from metarl_jax.build import Job, build
+from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
-from metarl_jax.shipped import paper_config
+from metarl_jax.runs import config, evaluate, train
+from metarl_jax.runs.build import Job, build
+from metarl_jax.runs.shipped import paper_config
 from metarl_jax.types import Params, Task
 
 SEEN = 0.05  # share of the pre-update episodes that makes a corner explored
@@ -38,11 +39,11 @@ def run(directory: Path, report: Callable[[Any], None]) -> list[Claim]:
     returns, explored = {}, {}
     for name, overrides in METHODS.items():
         job = build(config.load(paper_config("promp_sparse_corner"), overrides))
-        experiment.train(job, directory / name, resume=True, report=report)
-        table, scores = assessment.assess(directory / name, baselines=False, report=report)
-        assessment.save(directory / name, table, scores)
+        train.train(job, directory / name, resume=True, report=report)
+        table, scores = evaluate.assess(directory / name, baselines=False, report=report)
+        evaluate.save(directory / name, table, scores)
         returns[name] = scores["run"][:, :, 1].mean(axis=-1)  # [seed, corner]
-        explored[name] = 4.0 * (visits(job, assessment.restore(job, directory / name)[1]) >= SEEN)  # [seed, corner]
+        explored[name] = 4.0 * (visits(job, evaluate.restore(job, directory / name)[1]) >= SEEN)  # [seed, corner]
     claims = []
     for name in METHODS:
         for what, values in (("corners explored before adapting", explored), ("return after 1 update", returns)):

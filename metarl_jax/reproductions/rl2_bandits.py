@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import baselines
-from metarl_jax.baselines.strategy import Strategy
+from metarl_jax import reference
 from metarl_jax.envs.bandit import bernoulli_bandit
+from metarl_jax.reference.strategy import Strategy
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import agreement, kept, mean_interval, played, trained
 from metarl_jax.reproductions.pictures import regret_curves
-from metarl_jax.shipped import shipped_config
+from metarl_jax.runs.shipped import shipped_config
 
 NUM_SAMPLES = (1, 2, 3, 5, 7, 10, 14, 20)
 DISCOUNTS = (0.9, 0.99, 0.999, 0.9999)
@@ -64,13 +64,13 @@ def strategies(cell: Cell) -> dict[str, tuple[Callable[[Any], Strategy], Any]]:
     """Row -> (setting -> strategy, the settings): an array of them is batched, a list is gone through."""
     n, k = cell.pulls, cell.arms
     return {
-        "random": (lambda _: baselines.random_arms(k), [None]),
-        "Gittins index": (lambda discount: baselines.gittins(k, n, discount), list(DISCOUNTS)),
-        "Thompson sampling": (lambda _: baselines.thompson_sampling(k), [None]),
-        "OTS": (lambda draws: baselines.optimistic_thompson_sampling(k, draws), list(NUM_SAMPLES)),
-        "UCB1": (lambda c: baselines.ucb1(k, c), jnp.asarray(TENTHS)),
-        "epsilon-greedy": (lambda epsilon: baselines.epsilon_greedy(k, epsilon), jnp.asarray(TENTHS)),
-        "greedy": (lambda _: baselines.greedy(k), [None]),
+        "random": (lambda _: reference.random_arms(k), [None]),
+        "Gittins index": (lambda discount: reference.gittins(k, n, discount), list(DISCOUNTS)),
+        "Thompson sampling": (lambda _: reference.thompson_sampling(k), [None]),
+        "OTS": (lambda draws: reference.optimistic_thompson_sampling(k, draws), list(NUM_SAMPLES)),
+        "UCB1": (lambda c: reference.ucb1(k, c), jnp.asarray(TENTHS)),
+        "epsilon-greedy": (lambda epsilon: reference.epsilon_greedy(k, epsilon), jnp.asarray(TENTHS)),
+        "greedy": (lambda _: reference.greedy(k), [None]),
     }
 
 
@@ -94,10 +94,10 @@ def best_known(cell: Cell) -> np.ndarray:
     """Rewards [task, pull] of the finite-horizon Gittins index, whose table is an argument and no constant."""
 
     def rewards(table: jax.Array) -> jax.Array:
-        strategy = baselines.finite_horizon_gittins(cell.arms, cell.pulls, table)
+        strategy = reference.finite_horizon_gittins(cell.arms, cell.pulls, table)
         return _played(cell, strategy, NUM_TASKS[cell.pulls])
 
-    return np.asarray(jax.jit(rewards)(baselines.finite_horizon_table(cell.pulls)))
+    return np.asarray(jax.jit(rewards)(reference.finite_horizon_table(cell.pulls)))
 
 
 def _played(cell: Cell, strategy: Strategy, num_tasks: int) -> jax.Array:
@@ -119,7 +119,7 @@ def run_cell(name: str, directory: Path, report: Callable[[Any], None]) -> tuple
     report(f"{name}: finite-horizon Gittins index")
     rewards["finite-horizon Gittins"] = kept(directory / "finite_horizon_gittins.npy", lambda: best_known(cell))
     limit, between = mean_interval(rewards["finite-horizon Gittins"].sum(axis=1))
-    exact = baselines.bayes_optimal_value(cell.arms, cell.pulls) if cell.pulls == 10 else None
+    exact = reference.bayes_optimal_value(cell.arms, cell.pulls) if cell.pulls == 10 else None
     claims.append(
         Claim(f"{label}finite-horizon Gittins index", limit, between, NO_RULE, True, optimum=exact),
     )

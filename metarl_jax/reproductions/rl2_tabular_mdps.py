@@ -2,7 +2,7 @@
 
 10 states, 5 actions, mean rewards N(1, 1), noise N(0, 1), transitions Dirichlet(1), each episode from state 0. The
 strategies that are not learned have the one setting that comes close to their whole row (see
-`baselines.tabular_mdp`); the authors show the best of a grid at each n. The true prior is no setting of theirs: what
+`reference.tabular`); the authors show the best of a grid at each n. The true prior is no setting of theirs: what
 greed is worth that knows it was computed for this project by other code. RL2 has a GRU, trained by
 configs/papers/rl2_tabular.yaml. Who knows the MDP gets 21.83 an episode on average, dashed in the picture.
 """
@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from metarl_jax.baselines import tabular_mdp as strategies
 from metarl_jax.envs.tabular import tabular_mdp
+from metarl_jax.reference import tabular as strategies
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import agreement, kept, mean_interval, played, trained
 from metarl_jax.reproductions.pictures import return_curves
-from metarl_jax.shipped import paper_config
+from metarl_jax.runs.shipped import paper_config
 
 CELLS = {"n10": 10, "n25": 25, "n50": 50, "n75": 75, "n100": 100}
 NUM_TASKS = 1000

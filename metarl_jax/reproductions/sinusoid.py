@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax import assessment, config, experiment
-from metarl_jax.build import build
 from metarl_jax.reproductions import NO_RULE, Claim
-from metarl_jax.shipped import paper_config
+from metarl_jax.runs import config, evaluate, train
+from metarl_jax.runs.build import build
+from metarl_jax.runs.shipped import paper_config
 
 METHODS = {"MAML": "reverse", "FOMAML": "first_order"}
 AUTHORS_STD = 0.01
@@ -38,9 +38,9 @@ def measure(shots: int, method: str, authors_init: bool, directory: Path, report
     report(name)
     overrides = [f"differentiation={METHODS[method]}", *([f"init_std={AUTHORS_STD}"] if authors_init else [])]
     chosen = config.load(paper_config(f"sinusoid_k{shots}"), overrides)
-    experiment.train(build(chosen), directory / name, resume=True, report=report)
-    table, scores = assessment.assess(directory / name, num_tasks=NUM_TASKS, baselines=False, report=report)
-    assessment.save(directory / name, table, scores)
+    train.train(build(chosen), directory / name, resume=True, report=report)
+    table, scores = evaluate.assess(directory / name, num_tasks=NUM_TASKS, baselines=False, report=report)
+    evaluate.save(directory / name, table, scores)
     return scores["run"][:, :, 1].mean(axis=-1, dtype=np.float64)
 
 

@@ -23,14 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import evaluation, inner
 from metarl_jax.algorithms.meta_gradient_rl import MetaGradientRL, meta_gradient_rl
 from metarl_jax.envs import make
-from metarl_jax.hyperparameters import Tuned
+from metarl_jax.meta import evaluation
+from metarl_jax.meta.hyperparameters import Tuned
 from metarl_jax.networks import mlp_policy
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.pictures import lives_curves
+from metarl_jax.rl import learners
 
 NUM_SEEDS = 10
 STEPS = 2_400_000
@@ -45,7 +46,7 @@ SETTINGS: dict[str, Any] = {
     "gamma": 0.99,
     "gae_lambda": 0.0,
     "lr": 0.3,
-    "optimizer": inner.sgd,
+    "optimizer": learners.sgd,
     "normalize_advantage": False,
     "max_grad_norm": 0.5,
     "outer_gamma": 0.99,

@@ -1,7 +1,7 @@
 """GridNavi (Zintgraf et al. 2020, section 5.1): VariBAD and RL2 beside the exact Bayes-optimal agent.
 
 Four episodes of 15 steps on one of 21 hidden goals; +1 on the goal, -.1 elsewhere. The paper shows curves without
-numbers. Bayes-optimal, posterior-sampling and random returns are exact (`baselines.grid_navi`); the sampled strategies
+numbers. Bayes-optimal, posterior-sampling and random returns are exact (`reference.grid_navi`); the sampled strategies
 have to agree with them. Posterior sampling finds the goal late: an agent that is good in episode 2 explores as a
 Bayes-optimal one does. Training is that of configs/varibad_grid_navi.yaml and configs/rl2_grid_navi.yaml, 3 seeds.
 
@@ -18,15 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import assessment
-from metarl_jax.baselines import grid_navi as exact
-from metarl_jax.baselines.tabular_mdp import random_actions
-from metarl_jax.build import belief_of, build
 from metarl_jax.envs.grid_navi import MOVES, goal_cells, grid_navi
+from metarl_jax.reference import grid_navi as exact
+from metarl_jax.reference.tabular import random_actions
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept, mean_interval, played, trained
 from metarl_jax.reproductions.pictures import belief_map
-from metarl_jax.shipped import shipped_config
+from metarl_jax.runs import evaluate
+from metarl_jax.runs.build import belief_of, build
+from metarl_jax.runs.shipped import shipped_config
 
 LEARNERS = {"RL2": "rl2_grid_navi", "VariBAD": "varibad_grid_navi"}
 BOUNDS = (3.6, 10.8, 10.8, 10.8)
@@ -63,8 +63,8 @@ def strategy_claims(directory: Path) -> list[Claim]:
 
 def draw_belief(directory: Path, path: Path) -> Path:
     """One trial of the first seed, its goal in the far corner: decoded belief above the exact posterior."""
-    job = assessment.open_run(directory)
-    _, params = assessment.restore(job, directory)
+    job = evaluate.open_run(directory)
+    _, params = evaluate.restore(job, directory)
     first = jax.tree.map(lambda x: x[0], params)
     goal, size = np.array([4, 4]), job.env.env.size
     learner = build(job.config.model_copy(update={"trials_per_task": 1, "num_minibatches": 1})).algorithm

@@ -24,14 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax import sweep
-from metarl_jax.config import load as load_config
-from metarl_jax.config import validate
-from metarl_jax.search_space import Dimension, parse
-from metarl_jax.shipped import shipped_config
-from metarl_jax.sweep_plan import Sweep
+from metarl_jax.runs.config import load as load_config
+from metarl_jax.runs.config import validate
+from metarl_jax.runs.shipped import shipped_config
+from metarl_jax.sweeps import run
+from metarl_jax.sweeps.plan import Sweep
+from metarl_jax.sweeps.search_space import Dimension, parse
 from metarl_jax.tuning.families import FAMILIES, SPACE, Family
-from metarl_jax.tuning.traits import describe
+from metarl_jax.tuning.task_features import describe
 
 CURVE_POINTS = 16
 TASKS = (0, 1, 2, 3)  # task seeds of the landscapes; others are new tasks
@@ -84,14 +84,14 @@ def to_settings(points: np.ndarray) -> list[dict[str, float]]:
 def plan(name: str, trials: int = TRIALS) -> Sweep:
     """The sweep that makes the landscape of a family: the same settings for all families."""
     tasks = f"task_seed=[{','.join(map(str, TASKS))}]"
-    return sweep.make(tuned_config(FAMILIES[name]), [*SPACE, tasks], method="random", num_trials=trials)
+    return run.make(tuned_config(FAMILIES[name]), [*SPACE, tasks], method="random", num_trials=trials)
 
 
 def make(directory: Path, names: Sequence[str], report: Callable[[Any], None], trials: int = TRIALS) -> Landscapes:
     """Run the sweeps that are not yet in `directory`, then `read`."""
     for name in names:
         report(f"{name}:")
-        sweep.run(plan(name, trials), directory / name, resume=True, report=report)
+        run.run(plan(name, trials), directory / name, resume=True, report=report)
     return read(directory, names)
 
 
@@ -100,7 +100,7 @@ def read(directory: Path, names: Sequence[str]) -> Landscapes:
     columns: dict[str, list[Any]] = {k: [] for k in ("family", "task", "settings", "curves", "scores", "diverged")}
     dimensions = space()
     for place, name in enumerate(sorted(names)):
-        made = json.loads((directory / name / "sweep.json").read_text())["settings"]
+        made = json.loads((directory / name / "run.json").read_text())["settings"]
         with np.load(directory / name / "curves.npz") as kept:
             raw = kept["score"][:, 0].astype(float)  # [trial, iteration]
         with (directory / name / "table.csv").open() as table:
@@ -127,7 +127,7 @@ def _traits(path: Path, name: str) -> np.ndarray:
 
 def scored(curves: np.ndarray) -> np.ndarray:
     """[run, iteration] -> [run] mean over the last tenth, or over the last sixteenth in which an episode ended."""
-    last = sweep.final_scores(curves[:, None], np.full(len(curves), curves.shape[1]))[:, 0]
+    last = run.final_scores(curves[:, None], np.full(len(curves), curves.shape[1]))[:, 0]
     return np.where(np.isfinite(last), last, shorten(curves)[:, -1])
 
 

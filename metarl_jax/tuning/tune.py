@@ -15,14 +15,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import config as configs
-from metarl_jax import population
-from metarl_jax.build import build
-from metarl_jax.experiment import RunFailed, environment_info, locked, write_whole
-from metarl_jax.run_config import ConfigError
+from metarl_jax.options import ConfigError
+from metarl_jax.runs import config as configs
+from metarl_jax.runs.build import build
+from metarl_jax.runs.train import RunFailed, environment_info, locked, write_whole
+from metarl_jax.sweeps import lanes as population
 from metarl_jax.tuning import landscapes, optimizer
 from metarl_jax.tuning.optimizer import Optimizer
-from metarl_jax.tuning.traits import describe
+from metarl_jax.tuning.task_features import describe
 
 AT_ONCE = 10  # lanes computed together on a device, at most
 

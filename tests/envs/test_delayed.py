@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax import evaluation
 from metarl_jax.envs import make
-from metarl_jax.rollout import rollout
+from metarl_jax.meta import evaluation
+from metarl_jax.rl.rollout import rollout
 
 KEY = jax.random.key(0)
 

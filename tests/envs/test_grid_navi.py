@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax.baselines import play
-from metarl_jax.baselines.grid_navi import (
+from metarl_jax.envs import make
+from metarl_jax.envs.grid_navi import MOVES, goal_cells
+from metarl_jax.reference import play
+from metarl_jax.reference.grid_navi import (
     bayes_optimal,
     bayes_optimal_strategy,
     posterior_sampling_returns,
     posterior_sampling_strategy,
     random_return,
 )
-from metarl_jax.envs import make
-from metarl_jax.envs.grid_navi import MOVES, goal_cells
 
 KEY = jax.random.key(0)
 

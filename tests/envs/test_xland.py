@@ -12,7 +12,7 @@ import pytest
 from flax import struct
 
 from metarl_jax.envs import make, registered, xland_adapter
-from metarl_jax.rollout import rollout
+from metarl_jax.rl.rollout import rollout
 
 KEY = jax.random.key(0)
 

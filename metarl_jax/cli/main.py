@@ -1,0 +1,322 @@
+"""The `metarl` command; `cli_parser` says what it understands. Heavy imports wait until they are needed."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from metarl_jax.algorithms.schemas import SCHEMAS
+from metarl_jax.cli.parser import parser
+from metarl_jax.options import ConfigError
+from metarl_jax.runs.config import describe, dump, load
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0; 1 if a run failed (NaN); 2 for a mistake in what was asked; 130 if interrupted."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if arguments.command in ("train", "sweep", "tune"):  # key=value may stand anywhere, after options too
+        arguments.overrides += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return _COMMANDS[arguments.command](arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RuntimeError as error:
+        if type(error).__name__ != "RunFailed":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _say(message: Any) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _prepare_jax() -> None:
+    """Keep compiled programs between runs, so that the same command compiles nothing the second time."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "metarl_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _a_device_for_every_core() -> None:
+    """Let each CPU core take its share of a population; nothing changes where JAX has started, or on accelerators."""
+    import jax
+
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or os.environ.get("JAX_NUM_CPU_DEVICES"):
+        return
+    try:
+        jax.config.update(
+            "jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        )
+    except RuntimeError:
+        pass
+
+
+def config_directory() -> Path:
+    """The configurations that come with the project, in a checkout or inside the installed package."""
+    here = Path(__file__).resolve().parent.parent
+    return next((d for d in (here.parent / "configs", here / "configs") if d.is_dir()), here / "configs")
+
+
+def _find_config(name: str, also: Iterable[str] = ()) -> Path:
+    path = Path(name)
+    if path.exists() or path.suffix in (".yaml", ".yml") and path.parent != Path("."):
+        return path
+    found = config_directory() / (path.name if path.suffix == ".yaml" else f"{name}.yaml")
+    if found.exists():
+        return found
+    import difflib
+
+    known = sorted(p.stem for p in config_directory().glob("*.yaml"))
+    near = difflib.get_close_matches(path.stem, [*known, *also], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"config {name}: no such file, and not one of {', '.join(known)}{hint}")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    overrides = list(arguments.overrides)
+    config_name = arguments.config
+    if config_name is not None and "=" in config_name and arguments.resume:
+        overrides, config_name = [config_name, *overrides], None
+    if arguments.seeds is not None:
+        overrides.append(f"num_seeds={arguments.seeds}")
+    if config_name is None:
+        if not arguments.resume or arguments.run_dir is None:
+            raise ConfigError("config is missing: name a YAML file, or give --run-dir DIR --resume")
+        source = arguments.run_dir / "config.yaml"
+        if not source.exists():
+            raise ConfigError(f"run directory {arguments.run_dir}: has no config.yaml to resume")
+    else:
+        source = _find_config(config_name)
+    config = load(source, overrides)
+    run_dir = arguments.run_dir or _new_run_dir(source.stem, arguments.resume)
+    if run_dir.exists() and not arguments.resume and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ConfigError(f"run directory {run_dir}: is not empty; add --resume to go on with it, or name another")
+
+    _prepare_jax()
+    from metarl_jax.runs import report, train
+    from metarl_jax.runs.build import build
+
+    job = build(config)
+    info = train.environment_info()
+    device = f"{info['device']} ({info['backend']})"
+    _say(f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s), {device}; run directory {run_dir}")
+    train.train(job, run_dir, resume=arguments.resume, report=_say)
+    for path in report.pictures(job, run_dir):
+        _say(f"picture: {path}")
+    print(run_dir)
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from metarl_jax.sweeps.search_space import is_dimension
+
+    source = _find_config(arguments.config)
+    plain = load(source).model_dump()
+    ranges = [o for o in arguments.overrides if is_dimension(o, plain)]
+    overrides = [o for o in arguments.overrides if o not in ranges]
+    if arguments.seeds is not None:
+        overrides.append(f"num_seeds={arguments.seeds}")
+    config = load(source, overrides)
+    if arguments.lanes is not None and arguments.lanes < 1:
+        raise ConfigError(f"lanes = {arguments.lanes}: must be at least 1")
+    directory = arguments.run_dir or _new_run_dir(f"sweep-{source.stem}", arguments.resume)
+    if directory.exists() and not arguments.resume and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"sweep directory {directory}: is not empty; add --resume to go on with it, or name another")
+    _prepare_jax()
+    _a_device_for_every_core()
+    from metarl_jax.sweeps import run as sweep
+
+    made = sweep.make(
+        config,
+        ranges,
+        method=arguments.method,
+        num_trials=arguments.trials,
+        grid_points=arguments.grid_points,
+        lanes_at_a_time=arguments.lanes,
+        interval=arguments.interval,
+    )
+    _say(
+        f"{config.algorithm} on {config.env}: {len(made.settings)} trials x {config.num_seeds} seed(s); one program "
+        f"varies {', '.join(made.traced) or 'nothing'}; sweep directory {directory}"
+    )
+    rows = sweep.run(made, directory, resume=arguments.resume, report=_say)
+    print(sweep.format_rows(made, rows))
+    print(directory)
+    return 0
+
+
+def _new_run_dir(name: str, resume: bool) -> Path:
+    if resume:
+        raise ConfigError("--resume needs --run-dir, to know which run to go on with")
+    import time
+
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    for option in ("num_tasks", "num_episodes"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{option.replace('_', '-')} = {value}: must be at least 1")
+    if arguments.num_updates is not None and arguments.num_updates < 0:
+        raise ConfigError(f"--num-updates = {arguments.num_updates}: must be at least 0")
+    if not (arguments.run / "config.yaml").is_file():
+        raise ConfigError(f"run {arguments.run}: is not a run directory (it has no config.yaml)")
+    _prepare_jax()
+    import json
+
+    import jax
+
+    from metarl_jax.runs import evaluate, report
+
+    table, scores = evaluate.assess(
+        arguments.run,
+        num_tasks=arguments.num_tasks,
+        num_episodes=arguments.num_episodes,
+        num_updates=arguments.num_updates,
+        baselines=not arguments.no_baselines,
+        report=_say,
+    )
+    saved = evaluate.save(arguments.run, table, scores)
+    if arguments.json:
+        print(json.dumps(table))
+        return 0
+    job = evaluate.open_run(arguments.run)
+    params = None
+    if scores["run"].shape[2] > 1:
+        params = jax.tree.map(lambda x: x[0], evaluate.restore(job, arguments.run)[1])
+    made = report.pictures(job, arguments.run, params, max(1, scores["run"].shape[2] - 1))
+    print(report.format_table(table))
+    for path in [saved, *made]:
+        print(path)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from metarl_jax.envs import registered
+
+    print("algorithms")
+    for name, schema in SCHEMAS.items():
+        print(f"  {name:22} {(schema.__doc__ or '').splitlines()[0]}")
+    print("\nenvironments")
+    for name, description in registered().items():
+        print(f"  {name:22} {description}")
+    print("\nconfigurations")
+    directory = config_directory()
+    for path in [*sorted(directory.glob("*.yaml")), *sorted(directory.glob("papers/*.yaml"))]:
+        first = path.read_text().splitlines()[0]
+        name = str(path.relative_to(directory).with_suffix(""))
+        print(f"  {name:28} {first.removeprefix('#').strip() if first.startswith('#') else ''}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    what = arguments.what
+    if what in SCHEMAS:
+        for key, default, description in describe(what):
+            print(f"{key:22} {default:14} {description}")
+        return 0
+    run = Path(what)
+    if (run / "config.yaml").is_file():
+        print((run / "config.yaml").read_text(), end="")
+        if (run / "metrics.jsonl").is_file():
+            lines = (run / "metrics.jsonl").read_text().splitlines()
+            if lines:
+                print(f"\nlast iteration: {lines[-1]}")
+        return 0
+    from metarl_jax.envs import registered
+
+    if what in registered():
+        print(f"{what}: {registered()[what]}")
+        return 0
+    print(dump(load(_find_config(what, also=[*SCHEMAS, *registered()]))), end="")
+    return 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from metarl_jax.reproductions import REPRODUCTIONS, choose_cells, format_list, format_result, reproduce
+
+    if arguments.only_list:
+        print(format_list())
+        return 0
+    name = (arguments.name or "").replace("_", "-")
+    if name not in REPRODUCTIONS:
+        import difflib
+
+        near = difflib.get_close_matches(name, REPRODUCTIONS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"reproduction {name or '(none)'}: must be one of {', '.join(REPRODUCTIONS)}{hint}")
+    try:
+        cells = choose_cells(name, arguments.cells)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    _prepare_jax()
+    import json
+    import shutil
+
+    from metarl_jax.runs.train import environment_info, write_whole
+
+    entry = REPRODUCTIONS[name]
+    directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"
+    _say(f"{name}: {entry.title}; about {entry.cpu} on one CPU core; kept in {directory}, where a second call goes on")
+    command = f"metarl reproduce {name}" + (f" --cells {arguments.cells}" if arguments.cells else "")
+    result = {**reproduce(name, directory, _say, cells), **environment_info(), "command": command}
+    output = arguments.output or directory
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    print(format_result(result))
+    picture = directory / f"{name}.png"
+    if picture.exists():
+        if output != directory:
+            shutil.copyfile(picture, output / picture.name)
+        print(output / picture.name)
+    print(output / f"{name}.json")
+    return 0 if result["passed"] else 1
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    name = "".join(c if c.isalnum() else "-" for c in arguments.env)
+    directory = arguments.run_dir or _new_run_dir(f"tune-{name}", arguments.resume)
+    _prepare_jax()
+    _a_device_for_every_core()
+    from metarl_jax.tuning import commands
+
+    return commands.run_tune(arguments, directory, _say)
+
+
+def _learn(arguments: argparse.Namespace) -> int:
+    _prepare_jax()
+    _a_device_for_every_core()
+    from metarl_jax.tuning import commands
+
+    return commands.run_learn(arguments, arguments.run_dir, _say)
+
+
+_COMMANDS = {
+    "train": _train,
+    "sweep": _sweep,
+    "tune": _tune,
+    "learn-optimizer": _learn,
+    "evaluate": _evaluate,
+    "reproduce": _reproduce,
+    "list": _list,
+    "show": _show,
+}

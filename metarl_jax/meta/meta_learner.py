@@ -1,0 +1,277 @@
+"""Meta-learners: collect a trial in every task, then improve what is meta-learned on the stored trials.
+
+`meta_learner` is the frame of every gradient-based method; `policy_meta_learner` fits it to reinforcement learning.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax import tree
+from metarl_jax.meta import adaptation
+from metarl_jax.meta.differentiation import MetaGradient, resolve
+from metarl_jax.meta.outer import Outer, Problem, gradient_steps
+from metarl_jax.rl import learners, losses
+from metarl_jax.rl.rollout import episode_returns, rollout
+from metarl_jax.types import (
+    Batch,
+    Learner,
+    LearnerState,
+    MetaLearner,
+    MetaState,
+    Metrics,
+    Params,
+    Policy,
+    Rollout,
+    Task,
+    Trial,
+)
+
+Float = float | jax.Array
+
+
+class Objective(NamedTuple):
+    """The meta-loss of one task's trial.
+
+    after(params, batch) -> (loss, metrics) of the adapted agent; during(params, batch, credit) -> (loss, KL) of the
+    agent before an inner update, on the data that it gathered, or None; policy(params, batch) -> the distribution of
+    the adapted agent, for what needs its KL divergence.
+    """
+
+    after: Callable[[Params, Any], tuple[jax.Array, Metrics]]
+    during: Callable[[Params, Any, Any], tuple[jax.Array, jax.Array]] | None = None
+    policy: Callable[[Params, Any], Any] | None = None
+
+
+def meta_learner(
+    sample_task: Callable[[jax.Array], Task],
+    sample: adaptation.Sample,
+    learner: Learner,
+    objective: Objective,
+    init_params: Callable[[jax.Array], Params],
+    *,
+    num_inner_steps: int,
+    meta_batch_size: int,
+    outer: Outer,
+    differentiation: str | MetaGradient = "mixed",
+    estimate: Callable[[Params, Trial], tuple[jax.Array, Params]] | None = None,
+    credit: Callable[[jax.Array], jax.Array] | None = None,
+    tasks_per_batch: int | None = None,
+    score_name: str = "return",
+) -> MetaLearner:
+    """min_theta mean_i L(adapt(theta; trial_i); trial_i) over tasks i (Finn et al. 2017, eq. 1).
+
+    A step samples `meta_batch_size` tasks, collects their trials with the current theta, and lets `outer` work on
+    them; adaptation is replayed as often as it asks, the environment is not. Memory is that of `tasks_per_batch`
+    tasks (None: one on a CPU, all elsewhere).
+
+    Args:
+        differentiation: how the gradient gets through the inner updates, see `metarl_jax.meta.differentiation`.
+        estimate: (params, trial) -> (loss, direction), in the place of the meta-gradient (Reptile).
+        credit: scores [task, K + 1, episode] -> [task], stored in the trials for `objective.during`.
+    """
+    way = resolve(differentiation)
+    way.check(learner, num_inner_steps)
+
+    def total(replay: Callable, params: Params, trial: Trial, weights: Any = None) -> tuple[jax.Array, Metrics]:
+        during = None
+        if objective.during is not None:
+            during = lambda p, b: objective.during(p, b, trial.credit)  # type: ignore[misc] # noqa: E731
+        state, records = replay(learner, params, trial, during)
+        loss, metrics = objective.after(state.params, trial.outer)
+        if records is not None:
+            extra, inner_kl = records  # [K], [K]
+            loss = loss + jnp.sum(extra) + (0.0 if weights is None else jnp.sum(weights * inner_kl))
+            metrics = {**metrics, "inner_kl": inner_kl}
+        return loss, metrics
+
+    def meta_loss(params: Params, trial: Trial) -> jax.Array:
+        return total(way.replay, params, trial)[0]
+
+    def gradient(params: Params, trial: Trial, weights: Any = None) -> tuple[tuple[jax.Array, Metrics], Params]:
+        if estimate is not None:
+            loss, direction = estimate(params, trial)
+            return (loss, {}), direction
+        return way.value_and_grad(lambda *x: total(way.replay, *x))(params, trial, weights)
+
+    def meta_gradient(params: Params, trial: Trial) -> tuple[jax.Array, Params]:
+        (loss, _), grads = gradient(params, trial)
+        return loss, grads
+
+    def fisher(params: Params, v: Params, trial: Trial) -> Params:
+        def adapted(replay: Callable, p: Params) -> Any:
+            return objective.policy(replay(learner, p, trial)[0].params, trial.outer)  # type: ignore[misc]
+
+        def divergence(new: Any) -> jax.Array:
+            return losses.kl_divergence(trial.outer.distribution, new, trial.outer.mask)
+
+        assert way.tangents is not None
+        tangents = way.tangents
+        point, tangent = jax.jvp(lambda p: adapted(tangents, p), (params,), (v,))
+        _, cotangent = jax.jvp(jax.grad(divergence), (point,), (tangent,))
+        return jax.vjp(lambda p: adapted(way.replay, p), params)[1](cotangent)[0]
+
+    def adapt(params: Params, trial: Trial) -> LearnerState:
+        return way.replay(learner, params, trial)[0]
+
+    def collect(
+        params: Params, key: jax.Array, task: Task, num_updates: int = num_inner_steps
+    ) -> tuple[Trial, jax.Array]:
+        return adaptation.collect(sample, learner, params, key, task, num_updates)
+
+    def init(key: jax.Array) -> MetaState:
+        params = init_params(key)
+        return MetaState(params, outer.init(params))
+
+    def collect_one(params: Params, key: jax.Array) -> tuple[Trial, jax.Array]:
+        task_key, trial_key = jax.random.split(key)
+        return collect(params, trial_key, sample_task(task_key))
+
+    def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(meta_batch_size))
+        trials, scores = tree.chunked_map(lambda k: collect_one(state.params, k), keys, tasks_per_batch)
+        if credit is not None:
+            trials = trials.replace(credit=credit(scores))
+
+        def over_tasks(f: Callable, num_tasks: int | None = None) -> Any:
+            some = jax.tree.map(lambda x: x[:num_tasks], trials)
+            return tree.chunked_mean(f, some, tasks_per_batch)
+
+        problem = Problem(
+            value=lambda p, w: over_tasks(lambda trial: total(way.replay, p, trial, w)),
+            value_and_grad=lambda p, w: over_tasks(lambda trial: gradient(p, trial, w)),
+            fisher=lambda p, v, n=None: over_tasks(lambda trial: fisher(p, v, trial), n),
+        )
+        state, metrics = outer.update(state, problem)
+        per_update = scores.reshape(meta_batch_size, num_inner_steps + 1, -1).mean(axis=(0, 2))
+        named = {f"{score_name}_{k}": per_update[k] for k in range(num_inner_steps + 1)}
+        return state, {**metrics, **named}
+
+    return MetaLearner(init, step, collect, adapt, meta_loss, meta_gradient)
+
+
+def policy_meta_learner(
+    env: Any,
+    tasks: Any,
+    policy: Policy,
+    inner: Learner,
+    *,
+    num_inner_steps: int = 1,
+    meta_batch_size: int = 40,
+    episodes_per_task: int = 20,
+    horizon: int | None = None,
+    outer: Outer | None = None,
+    outer_lr: Float = 1e-3,
+    num_outer_epochs: int = 1,
+    max_grad_norm: Float | None = None,
+    outer_surrogate: str | losses.Surrogate = "ppo",
+    outer_clip_eps: Float = 0.3,
+    outer_dice_lambda: Float = 1.0,
+    outer_entropy_coef: Float = 0.0,
+    value_coef: Float = 0.5,
+    exploration_coef: Float = 0.0,
+    inner_kl: bool = False,
+    outer_kl: bool = False,
+    differentiation: str | MetaGradient = "mixed",
+    tasks_per_batch: int | None = None,
+    init_params: Callable[[jax.Array], Params] | None = None,
+    estimate: Callable[[Params, Trial], tuple[jax.Array, Params]] | None = None,
+) -> MetaLearner:
+    """`meta_learner` whose data are episodes and whose losses are surrogates: the base of the policy-gradient family.
+
+    Args:
+        env: gymnax environment; tasks: `TaskDistribution`, or anything with `sample(key)` and `horizon`.
+        inner: an inner learner, such as `mrl.inner.ppo(policy, ...)` or one's own.
+        episodes_per_task: episodes before, and after, each inner update; each of `horizon` steps at most.
+        outer: what works on the stored trials; None: Adam with `outer_lr`, `num_outer_epochs` times.
+        outer_surrogate: on the data gathered after adaptation; with `num_outer_epochs > 1` use "ppo" or "lvc".
+        exploration_coef: E-MAML's term, in units of the reference (Stadie et al. 2018): adds
+            exploration_coef * sum_k surrogate(theta_k; tau_k) with the task's credit as every advantage, the credit
+            being its post-update episode returns standardised over the meta-batch. With "vpg" that is
+            -credit * mean log pi_theta_k(a|s). A Python 0 leaves it out of the program.
+        inner_kl, outer_kl: have the objective measure KL(old || new) on the inner, the outer batches.
+        init_params: what is meta-learned at the start; None: `policy.init`.
+        tasks_per_batch: tasks processed at a time (None: one on a CPU, all on an accelerator).
+    Step metrics: loss, grad_norm, return_k after k inner updates (mean over tasks and episodes), and the outer's own.
+    Not differentiated: sampling, advantages. Without `exploration_coef` the dependence of tau on theta through sampling
+    enters only by the surrogates' likelihood ratios.
+    """
+    if num_outer_epochs > 1 and outer_surrogate in losses.ON_POLICY:
+        raise ValueError(
+            f"num_outer_epochs = {num_outer_epochs}: must be 1 with outer_surrogate {outer_surrogate!r}; "
+            "use 'lvc' or 'ppo'"
+        )
+    explores = not _is_zero(exploration_coef)
+    if explores and outer_surrogate in losses.NEEDS_REWARDS:
+        raise ValueError(
+            f"exploration_coef: needs an outer_surrogate of advantages, not {outer_surrogate!r}; "
+            "use 'loaded_dice', 'lvc' or 'ppo'"
+        )
+    num_steps = tasks.horizon if horizon is None else horizon
+    surrogate = losses.surrogate(outer_surrogate, clip_eps=outer_clip_eps, dice_lambda=outer_dice_lambda)
+    outer_loss = learners.actor_critic_loss(
+        policy,
+        surrogate,
+        value_coef=value_coef,
+        entropy_coef=outer_entropy_coef,
+        use_entropy=not _is_zero(outer_entropy_coef),
+    )
+
+    def sample(params: Params, key: jax.Array, task: Task) -> tuple[Rollout, jax.Array]:
+        data, _ = rollout(env, policy.apply, params, key, task, num_steps=num_steps, num_envs=episodes_per_task)
+        return data, episode_returns(data)
+
+    def after(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+        loss = outer_loss(params, batch)[0]
+        if not outer_kl:
+            return loss, {}
+        new = policy.apply(params, batch.observation)
+        return loss, {"kl": losses.kl_divergence(batch.distribution, new, batch.mask)}
+
+    def during(params: Params, batch: Batch, credit: Any) -> tuple[jax.Array, jax.Array]:
+        new = policy.apply(params, batch.observation)
+        kl = losses.kl_divergence(batch.distribution, new, batch.mask)
+        if not explores:
+            return jnp.zeros_like(kl), kl
+        paid = dataclasses.replace(
+            batch, advantage=jnp.zeros_like(batch.advantage) + (0.0 if credit is None else credit)
+        )
+        return exploration_coef * surrogate(new.log_prob(batch.action), paid), kl
+
+    def standardised_outcome(scores: jax.Array) -> jax.Array:
+        last = scores[:, -1]  # [task, episode]
+        spread = jnp.std(last)
+        return (last.mean(axis=1) - last.mean()) / jnp.where(spread > 0, spread, 1.0)
+
+    if outer is None:
+        outer = gradient_steps(meta_optimizer(outer_lr, max_grad_norm), num_outer_epochs)
+    return meta_learner(
+        tasks.sample,
+        sample,
+        inner,
+        Objective(after, during if explores or inner_kl else None, lambda p, b: policy.apply(p, b.observation)),
+        policy.init if init_params is None else init_params,
+        num_inner_steps=num_inner_steps,
+        meta_batch_size=meta_batch_size,
+        outer=outer,
+        differentiation=differentiation,
+        estimate=estimate,
+        credit=standardised_outcome if explores else None,
+        tasks_per_batch=tasks_per_batch,
+    )
+
+
+def meta_optimizer(lr: Float, max_grad_norm: Float | None) -> optax.GradientTransformation:
+    """Adam, with the gradient's global norm clipped if a bound is given."""
+    if max_grad_norm is None:
+        return optax.adam(lr)
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(lr))
+
+
+def _is_zero(coefficient: Float) -> bool:
+    """Whether a coefficient is known to be 0 before tracing, so that its term can be left out."""
+    return isinstance(coefficient, (int, float)) and coefficient == 0

@@ -1,0 +1,199 @@
+"""Surrogate objectives and the other loss terms, as functions of log-probabilities.
+
+All are *losses* (to be minimised), averaged over the steps where `mask` is 1, so that their gradients
+share one scale whatever the surrogate. Shapes are [T, ...]; the elementwise ones also take shuffled [N].
+Callers stop the gradients of what they feed in. The surrogates have equal gradients at the sampling
+parameters, and different Hessians, which is all that second-order MAML adds to first order:
+see `tests/meta/test_exactness.py`, which measures both against exact enumeration.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.types import Batch
+
+Surrogate = Callable[[jax.Array, Batch], jax.Array]
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of x where mask is 1 (0 if nowhere)."""
+    return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def magic_box(x: jax.Array) -> jax.Array:
+    """exp(x - sg(x)): 1 in value, and its derivative is that of x (DiCE, Foerster et al. 2018)."""
+    return jnp.exp(x - jax.lax.stop_gradient(x))
+
+
+def vpg(log_prob: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+    """-mean log pi(a|s) A: the right gradient, and a Hessian that is zero in expectation for softmax policies."""
+    return -masked_mean(log_prob * advantage, mask)
+
+
+def lvc(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+    """-mean pi / pi_old A: low-variance curvature (Rothfuss et al. 2018, eq. 11), pi_old stored at sampling."""
+    return -masked_mean(jnp.exp(log_prob - log_prob_old) * advantage, mask)
+
+
+def ppo_clip(
+    log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array, clip_eps: float | jax.Array
+) -> jax.Array:
+    """-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7)."""
+    ratio = jnp.exp(log_prob - log_prob_old)
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
+
+
+def smooth_ppo(
+    log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array, clip_eps: float | jax.Array
+) -> jax.Array:
+    """`ppo_clip` with 1 + eps tanh((rho - 1) / eps) for the clip, so that gradients depend on eps smoothly.
+
+    The slope of a step falls as sech^2((rho - 1) / eps) instead of dropping to 0; gradient and Hessian at rho = 1 are
+    those of `ppo_clip`. It is what lets clip_eps be tuned by meta-gradients.
+    """
+    ratio = jnp.exp(log_prob - log_prob_old)
+    clipped = 1.0 + clip_eps * jnp.tanh((ratio - 1.0) / clip_eps)
+    return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
+
+
+def dpo(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+    """-mean [rho A - drift], Discovered Policy Optimisation (Lu et al. 2022): a closed form of a learned loss.
+
+    drift = ReLU(x - 2 tanh(x / 2)) of x = (rho - 1) A where A >= 0, ReLU(x - .6 tanh(x / .6)) of x = A log rho
+    elsewhere. Instead of a clip: where rho moved with a positive A, the push fades as sech^2(x / 2); with a negative
+    one it turns round far out. Value, gradient and Hessian at rho = 1 are those of `lvc`. Advantages have to be
+    standardised: 2 and .6 have their unit.
+    """
+    log_ratio = log_prob - log_prob_old
+    ratio = jnp.exp(log_ratio)
+    with_it, against_it = (ratio - 1.0) * advantage, log_ratio * advantage
+    drift = jnp.where(
+        advantage >= 0,
+        jax.nn.relu(with_it - 2.0 * jnp.tanh(with_it / 2.0)),
+        jax.nn.relu(against_it - 0.6 * jnp.tanh(against_it / 0.6)),
+    )
+    return -masked_mean(ratio * advantage - drift, mask)
+
+
+def dice(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
+    """-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
+
+    DiCE with its first-order baseline (Foerster et al. 2018, eq. 8): derivatives of every order are
+    unbiased. Time is axis 0. The weights gamma^t are those of the discounted objective; the other
+    surrogates follow the field in leaving them out, so the two agree exactly only for gamma = 1.
+    """
+    log_prob = log_prob * mask
+    reward_term = magic_box(jnp.cumsum(log_prob, axis=0)) * discounted_reward
+    baseline_term = (1.0 - magic_box(log_prob)) * discounted_value
+    return -masked_mean(reward_term + baseline_term, mask)
+
+
+def loaded_dice(
+    log_prob: jax.Array, advantage: jax.Array, mask: jax.Array, dice_lambda: float | jax.Array = 1.0
+) -> jax.Array:
+    """-sum_t (magic(w_t) - magic(v_t)) A_t, v_t = lambda w_{t-1}, w_t = v_t + log pi_t.
+
+    Loaded DiCE (Farquhar et al. 2019, algorithm 1). Time is axis 0. lambda = 1 has unbiased derivatives
+    of every order; lambda = 0 is `lvc` in expectation; between them, bias buys variance.
+    """
+
+    def step(w: jax.Array, log_pi: jax.Array) -> tuple[jax.Array, tuple]:
+        v = dice_lambda * w
+        return v + log_pi, (v + log_pi, v)
+
+    _, (w, v) = jax.lax.scan(step, jnp.zeros_like(log_prob[0]), log_prob * mask)
+    return -masked_mean((magic_box(w) - magic_box(v)) * advantage, mask)
+
+
+def tmaml(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
+    """DiCE with control variates for the Hessian too, after TMAML (Liu et al. 2019).
+
+    -sum_t [M_t gamma^t r_t + (1 - m_t) gamma^t V_t - (1 - M_{t-1}) (1 - m_t) gamma^t V_t] with
+    m_t = magic(log pi_t) and M_t = magic(sum_{t' <= t} log pi_t'). The last term takes a baseline off the pairs
+    grad log pi_t' grad log pi_t^T, t' < t, that DiCE's first-order baseline leaves alone; its own expectation is 0
+    at every order, because the past M_{t-1} is exclusive. Time is axis 0. Equal at every order to loaded_dice with
+    lambda = 1 on the advantages G_t - V_t, from which it differs in what it is fed: rewards, not advantages.
+    """
+    log_prob = log_prob * mask
+    total = jnp.cumsum(log_prob, axis=0)
+    now, past = magic_box(log_prob), magic_box(total - log_prob)
+    value_terms = (1.0 - now) * discounted_value - (1.0 - past) * (1.0 - now) * discounted_value
+    return -masked_mean(magic_box(total) * discounted_reward + value_terms, mask)
+
+
+def towards_target(batch: Batch, target_return: float | jax.Array) -> Batch:
+    """`batch` with every weight times (R* - R) / T: its surrogates then descend (R* - R)^2 / 2 in place of -R.
+
+    R is the mean discounted return of the episodes [T, B], R* = `target_return` in the same unit, T the most steps that
+    one can take. (R* - R)^2 / 2 has the gradient of -R times R* - R, the numerator of Polyak's step size (1987). So how
+    far a step goes says how far the target is, which a policy gradient alone does not know (a constant added to the
+    rewards does not change it), and steps get shorter on the way. They turn round beyond it: R* is for a return that
+    cannot be exceeded, such as 0 where rewards are costs.
+    R is data, as advantages are, and not differentiated: of the Hessian, grad R grad R^T is left out.
+    """
+    num_steps, num_episodes = batch.mask.shape
+    mean_return = jnp.sum(batch.discounted_reward * batch.mask) / num_episodes
+    missing = (target_return - mean_return) / num_steps
+    names = ("advantage", "discounted_reward", "discounted_value")
+    return batch.replace(**{name: missing * getattr(batch, name) for name in names})  # type: ignore[attr-defined]
+
+
+def value_loss(
+    value: jax.Array,
+    target: jax.Array,
+    mask: jax.Array,
+    value_old: jax.Array | None = None,
+    clip_eps: float | jax.Array | None = None,
+) -> jax.Array:
+    """mean (V - target)^2 / 2, or the clipped form max of it and (V_old + clip(V - V_old, +-eps) - target)^2 / 2."""
+    error = jnp.square(value - target)
+    if clip_eps is not None and value_old is not None:
+        clipped = value_old + jnp.clip(value - value_old, -clip_eps, clip_eps)
+        error = jnp.maximum(error, jnp.square(clipped - target))
+    return 0.5 * masked_mean(error, mask)
+
+
+def entropy(distribution: Any, mask: jax.Array) -> jax.Array:
+    """Mean entropy in nats of a distrax distribution with batch shape that of mask."""
+    return masked_mean(distribution.entropy(), mask)
+
+
+def kl_divergence(old: Any, new: Any, mask: jax.Array) -> jax.Array:
+    """Mean KL(old || new) in nats; `old` are the leaves that a rollout stored of a distribution like `new`."""
+    old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
+    return masked_mean(old.kl_divergence(new), mask)
+
+
+SURROGATES: dict[str, Callable[..., jax.Array]] = {
+    "vpg": lambda lp, b: vpg(lp, b.advantage, b.mask),
+    "lvc": lambda lp, b: lvc(lp, b.log_prob, b.advantage, b.mask),
+    "dice": lambda lp, b: dice(lp, b.discounted_reward, b.discounted_value, b.mask),
+    "loaded_dice": lambda lp, b, dice_lambda: loaded_dice(lp, b.advantage, b.mask, dice_lambda),
+    "tmaml": lambda lp, b: tmaml(lp, b.discounted_reward, b.discounted_value, b.mask),
+    "ppo": lambda lp, b, clip_eps: ppo_clip(lp, b.log_prob, b.advantage, b.mask, clip_eps),
+    "dpo": lambda lp, b: dpo(lp, b.log_prob, b.advantage, b.mask),
+    "smooth_ppo": lambda lp, b, clip_eps: smooth_ppo(lp, b.log_prob, b.advantage, b.mask, clip_eps),
+}
+NEEDS_REWARDS = ("dice", "tmaml")  # weigh rewards, not advantages
+NEEDS_TIME = (*NEEDS_REWARDS, "loaded_dice")  # cannot be shuffled into minibatches of single steps
+ON_POLICY = ("vpg", *NEEDS_TIME)  # no ratio to the policy that acted: wrong once the parameters have moved
+
+
+def surrogate(name: str | Surrogate, **options: float | jax.Array) -> Surrogate:
+    """A named surrogate (or the user's own `f(log_prob, batch) -> loss`) with its options bound.
+
+    Options (`clip_eps`, `dice_lambda`) that the named one does not use are ignored.
+    """
+    if callable(name):
+        return name
+    if name not in SURROGATES:
+        raise ValueError(f"surrogate = {name!r}: must be one of {', '.join(SURROGATES)}, or a function")
+    function = SURROGATES[name]
+    used = {k: v for k, v in options.items() if k in inspect.signature(function).parameters}
+    return partial(function, **used)

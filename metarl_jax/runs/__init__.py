@@ -1,0 +1,1 @@
+"""One configuration: read, built, trained in a directory, evaluated, drawn."""

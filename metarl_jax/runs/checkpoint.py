@@ -1,0 +1,102 @@
+"""Checkpoints of a training state: arrays and JSON only, written whole or not at all."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from metarl_jax.options import ConfigError
+from metarl_jax.tree import leaf_names
+
+KEEP = 2  # the newest, and the one before it
+
+
+class Checkpoints:
+    """The checkpoints of one run, `directory/<iteration>`, through orbax.
+
+    Orbax writes into a temporary directory and renames it, so a kill at any moment leaves the older
+    checkpoints whole. A digest of the arrays is stored with them, so silent damage is noticed too.
+    """
+
+    def __init__(self, directory: Path):
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        import orbax.checkpoint as ocp
+
+        self.directory = directory
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, enable_async_checkpointing=False),
+        )
+
+    def iterations(self) -> list[int]:
+        """Iterations that have a checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, iteration: int, state: Any) -> None:
+        """Write the state reached after `iteration` iterations; returns once it is on disk."""
+        host = jax.tree.map(np.asarray, state)
+        ocp = self._ocp
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(host), digest=ocp.args.JsonSave({"sha256": digest(host)})
+        )
+        self._manager.save(iteration, args=items, force=True)
+        self._manager.wait_until_finished()
+
+    def restore(self, like: Any, iteration: int | None = None) -> tuple[int, Any]:
+        """(iteration, state) of one checkpoint (default: the newest), shaped like `like`.
+
+        Raises: ConfigError naming the checkpoint, what is wrong and what to do, if it cannot be read, was
+            damaged, or holds arrays of other names, shapes or types.
+        """
+        available = self.iterations()
+        if not available:
+            raise ConfigError(f"{self.directory.parent}: has no checkpoint yet")
+        if iteration is None:
+            iteration = available[-1]
+        elif iteration not in available:
+            raise ConfigError(f"checkpoint {iteration}: this run has {', '.join(map(str, available))}")
+        path = self.directory / str(iteration)
+        ocp = self._ocp
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        abstract = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+        try:
+            items = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract, strict=True), digest=ocp.args.JsonRestore()
+            )
+            found = self._manager.restore(iteration, args=items)
+            state, stored = found["state"], found["digest"]["sha256"]
+        except Exception as error:  # whatever orbax, tensorstore or the file system say of a damaged file
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            raise self._damaged(path, iteration, available, reason) from None
+        for name, want, got in zip(leaf_names(like), jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
+            if want.shape != got.shape or want.dtype != got.dtype:
+                raise ConfigError(
+                    f"checkpoint {path}: {name} is {got.dtype}{list(got.shape)}, the configuration asks for "
+                    f"{want.dtype}{list(want.shape)}"
+                )
+        if digest(state) != stored:
+            raise self._damaged(path, iteration, available, "its contents do not match their digest")
+        return iteration, state
+
+    @staticmethod
+    def _damaged(path: Path, iteration: int, available: list[int], reason: str) -> ConfigError:
+        older = [i for i in available if i < iteration]
+        advice = f"move it away to go on from {older[-1]}" if older else "there is no older one to go on from"
+        return ConfigError(f"checkpoint {path}: cannot be read ({reason}); {advice}")
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over the leaves' names, types, shapes and bytes."""
+    sha = hashlib.sha256()
+    for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True):
+        array = np.ascontiguousarray(leaf)
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,143 @@
+"""Configurations: short, flat YAML with the field's names -> validated, frozen objects.
+
+Every mistake becomes one line that names the key, the value, what is allowed and the nearest spelling.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from metarl_jax.algorithms.schemas import SCHEMAS, Config
+from metarl_jax.options import ConfigError, RunConfig
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file (safe loader: data only), apply `key=value` overrides, validate.
+
+    Raises: ConfigError, one line.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise ConfigError(f"config {path}: {error.strerror or error}{_nearby(Path(path))}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config {path}: not a text file") from None
+    data = parse_value(text, f"config {path}")
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path}: must be a list of `key: value` lines, not {type(data).__name__}")
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r}: must be key=value")
+        target, last = data, key.strip()
+        if last.startswith("env_options."):
+            target, last = data.get("env_options") or {}, last.removeprefix("env_options.")
+            if not isinstance(target, dict):
+                raise ConfigError(f"env_options = {target!r}: must be a mapping")
+            data["env_options"] = target
+        target[last] = parse_value(value, f"override {override!r}")
+    return validate(data)
+
+
+def validate(data: dict[str, Any]) -> Config:
+    """A dictionary -> the frozen configuration of its `algorithm`."""
+    name = data.get("algorithm")
+    if name is None:
+        raise ConfigError(f"algorithm is missing: must be one of {', '.join(SCHEMAS)}")
+    if not isinstance(name, str) or name not in SCHEMAS:
+        raise ConfigError(f"algorithm = {name!r}: must be one of {', '.join(SCHEMAS)}{_suggest(str(name), SCHEMAS)}")
+    schema = SCHEMAS[name]
+    for key in data:
+        if key not in schema.model_fields:
+            hint = _suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
+            raise ConfigError(f"{key} = {data[key]!r}: not a key of algorithm {name}{hint}")
+    try:
+        return schema(**data)  # type: ignore[return-value]
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, schema)) from None
+
+
+def _one_line(error: ValidationError, schema: type[RunConfig]) -> str:
+    first = error.errors()[0]
+    if isinstance(first.get("ctx", {}).get("error"), ConfigError):
+        return str(first["ctx"]["error"])
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function-")))
+    field = schema.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+    about = f" ({field.description})" if field is not None else ""
+    if first["type"] == "missing":
+        return f"{key} is missing{about}"
+    words = {
+        "int_type": "must be a whole number",
+        "int_parsing": "must be a whole number",
+        "float_type": "must be a number",
+        "float_parsing": "must be a number",
+        "bool_type": "must be true or false",
+        "bool_parsing": "must be true or false",
+        "string_type": "must be text",
+        "list_type": "must be a list such as [64, 64]",
+        "dict_type": "must be a mapping",
+    }
+    allowed = words.get(first["type"]) or first["msg"].replace("Input should be", "must be")
+    value = first["input"]
+    expected = first.get("ctx", {}).get("expected")
+    hint = _suggest(str(value), str(expected).replace(" or ", ", ").replace("'", "").split(", ")) if expected else ""
+    return f"{key} = {value!r}: {allowed}{hint}{about}"
+
+
+def _suggest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _nearby(path: Path) -> str:
+    try:
+        siblings = [str(p) for p in path.parent.glob("*.yaml")]
+    except OSError:
+        return ""
+    return _suggest(str(path), siblings)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, reading 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refusing duplicate keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        twice = next((k for k in keys if keys.count(k) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"{twice} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_value(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML, every field written out."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+def describe(name: str) -> list[tuple[str, str, str]]:
+    """(key, default, description) of every field of an algorithm's configuration."""
+    rows = []
+    for key, field in SCHEMAS[name].model_fields.items():
+        default = "required" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True)
+        rows.append((key, default.removesuffix("\n").removesuffix("\n...").strip(), field.description or ""))
+    return rows

@@ -1,0 +1,228 @@
+"""What a person looks at: tables, learning curves, pictures and films of adaptation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from metarl_jax.runs.build import Job
+
+INK, GRID = "#222222", "#dddddd"
+COLOURS = ("#9aa5b1", "#e08214", "#1b7837", "#2166ac", "#762a83")  # before, after 1, 2, 3, 4 updates
+
+
+def format_table(table: dict[str, Any]) -> str:
+    """The adaptation table as text: a row for each update and baseline, with 95% intervals."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    stage = table.get("stage", "update")
+    by_episode = stage == "episode"
+    last = table["adaptation"][-1]["update"]
+    for row in table["adaptation"]:
+        u = row["update"]
+        if by_episode:
+            if not _shown(u + 1, last + 1):
+                continue
+            label = f"episode {u + 1}"
+        else:
+            label = "before adaptation" if u == 0 else f"after {u} {stage}{'s' if u > 1 else ''}"
+        rows.append((label if len(table["adaptation"]) > 1 else "trained policy", row))
+    for name, summaries in table["baselines"].items():
+        for row in summaries:
+            suffix = f", {row['update']}" if len(summaries) > 1 else ""
+            rows.append((name + suffix, row))
+    width = max(len(label) for label, _ in rows)
+    head = f"{table['algorithm']} on {table['env']}: {table['score']} on {table['num_tasks']} "
+    many = "tasks" if table["num_tasks"] > 1 else "task"
+    head += f"held-out {many}" if table["tasks_held_out"] else f"{many} (none is held out)"
+    what = "trials" if by_episode else "episodes" if table["score"] == "return" else "examples"
+    head += f", {table['num_episodes']} {what} each"
+    head += f", {table['num_seeds']} seed{'s' if table['num_seeds'] > 1 else ''}, iteration {table['iteration']}"
+    lines = [head, "", f"{'':{width}}  {'mean':>9}  {'95% interval':>20}  {'IQM':>9}  {'95% interval':>20}"]
+    for label, row in rows:
+        mean, iqm = (f"{row[k]:9.3f}  {_interval(row[k + '_interval']):>20}" for k in ("mean", "iqm"))
+        lines.append(f"{label:{width}}  {mean}  {iqm}")
+        if row is table["adaptation"][-1] and table["baselines"]:
+            lines.append("")
+    if "trial" in table:
+        t = table["trial"]
+        lines += ["", f"whole trial of {last + 1} episodes: {t['mean']:.3f} {_interval([t['low'], t['high']])}"]
+    if "gain" in table and not by_episode and table["gain"][0]["mean"] > 0:
+        g = table["gain"][0]
+        lines += [
+            "",
+            f"gain of the first {stage} {g['mean']:.3f} {_interval([g['low'], g['high']])}, on "
+            f"{100 * table['share_of_tasks_improved']:.0f}% of tasks; 90% of the whole gain after "
+            f"{table['convergence_update']} {stage}(s)",
+        ]
+    lines.append(f"intervals: {table['interval']}")
+    return "\n".join(lines)
+
+
+def _shown(episode: int, last: int) -> bool:
+    """Whether a table of `last` episodes has a row for this one: of many, 1, 2, 5, 10, 20, 50, ... and the last."""
+    return last <= 12 or episode == last or str(episode).rstrip("0") in ("1", "2", "5")
+
+
+def _interval(bounds: list[float]) -> str:
+    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def _axes(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def learning_curve(job: Job, run_dir: Path) -> Path:
+    """PNG of the training scores: mean over seeds, with a 95% interval (over seeds, or over nearby iterations)."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    prefix = job.score.rsplit("_", 1)[0]
+    numbered = prefix in ("return", "mse")
+    names = [k for k in rows[0] if k.startswith(prefix + "_")] if numbered else [job.score]
+    figure, axes = _axes()
+    x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration
+    if numbered:
+        names.sort(key=lambda name: int(name.rsplit("_", 1)[1]))
+    for i, name in enumerate(names):
+        colour = COLOURS[min(i, len(COLOURS) - 1)] if len(names) > 1 else COLOURS[2]
+        values = np.array([np.atleast_1d(np.array(row[name], float)) for row in rows])
+        centre, low, high = _band(values)
+        update = name.rsplit("_", 1)[-1]
+        label = (
+            ("before adaptation" if update == "0" else f"after {update} update{'s' * (update != '1')}")
+            if numbered
+            else name.replace("_", " ")
+        )
+        axes.plot(x, centre, color=colour, label=label, linewidth=1.8)
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xlabel("environment steps" if job.unit == "steps" else job.unit)
+    axes.set_ylabel("return" if job.higher_is_better else "mean squared error")
+    over = f"{job.config.num_seeds} seeds" if job.config.num_seeds > 1 else "iterations near by"
+    axes.set_title(f"{job.config.algorithm} on {job.config.env} (band: 95% over {over})", fontsize=10, color=INK)
+    if not job.higher_is_better:
+        axes.set_yscale("log")
+    axes.legend(frameon=False)
+    return save_figure(figure, run_dir / "learning_curve.png")
+
+
+@np.errstate(invalid="ignore", divide="ignore")
+def _band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre and 95% interval of [iteration, seed] values: normal over seeds, else over a sliding window."""
+    if values.shape[1] > 1:
+        centre = np.nanmean(values, axis=1)
+        half = 1.96 * np.nanstd(values, axis=1, ddof=1) / np.sqrt(values.shape[1])
+        return centre, centre - half, centre + half
+    window = max(1, min(len(values) // 20, 50))
+    padded = np.pad(values[:, 0], window, mode="edge")
+    near = np.lib.stride_tricks.sliding_window_view(padded, 2 * window + 1)
+    if np.isnan(near).all(axis=1).any():  # some stretch in which no episode ended
+        return values[:, 0], values[:, 0], values[:, 0]
+    centre = np.nanmean(near, axis=1)
+    low, high = np.nanquantile(near, [0.025, 0.975], axis=1)
+    return centre, low, high
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def is_navigation(job: Job) -> bool:
+    """Whether observations are positions in the plane and the task is a goal there."""
+    if job.policy is None or not hasattr(job.env.default_params, "goal"):
+        return False
+    return tuple(job.env.observation_space(job.env.default_params).shape) == (2,)
+
+
+def adaptation_paths(job: Job, params: Any, num_tasks: int, num_updates: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [task, update, T, episode, 2] (NaN after the end of an episode), and goals [task, 2]."""
+    tasks = job.evaluation_tasks(num_tasks)
+
+    def one(x: tuple) -> Any:
+        index, task = x
+        key = jax.random.fold_in(jax.random.key(0), index)
+        trial, _ = job.algorithm.collect(params, key, task, num_updates=num_updates)
+        batches = jax.tree.map(lambda a, b: jax.numpy.concatenate([a, b[None]]), trial.inner, trial.outer)
+        return jax.numpy.where(batches.mask[..., None] > 0, batches.observation, jax.numpy.nan)
+
+    positions = jax.jit(lambda t: jax.lax.map(one, (jax.numpy.arange(num_tasks), t)))(tasks)
+    return np.asarray(positions), np.asarray(tasks.goal)
+
+
+def _draw_tasks(positions: np.ndarray, goals: np.ndarray, until: int | None = None, width: float = 2.6) -> Any:
+    """A panel for each task and update: four episodes, the mean over all of them, the start and the goal."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    num_tasks, num_updates = positions.shape[:2]
+    reach = max(np.nanquantile(np.abs(positions), 0.995), np.abs(goals).max()) * 1.1
+    size = (width * num_updates, width * num_tasks + 0.3)
+    figure, panels = plt.subplots(num_tasks, num_updates, figsize=size, squeeze=False, layout="constrained")
+    for i in range(num_tasks):
+        for u in range(num_updates):
+            axes = panels[i][u]
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set_color(GRID)
+            colour = COLOURS[min(u, len(COLOURS) - 1)]
+            walked = positions[i, u, :until]
+            axes.plot(walked[:, :4, 0], walked[:, :4, 1], color=colour, linewidth=0.6, alpha=0.3)
+            lasting = ~np.isnan(walked[:, :, 0]).all(axis=1)
+            centre = np.nanmean(walked[lasting], axis=1)
+            axes.plot(centre[:, 0], centre[:, 1], color=colour, linewidth=2.5, solid_capstyle="round")
+            axes.plot(*positions[i, u, 0, 0], marker="o", color=INK, markersize=4)
+            axes.plot(*goals[i], marker="*", color="#c51b1d", markersize=12, markeredgecolor="white")
+            if i == 0:
+                label = "before adaptation" if u == 0 else f"after {u} update{'s' if u > 1 else ''}"
+                axes.set_title(label, fontsize=10, color=INK)
+    return figure
+
+
+def adaptation_picture(positions: np.ndarray, goals: np.ndarray, path: Path) -> Path:
+    """PNG: paths before and after each update, one row a task."""
+    return save_figure(_draw_tasks(positions, goals), path)
+
+
+def adaptation_film(positions: np.ndarray, goals: np.ndarray, path: Path, num_frames: int = 25) -> Path:
+    """GIF: the same paths being walked, a pause at the end."""
+    import io
+
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    steps = np.unique(np.linspace(1, positions.shape[2], num_frames).astype(int))
+    frames = []
+    for until in steps:
+        figure = _draw_tasks(positions, goals, int(until), width=1.8)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=80)
+        plt.close(figure)
+        buffer.seek(0)
+        frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE))
+    durations = [80] * (len(frames) - 1) + [2000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
+    return path
+
+
+def pictures(job: Job, run_dir: Path, params: Any | None = None, num_updates: int = 3) -> list[Path]:
+    """Every picture that fits the run; `params` are one seed's."""
+    made = [learning_curve(job, run_dir)]
+    if params is not None and is_navigation(job):
+        positions, goals = adaptation_paths(job, params, num_tasks=3, num_updates=num_updates)
+        made.append(adaptation_picture(positions, goals, run_dir / "adaptation.png"))
+        made.append(adaptation_film(positions, goals, run_dir / "adaptation.gif"))
+    return made

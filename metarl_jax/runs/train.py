@@ -1,0 +1,324 @@
+"""A training run: one compiled program, a run directory that survives a kill, progress, and failure reports.
+
+A run directory holds
+  config.yaml       the resolved configuration
+  info.json         versions, device, command
+  metrics.jsonl     one object an iteration; depends on the configuration and the device only
+  timing.jsonl      wall-clock seconds and throughput of each compiled call
+  checkpoints/      orbax, the newest two
+  tensorboard/      the same metrics as events
+  *.png, *.gif      pictures, by `report`
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: runs are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+from metarl_jax import __version__, tree
+from metarl_jax.options import ConfigError
+from metarl_jax.runs.build import Job
+from metarl_jax.runs.checkpoint import Checkpoints
+from metarl_jax.runs.config import dump
+from metarl_jax.types import Metrics
+
+
+class RunFailed(RuntimeError):
+    """Training produced NaN or infinity; the message says where, and what is safe."""
+
+
+def initial_states(job: Job) -> Any:
+    """Training states of all seeds, leaves [seed, ...]."""
+    keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), 0))(_seeds(job))
+    return jax.jit(lambda keys: jax.lax.map(job.algorithm.init, keys))(keys)
+
+
+def _seeds(job: Job) -> jax.Array:
+    return job.config.seed + jnp.arange(job.config.num_seeds)
+
+
+def make_call(job: Job, num_iterations: int) -> Any:
+    """(states, start) -> (states, metrics [num_iterations, seed]): the one compiled program of a run.
+
+    Iteration i of a seed uses fold_in(fold_in(key(seed), 1), i), whatever the size of the calls, so that a
+    resumed run repeats what an uninterrupted one does.
+    """
+
+    def iteration(states: Any, i: jax.Array) -> tuple[Any, Metrics]:
+        keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.fold_in(jax.random.key(s), 1), i))(_seeds(job))
+        return tree.chunked_map(lambda x: job.algorithm.step(*x), (states, keys), job.config.seeds_per_batch)
+
+    def call(states: Any, start: jax.Array) -> tuple[Any, Metrics]:
+        return jax.lax.scan(iteration, states, start + jnp.arange(num_iterations))
+
+    return jax.jit(call, donate_argnums=0)
+
+
+def train(job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[Any], None] = print) -> Any:
+    """Run `job` to its last iteration in `run_dir`; returns the final states, leaves [seed, ...].
+
+    Raises: ConfigError for a directory that is in use or does not fit; RunFailed at the first NaN or infinity
+        in a loss, gradient or parameter, with the last good checkpoint kept.
+    """
+    _open_directory(job, run_dir, resume)
+    with locked(run_dir):
+        return _train(job, run_dir, resume, report)
+
+
+def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None]) -> Any:
+    config = job.config
+    checkpoints = Checkpoints(run_dir / "checkpoints")
+    states = initial_states(job)
+    start = 0
+    if checkpoints.iterations():
+        start, restored = checkpoints.restore(states)
+        states = jax.tree.map(jnp.asarray, restored)
+        report(f"resuming after iteration {start} of {config.num_iterations}")
+    elif resume and (run_dir / "metrics.jsonl").exists():
+        report("no checkpoint yet: starting from iteration 0")
+    _truncate(run_dir / "metrics.jsonl", start)
+    _truncate(run_dir / "timing.jsonl", start)
+    length = math.gcd(math.gcd(config.log_every, config.num_iterations), config.checkpoint_every)
+    if start == config.num_iterations:
+        report("nothing left to do")
+        return states
+    call = make_call(job, length)
+    with _writers(run_dir, start) as write, Progress(job, start, report) as progress:
+        began = time.perf_counter()
+        compiled = call.lower(states, jnp.asarray(start)).compile()
+        report(f"compiled in {time.perf_counter() - began:.1f} s")
+        for first in range(start, config.num_iterations, length):
+            began = time.perf_counter()
+            states, metrics = compiled(states, jnp.asarray(first))
+            metrics = jax.tree.map(np.asarray, metrics)
+            seconds = time.perf_counter() - began
+            last = first + length
+            finite = metrics.pop("finite")
+            bad = _first_bad(finite)
+            rows = _rows(metrics, first, length if bad is None else bad[0])
+            write(rows, {"iteration": last, "seconds": seconds})
+            if bad is not None:
+                raise _failure(first + bad[0], bad[1], checkpoints)
+            progress.update(last, rows[-1], seconds)
+            if last % config.checkpoint_every == 0 or last == config.num_iterations:
+                checkpoints.save(last, states)
+    checkpoints.close()
+    return states
+
+
+# --- the run directory ----------------------------------------------------------------------------------
+
+
+def _open_directory(job: Job, run_dir: Path, resume: bool) -> None:
+    config_file = run_dir / "config.yaml"
+    text = dump(job.config)
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if not resume:
+            raise ConfigError(f"run directory {run_dir}: is not empty; add --resume to go on with it, or name another")
+        if config_file.exists():
+            if config_file.read_text() != text:
+                raise ConfigError(
+                    f"run directory {run_dir}: holds a run of another configuration ({_difference(config_file, text)})"
+                )
+            return
+        if any(p.name not in ("config.yaml.tmp", "info.json", "info.json.tmp", ".lock") for p in run_dir.iterdir()):
+            raise ConfigError(f"run directory {run_dir}: is not a run of metarl (it has no config.yaml)")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
+    write_whole(config_file, text)
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run for one process; the operating system lets go when that process ends, however it ends."""
+    with open(run_dir / ".lock", "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"run directory {run_dir}: another process is training in it") from None
+        yield
+
+
+def _difference(config_file: Path, text: str) -> str:
+    old, new = config_file.read_text().splitlines(), text.splitlines()
+    line = next((f"{a} there, {b} now" for a, b in zip(old, new, strict=False) if a != b), "a key more or less")
+    return line
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def environment_info() -> dict[str, Any]:
+    """Versions, device and command: what a figure needs beside it."""
+    packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "distrax", "chex", "numpy")
+    versions = {"metarl_jax": __version__}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    device = jax.devices()[0]
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "num_devices": jax.device_count(),
+        "cpu_count": os.cpu_count(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+    }
+
+
+def _truncate(path: Path, iteration: int) -> None:
+    """Drop what was written after the checkpoint that training goes on from."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if _iteration_of(line) <= iteration]
+    write_whole(path, "".join(line + "\n" for line in kept))
+
+
+def _iteration_of(line: str) -> float:
+    try:
+        return json.loads(line)["iteration"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line cut short by a kill
+
+
+@contextmanager
+def _writers(run_dir: Path, start: int) -> Iterator[Callable[[list[dict], dict], None]]:
+    from tensorboardX import SummaryWriter
+
+    events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
+    with open(run_dir / "metrics.jsonl", "a") as metrics, open(run_dir / "timing.jsonl", "a") as timing:
+
+        def write(rows: list[dict], time_row: dict) -> None:
+            metrics.writelines(json.dumps(row) + "\n" for row in rows)
+            metrics.flush()
+            timing.write(json.dumps(time_row) + "\n")
+            timing.flush()
+            for row in rows:
+                for name, value in row.items():
+                    values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+                    if name != "iteration" and values:
+                        events.add_scalar(name, float(np.mean(values)), row["iteration"])
+
+        try:
+            yield write
+        finally:
+            events.close()
+
+
+def _rows(metrics: Metrics, first: int, count: int) -> list[dict]:
+    """One JSON object an iteration (counted from 1); a list over seeds where there are several."""
+
+    def plain(values: np.ndarray) -> Any:
+        numbers = [float(v) if np.isfinite(v) else None for v in values]
+        return numbers[0] if len(numbers) == 1 else numbers
+
+    return [
+        {"iteration": first + i + 1, **{name: plain(values[i]) for name, values in sorted(metrics.items())}}
+        for i in range(count)
+    ]
+
+
+# --- failures -------------------------------------------------------------------------------------------
+
+
+def _first_bad(finite: Any) -> tuple[int, str] | None:
+    """(offset of the first iteration with a False, name of its first leaf: loss, gradient, then params)."""
+    bad = []
+    for part in ("loss", "gradient", "params"):
+        if part not in finite:
+            continue
+        for name, ok in zip(leaf_names_of(part, finite[part]), jax.tree.leaves(finite[part]), strict=True):
+            failed = np.flatnonzero(~ok.reshape(ok.shape[0], -1).all(axis=1))
+            if failed.size:
+                bad.append((int(failed[0]), name))
+    return min(bad, key=lambda b: b[0]) if bad else None
+
+
+def leaf_names_of(part: str, leaves: Any) -> list[str]:
+    """Leaf names with the part of the step that they belong to: `gradient actor.log_std`."""
+    return [f"{part} {name}".strip() for name in tree.leaf_names(leaves)]
+
+
+def _failure(iteration: int, name: str, checkpoints: Checkpoints) -> RunFailed:
+    good = checkpoints.iterations()
+    kept = f"the last good checkpoint, of iteration {good[-1]}, is kept" if good else "no checkpoint had been written"
+    return RunFailed(
+        f"NaN or infinity at iteration {iteration + 1}, first in {name}; {kept}; a new run with a "
+        "smaller step size or max_grad_norm usually helps"
+    )
+
+
+# --- progress -------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """A live line on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, job: Job, start: int, report: Callable[[Any], None]):
+        self.job, self.start, self.report = job, start, report
+        self.began = time.perf_counter()
+        self.spent = 0.0
+        self.shown = 0.0
+        self.live: Any = None
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def update(self, iteration: int, row: dict, seconds: float) -> None:
+        self.spent += seconds
+        total = self.job.config.num_iterations
+        done = iteration - self.start
+        rate = done * self.job.work_per_iteration * self.job.config.num_seeds / self.spent
+        left = self.spent / done * (total - iteration)
+        values = row.get(self.job.score)
+        numbers = [v for v in (values if isinstance(values, list) else [values]) if v is not None]
+        score = f"{np.mean(numbers):.3f}" if numbers else "-"
+        line = (  # fits a terminal of 80 columns
+            f"{iteration:>{len(str(total))}}/{total}  {self.job.score} {score:>8}  loss {_mean(row['loss']):9.3g}  "
+            f"{rate:>9,.0f} {self.job.unit}/s  {left:4.0f} s left"
+        )
+        now = time.perf_counter()
+        if self.live is not None:
+            self.live.update(line)
+        if iteration == total or now - self.shown > (30.0 if self.live is not None else 5.0):
+            self.shown = now
+            self.report(line)
+
+
+def _mean(value: Any) -> float:
+    return float(np.mean(value if isinstance(value, list) else [value]))

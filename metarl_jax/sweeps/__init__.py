@@ -1,0 +1,1 @@
+"""Many configurations: ranges, lanes of one program, plans, tables, population-based training."""

@@ -1,0 +1,156 @@
+"""A population: one algorithm, many hyperparameters and seeds, as one compiled program.
+
+A *lane* is one setting with one seed. What differs between lanes are arrays: hyperparameters [lane] and keys.
+Lanes are computed a batch at a time, to fit memory and caches, and shared out over the devices there are.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from metarl_jax import tree
+from metarl_jax.options import ConfigError
+from metarl_jax.runs.build import Job, build
+
+LANES_AT_A_TIME = 8  # on a CPU, where more fall out of cache
+MEMORY_SHARE = 0.9  # of an accelerator's memory that a program may need
+Values = dict[str, jax.Array]
+
+
+def with_values(config: Any, values: dict[str, Any]) -> Job:
+    """The job of `config` with these hyperparameters, which may be tracers."""
+    return build(config.model_copy(update=values))
+
+
+def is_traceable(config: Any, name: str) -> bool:
+    """Whether the hyperparameter can differ between the lanes of one program: a number that no Python code reads."""
+    if not is_number(getattr(config, name)):
+        return False
+
+    def step(value: jax.Array, key: jax.Array) -> Any:
+        algorithm = with_values(config, {name: value}).algorithm
+        return algorithm.step(algorithm.init(key), key)
+
+    try:
+        jax.eval_shape(step, jnp.asarray(getattr(config, name)), jax.random.key(0))
+    except (jax.errors.ConcretizationTypeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def lane_keys(seeds: jax.Array, iteration: jax.Array | int) -> jax.Array:
+    """The keys of this iteration, those of `experiment.make_call`: a lane repeats the run that it stands for."""
+    return jax.vmap(lambda s: jax.random.fold_in(jax.random.fold_in(jax.random.key(s), 1), iteration))(seeds)
+
+
+def make_init(config: Any) -> Callable[[Values, jax.Array], Any]:
+    """(values [lane], seeds [lane]) -> states [lane, ...]."""
+
+    def one(x: tuple[Values, jax.Array]) -> Any:
+        values, seed = x
+        return with_values(config, values).algorithm.init(jax.random.fold_in(jax.random.key(seed), 0))
+
+    return jax.jit(lambda values, seeds: jax.lax.map(one, (values, seeds)))
+
+
+def make_call(config: Any, num_iterations: int, batch_size: int | None = None) -> Any:
+    """`train_lanes`, compiled; the states handed in are used up."""
+    return jax.jit(train_lanes(config, num_iterations, batch_size), donate_argnums=0)
+
+
+def train_lanes(config: Any, num_iterations: int, batch_size: int | None = None) -> Callable[..., Any]:
+    """(states, values [lane], seeds [lane], first iteration) -> (states, score, finite [lane, num_iterations]).
+
+    One program for any values. A lane whose numbers have become NaN or infinite goes on alone: lanes share nothing.
+    `batch_size` lanes are computed at a time on each device (None: `LANES_AT_A_TIME` on a CPU, all on an accelerator);
+    the devices share the lanes.
+    """
+    call, devices = one_device(config, num_iterations, batch_size), jax.device_count()
+    if devices == 1:
+        return call
+    lane, whole = PartitionSpec("lane"), PartitionSpec()
+    mesh = jax.make_mesh((devices,), ("lane",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared = jax.shard_map(call, mesh=mesh, in_specs=(lane, lane, lane, whole), out_specs=lane, check_vma=False)
+
+    def padded(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> Any:
+        lanes = seeds.shape[0]
+        spare = -lanes % devices  # the last lane is computed again where the devices do not divide them
+
+        def pad(x: jax.Array) -> jax.Array:
+            return jnp.concatenate([x, jnp.repeat(x[-1:], spare, axis=0)]) if spare else x
+
+        states, values, seeds = jax.tree.map(pad, (states, values, seeds))
+        found = shared(states, values, seeds, start)
+        return jax.tree.map(lambda x: x[:lanes], found)
+
+    return padded
+
+
+def one_device(config: Any, num_iterations: int, batch_size: int | None) -> Callable[..., Any]:
+    """`train_lanes` on one device."""
+
+    def one(x: tuple[Any, Values, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+        state, values, seed, start = x
+        job = with_values(config, values)
+
+        def iteration(state: Any, i: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+            state, metrics = job.algorithm.step(state, lane_keys(seed[None], i)[0])
+            finite = jnp.stack([jnp.all(leaf) for leaf in jax.tree.leaves(metrics["finite"])])
+            return state, (metrics[job.score], jnp.all(finite))
+
+        state, (score, finite) = jax.lax.scan(iteration, state, start + jnp.arange(num_iterations))
+        return state, score, finite
+
+    def call(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        lanes = seeds.shape[0]
+        size = batch_size or (LANES_AT_A_TIME if jax.default_backend() == "cpu" else lanes)
+        return tree.chunked_map(one, (states, values, seeds, jnp.full(lanes, start)), min(size, lanes))
+
+    return call
+
+
+def compile_to_fit(make: Callable[[int | None], Any], args: tuple, lanes: int, batch_size: int | None = None) -> Any:
+    """`make(batch size)`, a jitted function, compiled for `args`: as many of its `lanes` at a time as memory holds.
+
+    What a compiled program needs is known before it runs: arguments, results and temporaries. Where that is more than
+    `MEMORY_SHARE` of what an accelerator has, fewer lanes are computed at a time, by the share that would fit, half of
+    them at most. A `batch_size` that was asked for is what is compiled.
+    Raises: ConfigError where one lane at a time does not fit, with what it needs.
+    """
+    size, memory = batch_size, device_memory()
+    while True:
+        compiled = make(size).lower(*args).compile()
+        if batch_size is not None or memory is None:
+            return compiled
+        found = compiled.memory_analysis()
+        fixed = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        needed, room = fixed + found.temp_size_in_bytes, MEMORY_SHARE * memory
+        if needed <= room:
+            return compiled
+        if size == 1:
+            raise ConfigError(
+                f"{lanes} lanes, one at a time, need {needed / 2**30:.1f} GiB of the device's {memory / 2**30:.1f}: "
+                "train fewer, or make a lane smaller (num_envs, num_steps)"
+            )
+        size = size or -(-lanes // jax.device_count())
+        size = max(1, min(size // 2, int(size * (room - fixed) / max(found.temp_size_in_bytes, 1))))
+
+
+def device_memory() -> int | None:
+    """Bytes of one accelerator that programs may use; None on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats.get("bytes_limit") if stats else None
+
+
+def lanes(settings: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> tuple[Values, jax.Array]:
+    """(values [lane], seeds [lane]): every setting with every seed, the seeds of a setting next to each other."""
+    values = {name: jnp.repeat(jnp.asarray([s[name] for s in settings]), len(seeds)) for name in names}
+    return values, jnp.asarray(np.tile(np.asarray(seeds), len(settings)))

@@ -1,0 +1,147 @@
+"""`metarl sweep --method pbt`: population-based training, kept in a directory.
+
+The directory holds sweep.json and curves.npz as those of other sweeps (`sweep`), and
+  checkpoints/      states and hyperparameters of all members, and the record so far
+  table.csv         a row a member: population, hyperparameters at the end, score over the last interval, copies taken
+  schedule.npz      hyperparameters [interval, population, member] under their names; fitness; source (whom a place
+                    goes on from after the interval)
+  sweep.png         each hyperparameter over training, the lineage of the best member in front
+"""
+
+import csv
+import functools
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarl_jax.runs.build import build
+from metarl_jax.runs.checkpoint import Checkpoints
+from metarl_jax.runs.train import RunFailed, locked, write_whole
+from metarl_jax.sweeps import lanes as population
+from metarl_jax.sweeps import pbt
+from metarl_jax.sweeps.pictures import schedule_picture
+from metarl_jax.sweeps.plan import Sweep, open_directory
+
+
+def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[[Any], None] = print) -> list[dict]:
+    """Train the populations, one a seed, or go on where `directory` was left; the rows of the table, the best first.
+
+    Raises: ConfigError for a directory that holds something else; RunFailed if all members of a population diverged.
+    """
+    open_directory(made, directory, resume)
+    with locked(directory):
+        records = _train(made, directory, report)
+    rows = _rows(made, records)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(directory / "table.csv", text.getvalue())
+    values = {d.name: np.asarray(records.values[d.name]) for d in made.dimensions}
+    part = directory / "schedule.part.npz"
+    np.savez_compressed(part, fitness=records.fitness, source=records.source, allow_pickle=False, **values)
+    part.replace(directory / "schedule.npz")
+    np.savez_compressed(directory / "curves.npz", score=_curves(np.asarray(records.score)), allow_pickle=False)
+    job = build(made.config)
+    sign = 1 if job.higher_is_better else -1
+    schedule_picture(values, records, made.dimensions, made.interval, (job.score, sign), directory / "sweep.png")
+    return rows
+
+
+def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
+    config, members, seeds = made.config, len(made.settings), made.seeds
+    lanes = jnp.asarray(np.concatenate([s * members + np.arange(members) for s in seeds]))  # no two alike
+    values = {
+        d.name: jnp.tile(jnp.asarray([float(s[d.name]) for s in made.settings]), len(seeds)) for d in made.dimensions
+    }
+    total = config.num_iterations // made.interval
+    per_call = max(1, config.log_every // made.interval)
+    while total % per_call:
+        per_call -= 1
+    job = build(config)
+    init = population.make_init(config)
+
+    @functools.cache  # traced once, for its shapes and to be compiled
+    def make(batch_size: int | None) -> Any:
+        options: dict[str, Any] = {"higher_is_better": job.higher_is_better, "batch_size": batch_size}
+        return pbt.make_call(config, made.dimensions, members, made.interval, per_call, **options)
+
+    shapes = jax.eval_shape(init, values, lanes)
+    record = jax.eval_shape(make(made.lanes_at_a_time), shapes, values, lanes, jnp.asarray(0))[2]
+    kept = {
+        "states": shapes,
+        "values": values,
+        "record": jax.tree.map(lambda x: np.zeros((total, *x.shape[1:]), x.dtype), record),
+    }
+    checkpoints = Checkpoints(directory / "checkpoints")
+    done = 0
+    if checkpoints.iterations():
+        start, kept = checkpoints.restore(kept)
+        done = start // made.interval
+        report(f"resuming after iteration {start} of {config.num_iterations}")
+    states = jax.tree.map(jnp.asarray, kept["states"]) if done else init(values, lanes)
+    values = jax.tree.map(jnp.asarray, kept["values"])
+    records: pbt.Record = jax.tree.map(np.array, kept["record"])
+    if done < total:
+        began = time.perf_counter()
+        args = (states, values, lanes, jnp.asarray(0))
+        compiled = population.compile_to_fit(make, args, len(lanes), made.lanes_at_a_time)
+        report(f"{len(lanes)} lanes, compiled in {time.perf_counter() - began:.1f} s")
+    began, first, shown = time.perf_counter(), done, 0.0
+    while done < total:
+        states, values, found = compiled(states, values, lanes, jnp.asarray(done * made.interval))
+        for whole, new in zip(jax.tree.leaves(records), jax.tree.leaves(found), strict=True):
+            whole[done : done + per_call] = np.asarray(new)
+        done += per_call
+        if records.diverged[done - 1].all(axis=1).any():
+            raise RunFailed("every member of a population became NaN or infinite; narrow the ranges, lr first")
+        if done == total or done * made.interval % config.checkpoint_every < per_call * made.interval:
+            checkpoints.save(done * made.interval, {"states": states, "values": values, "record": records})
+        now = time.perf_counter()
+        if done == total or now - shown > 5:
+            shown = now
+            rate = (done - first) * made.interval * job.work_per_iteration * len(lanes) / (now - began)
+            best = records.fitness[done - 1].max() * (1 if job.higher_is_better else -1)
+            report(
+                f"{done * made.interval}/{config.num_iterations}  best {job.score} {best:.3f}  {rate:>11,.0f} "
+                f"{job.unit}/s  {(now - began) / (done - first) * (total - done):4.0f} s left"
+            )
+    checkpoints.close()
+    return records
+
+
+def _curves(score: np.ndarray) -> np.ndarray:
+    """[interval, population, member, step] -> [member, population, iteration], as other sweeps have them."""
+    return np.moveaxis(score, 0, 2).reshape(*score.shape[1:3], -1).swapaxes(0, 1)
+
+
+def _rows(made: Sweep, records: pbt.Record) -> list[dict]:
+    job = build(made.config)
+    sign = 1 if job.higher_is_better else -1
+    copies = (records.source != np.arange(records.source.shape[2])).sum(axis=0)
+    rows = []
+    for p, seed in enumerate(made.seeds):
+        for member in range(len(made.settings)):
+            values = {d.name: float(records.values[d.name][-1, p, member]) for d in made.dimensions}
+            fitness = float(records.fitness[-1, p, member])
+            rows.append(
+                {
+                    "trial": member,
+                    "population": seed,
+                    **values,
+                    "score": sign * fitness if np.isfinite(fitness) else float("nan"),
+                    "iterations": made.config.num_iterations,
+                    job.unit: made.config.num_iterations * job.work_per_iteration,
+                    "copies_taken": int(copies[p, member]),
+                    "diverged_seeds": int(records.diverged[-1, p, member]),
+                }
+            )
+    return sorted(
+        rows, key=lambda r: (r["diverged_seeds"], not np.isfinite(r["score"]), -sign * np.nan_to_num(r["score"]))
+    )

@@ -1,0 +1,1 @@
+"""Learning what agents learn by: agents with lifetimes, and rules moved by meta-gradients or by evolution."""

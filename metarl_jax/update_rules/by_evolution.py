@@ -1,0 +1,116 @@
+"""Learning rules by evolution: whole lives of agents are what a rule is judged by.
+
+OpenAI-ES (Salimans et al. 2017) by evosax, with antithetic pairs: a generation draws rules around the mean,
+eta_i = eta + sigma e_i, and one task for each of N agents. Every rule lives in every task, from the same birth and with
+the same random numbers; its score in a task is the mean return over the stages of that life. Scores are standardised
+within each task over the population (Lu et al. 2022, appendix), averaged over tasks, and eta follows the estimated
+gradient by Adam. Nothing is differentiated, so that a life can be any number of updates long.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax import tree
+from metarl_jax.types import Algorithm, MetaState, Metrics, Params
+from metarl_jax.update_rules.lifetimes import Rule, lives
+
+Float = float | jax.Array
+
+
+def evolve_rule(
+    env: Any,
+    tasks: Any,
+    rule: Rule,
+    *,
+    population_size: int = 32,
+    sigma: float = 0.05,
+    num_agents: int = 4,
+    lifetime: int = 100,
+    num_envs: int = 16,
+    num_steps: int = 20,
+    outer_lr: Float = 1e-2,
+    agents_per_batch: int | None = None,
+    num_episodes: int = 16,
+    horizon: int | None = None,
+    num_stages: int = 4,
+) -> Algorithm:
+    """Evolve `rule` on `tasks`: `population_size` rules (an even number), each in the same N = `num_agents` tasks.
+
+    Args:
+        tasks: `TaskDistribution`, or anything with `sample(key)` and `horizon`.
+        sigma: standard deviation of the rules around their mean.
+        lifetime: updates of a life, a multiple of `num_stages`; after each stage `num_episodes` episodes score it.
+        agents_per_batch: lives at a time (None: one on a CPU, all on an accelerator).
+    Raises: ValueError for an odd population, a lifetime that is no multiple of the stages.
+    A life that ends in NaN or infinity counts as the worst of its task, and is counted (`num_diverged`).
+    Step metrics: loss (minus the mean fitness), fitness_best, fitness_mean, fitness_std over rules (returns), grad_norm
+        (the change of eta over `outer_lr`), num_diverged; late_return, the mean return of the last stage.
+    """
+    sizes: dict[str, Any] = {"num_steps": num_steps, "num_envs": num_envs, "num_episodes": num_episodes}
+    whole = lives(env, rule, lifetime=lifetime, horizon=horizon or tasks.horizon, **sizes)
+    if population_size % 2:
+        raise ValueError(f"population_size = {population_size}: must be even, as rules come in antithetic pairs")
+    if lifetime % num_stages:
+        raise ValueError(f"lifetime = {lifetime}: must be a multiple of num_stages = {num_stages}")
+
+    def strategy(eta: Params) -> Any:
+        from evosax.algorithms import Open_ES  # imports slowly
+
+        with jax.ensure_compile_time_eval():  # it keeps what it is given, which must not be a tracer
+            like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), eta)
+        return Open_ES(
+            population_size,
+            like,
+            optimizer=optax.adam(outer_lr),
+            std_schedule=lambda _: jnp.asarray(sigma, float),
+            fitness_shaping_fn=lambda population, fitness, state, params: fitness,
+        )
+
+    def init(key: jax.Array) -> MetaState:
+        eta_key, es_key = jax.random.split(key)
+        eta = rule.init(eta_key)
+        es = strategy(eta)
+        state = es.init(es_key, eta, es.default_params)
+        return MetaState(eta, jax.tree.map(jnp.asarray, state))
+
+    def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
+        es = strategy(state.params)
+        ask_key, tell_key, task_key, life_key = jax.random.split(key, 4)
+        rules, es_state = es.ask(ask_key, state.opt_state, es.default_params)
+        task = jax.vmap(tasks.sample)(jax.random.split(task_key, num_agents))
+        keys = jax.random.split(life_key, num_agents)
+
+        def one(i: jax.Array) -> jax.Array:
+            eta = jax.tree.map(lambda x: x[i // num_agents], rules)
+            key, mine = keys[i % num_agents], jax.tree.map(lambda x: x[i % num_agents], task)
+            return jnp.mean(whole.collect(eta, key, mine, num_stages)[1][1:], axis=1)  # [S]
+
+        returns = tree.chunked_map(one, jnp.arange(population_size * num_agents), agents_per_batch)
+        returns = returns.reshape(population_size, num_agents, num_stages)
+        scores = jnp.mean(returns, axis=-1)  # [rule, task]
+        finite = jnp.isfinite(scores)
+        worst = jnp.min(jnp.where(finite, scores, jnp.inf), axis=0)
+        scores = jnp.where(finite, scores, jnp.where(jnp.isfinite(worst), worst, 0.0))
+        deviation = jnp.std(scores, axis=0)
+        standard = (scores - jnp.mean(scores, axis=0)) / jnp.maximum(deviation, 1e-8)
+        es_state, _ = es.tell(tell_key, rules, -jnp.mean(standard, axis=1), es_state, es.default_params)
+        es_state = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), es_state, state.opt_state)
+        eta = es.get_mean(es_state)
+        change = jax.tree.map(jnp.subtract, eta, state.params)
+        fitness = jnp.mean(scores, axis=1)
+        metrics = {
+            "loss": -jnp.mean(fitness),
+            "fitness_best": jnp.max(fitness),
+            "fitness_mean": jnp.mean(fitness),
+            "fitness_std": jnp.std(fitness),
+            "late_return": jnp.nanmean(jnp.where(jnp.isfinite(returns[..., -1]), returns[..., -1], jnp.nan)),
+            "grad_norm": tree.global_norm(change) / outer_lr,
+            "num_diverged": jnp.sum(~finite),
+            "finite": {"params": tree.finite(eta)},
+        }
+        return MetaState(eta, es_state), metrics
+
+    return Algorithm(init, step)

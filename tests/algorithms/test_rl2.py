@@ -1,0 +1,348 @@
+"""RL2 and VariBAD: what their learners are fed, who gets which gradient, and that they learn to learn."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import flat, random_directions, relative_error
+
+import metarl_jax as mrl
+from metarl_jax import tree
+from metarl_jax.algorithms import varibad as varibad_module
+from metarl_jax.algorithms.varibad import condition_size
+from metarl_jax.envs.trial import trials
+from metarl_jax.meta import evaluation
+from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
+from metarl_jax.rl import returns
+
+
+def bandit(num_episodes=5, num_arms=2):
+    env, tasks = mrl.make("BernoulliBandit-v0", num_arms=num_arms)
+    return trials(env, tasks, num_episodes), tasks
+
+
+def make_varibad(env, tasks, condition="next_state", decoder="mlp", **options):
+    policy = feature_policy(env, env.observation_size + 2 * 3, (8,))
+    sizes = {"latent_size": 3, "hidden_size": 8, "embedding_size": 8}
+    belief = belief_network(env, condition_size(env, condition), decoder=decoder, **sizes)
+    options = {"meta_batch_size": 4, "num_minibatches": 2, **options}
+    return mrl.varibad(env, tasks, policy, belief, condition=condition, **options)
+
+
+def test_advantages_run_across_the_episodes_of_a_trial():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    algo = mrl.rl2(env, tasks, policy, normalize_advantage=False, gamma=0.9, gae_lambda=0.8, trials_per_task=3)
+    params = policy.init(jax.random.key(0))
+    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    value = policy.value(params, trial.outer.observation)
+    reward = trial.outer.discounted_reward / 0.9 ** jnp.arange(5)[:, None]
+    following = jnp.concatenate([value[1:], jnp.zeros((1, 3))])
+    never = jnp.zeros((5, 3), bool)
+    want = returns.gae(reward, value, following, never.at[-1].set(True), never, 0.9, 0.8)
+    np.testing.assert_allclose(trial.outer.advantage, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_scale_of_rewards_changes_what_is_learned_from_not_what_is_scored():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    task = env.env.params(jnp.ones(2))
+    params = policy.init(jax.random.key(0))
+    trial, scores = mrl.rl2(env, tasks, policy, reward_scale=0.1, gamma=1.0).collect(params, jax.random.key(1), task)
+    np.testing.assert_array_equal(scores, jnp.ones((5, 1)))
+    np.testing.assert_allclose(trial.outer.discounted_reward, 0.1)
+
+
+def test_centred_rewards_say_only_how_a_trial_differs_from_the_others():
+    env, _ = bandit()
+    tasks = SimpleNamespace(sample=lambda key: env.env.params(jnp.ones(2)))  # every pull pays: nothing to learn
+    policy = recurrent_policy(env, 4)
+    losses = [
+        mrl.rl2(
+            env, tasks, policy, meta_batch_size=8, gae_lambda=1.0, gamma=1.0, value_coef=1.0, center_rewards=center
+        ).step(mrl.rl2(env, tasks, policy).init(jax.random.key(0)), jax.random.key(1))[1]["value_loss"]
+        for center in (False, True)
+    ]
+    assert losses[0] > 2 and losses[1] < 0.5  # targets are 5, 4, 3, 2, 1, or 0 each
+
+
+def test_the_entropy_bonus_falls_to_nothing():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    options = {"meta_batch_size": 8, "num_epochs": 1, "num_minibatches": 1}
+    annealed = mrl.rl2(env, tasks, policy, entropy_coef=0.5, anneal_entropy=2, **options)
+    state = annealed.init(jax.random.key(0))
+    for i, coef in enumerate((0.5, 0.25, 0.0, 0.0)):
+        constant = mrl.rl2(env, tasks, policy, entropy_coef=coef, **options)
+        want, _ = constant.step(state, jax.random.key(i))
+        state, _ = annealed.step(state, jax.random.key(i))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, want.params)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_long_memory_starts_by_remembering(cell):
+    env, _ = bandit()
+
+    def kept(max_memory):
+        policy = recurrent_policy(env, 64, cell=cell, max_memory=max_memory)
+        params = policy.init(jax.random.key(0))
+        memory = jax.tree.map(jnp.ones_like, policy.remember(1))
+        for _ in range(20):
+            memory, _ = policy.step(params, memory, jnp.zeros((1, *env.observation_space(env.default_params).shape)))
+        return float(jnp.linalg.norm(jax.tree.leaves(memory)[0]))
+
+    assert kept(100) > 10 * kept(None)
+
+
+def test_adapt_ends_in_the_memory_that_acting_ended_in():
+    env, tasks = bandit()
+    policy = recurrent_policy(env, 4)
+    algo = mrl.rl2(env, tasks, policy, trials_per_task=2)
+    params = policy.init(jax.random.key(0))
+    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    memory = policy.remember(2)
+    for x in trial.outer.observation:
+        memory, _ = policy.step(params, memory, x)
+    np.testing.assert_allclose(algo.adapt(params, trial).opt_state, memory, atol=1e-6)
+
+
+def one_arm_pays(num_episodes):
+    """Trials on two arms of which one always pays and the other never: one pull tells which."""
+    env, tasks = mrl.make("BernoulliBandit-v0", num_arms=2)
+
+    class Tasks:
+        sample = staticmethod(lambda key: env.params(jnp.roll(jnp.array([0.0, 1.0]), jax.random.bernoulli(key))))
+
+    return trials(env, tasks, num_episodes), Tasks
+
+
+def varibad_in_float64():
+    env, tasks = bandit(3)
+    return make_varibad(env, tasks, "state_action", trials_per_task=2), tasks
+
+
+def varibad_table_in_float64(condition):
+    env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
+    env = trials(env, tasks, 2)
+    return make_varibad(env, tasks, condition, "table", trials_per_task=2), tasks
+
+
+def rl2_in_float64(make_policy):
+    env, tasks = bandit(7)
+    return mrl.rl2(env, tasks, make_policy(env), trials_per_task=2), tasks
+
+
+@pytest.mark.parametrize(
+    ("make", "dead"),
+    [
+        (lambda: rl2_in_float64(lambda env: recurrent_policy(env, 4)), ()),
+        (lambda: rl2_in_float64(lambda env: recurrent_policy(env, 4, cell="lstm", chunk=3)), ()),
+        # A softmax does not see what is added to all scores: the bias of the keys has no derivative.
+        (lambda: rl2_in_float64(lambda env: transformer_policy(env, 7, 8, num_heads=2)), ("key.bias",)),
+        (varibad_in_float64, ("policy.",)),  # the ELBO is not the policy's
+        (lambda: varibad_table_in_float64("next_state"), ("policy.",)),
+        (lambda: varibad_table_in_float64("state_action"), ("policy.",)),
+    ],
+    ids=["gru", "lstm in chunks", "transformer", "varibad", "varibad, states", "varibad, states and actions"],
+)
+def test_meta_gradients_are_those_of_finite_differences(x64, make, dead):
+    algo, tasks = make()
+    params = algo.init(jax.random.key(0)).params
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    noisy = [x.astype(float) + 0.3 * jax.random.normal(k, x.shape, float) for k, x in zip(keys, leaves, strict=True)]
+    params = jax.tree.unflatten(structure, noisy)
+    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    loss, gradient = jax.jit(algo.meta_gradient)(params, trial)
+    value = jax.jit(algo.meta_loss)
+    np.testing.assert_allclose(loss, value(params, trial))
+    directions, unravel = random_directions(jax.random.key(4), params, 3)
+    for direction in directions:
+        step = jax.tree.map(lambda d: 1e-6 * d, unravel(direction))
+        up, down = (value(jax.tree.map(op, params, step), trial) for op in (jnp.add, jnp.subtract))
+        np.testing.assert_allclose(flat(gradient) @ direction, (up - down) / 2e-6, rtol=1e-5, atol=1e-8)
+    for name, leaf in zip(tree.leaf_names(gradient), jax.tree.leaves(gradient), strict=True):
+        still = any(part in name for part in dead)
+        assert (float(jnp.abs(leaf).max()) < 1e-9) == still, name
+
+
+@pytest.mark.parametrize("network", ["gru", "transformer"])
+def test_rl2_learns_to_learn(network):
+    """Two arms, one of which always pays: after the first pull everything is known, so a trial of 4 is worth 3.5."""
+    trial, tasks = one_arm_pays(4)
+    policy = recurrent_policy(trial, 16) if network == "gru" else transformer_policy(trial, 4, 16, num_heads=2)
+    algo = mrl.rl2(trial, tasks, policy, meta_batch_size=128, lr=5e-3, num_minibatches=4, gamma=0.9, gae_lambda=0.9)
+
+    @jax.jit
+    def train(key):
+        state, _ = jax.lax.scan(algo.step, algo.init(key), jax.random.split(key, 40))
+        drawn = jax.vmap(tasks.sample)(jax.random.split(jax.random.key(7), 64))
+        return evaluation.adaptation_curve(algo, state.params, jax.random.key(8), drawn, 3, 64)
+
+    per_episode = train(jax.random.key(0)).mean(axis=(0, 2))
+    assert per_episode[0] < 0.7, "nothing is known before the first pull"
+    assert per_episode[1:].min() > 0.95, per_episode
+
+
+def test_rl2_refuses_what_it_cannot_do():
+    env, tasks = bandit()
+    with pytest.raises(ValueError, match="policy: has no memory"):
+        mrl.rl2(env, tasks, mlp_policy(env, critic=True))
+    with pytest.raises(ValueError, match="num_minibatches = 3: must divide the 256 trials"):
+        mrl.rl2(env, tasks, recurrent_policy(env, 4), num_minibatches=3)
+    algo = mrl.rl2(env, tasks, recurrent_policy(env, 4))
+    with pytest.raises(ValueError, match="num_updates = 9: a trial of 5 episodes has 4 after the first"):
+        algo.collect(None, jax.random.key(0), None, num_updates=9)
+
+
+# --- VariBAD ---------------------------------------------------------------------------------------------
+
+
+def test_sequential_kl_is_that_of_gaussians():
+    mean, log_var = jax.random.normal(jax.random.key(0), (2, 6, 2, 3))
+    want = []
+    for t in range(6):
+        before = (jnp.zeros((2, 3)), jnp.zeros((2, 3))) if t == 0 else (mean[t - 1], log_var[t - 1])
+        p = distrax.MultivariateNormalDiag(before[0], jnp.exp(before[1] / 2))
+        q = distrax.MultivariateNormalDiag(mean[t], jnp.exp(log_var[t] / 2))
+        want.append(q.kl_divergence(p))
+    np.testing.assert_allclose(varibad_module._sequential_kl(mean, log_var), jnp.stack(want), rtol=1e-4)
+
+
+def test_ppo_does_not_move_the_encoder_and_the_elbo_does_not_move_the_policy():
+    env, tasks = bandit()
+    still = make_varibad(env, tasks, "state_action", vae_lr=0.0)
+    state = still.init(jax.random.key(0))
+    after, _ = jax.jit(still.step)(state, jax.random.key(1))
+    assert relative_error(after.params["belief"], state.params["belief"]) == 0
+    assert relative_error(after.params["policy"], state.params["policy"]) > 0
+    still = make_varibad(env, tasks, "state_action", lr=0.0)
+    after, metrics = jax.jit(still.step)(state, jax.random.key(1))
+    assert relative_error(after.params["policy"], state.params["policy"]) == 0
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params["belief"], state.params["belief"])
+    assert min(jax.tree.leaves(moved)) > 0, "every leaf of encoder and decoder trains"
+    assert np.isfinite(float(metrics["elbo"]))
+
+
+@pytest.mark.parametrize("decoder", ["mlp", "table"])
+@pytest.mark.parametrize("condition", ["next_state", "state_action"])
+def test_every_belief_foretells_the_whole_trial(condition, decoder):
+    """A reward of the last step changes the loss through the belief at the first step, and the reverse."""
+    env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
+    trial_env = trials(env, tasks, 2)
+    algo = make_varibad(trial_env, tasks, condition, decoder)
+    params = algo.init(jax.random.key(0)).params
+    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+
+    def loss(reward):
+        data = dataclasses.replace(trial.outer, reward=reward)
+        return algo.meta_loss(params, dataclasses.replace(trial, outer=data))
+
+    influence = np.abs(np.asarray(jax.grad(loss)(trial.outer.reward)))[:, 0]
+    counted = influence > 0
+    last = [2, 5]  # the last step of an episode leads to a reset, so "next_state" cannot say what it was paid for
+    assert counted[[0, 1, 3, 4]].all()
+    assert counted[last].all() == (condition == "state_action")
+
+
+def test_beliefs_learn_what_the_task_is():
+    """One arm pays in every task: after training, the decoder knows which from a belief that has seen one pull."""
+    trial, tasks = one_arm_pays(4)
+    algo = make_varibad(
+        trial, tasks, "state_action", meta_batch_size=64, vae_lr=5e-3, reward_levels=(0.0, 1.0), lr=5e-3, clip_eps=0.2,
+        num_vae_updates=4,
+    )  # fmt: skip
+
+    @jax.jit
+    def train(key):
+        return jax.lax.scan(algo.step, algo.init(key), jax.random.split(key, 120))
+
+    state, metrics = train(jax.random.key(0))
+    elbo = np.asarray(metrics["elbo"])
+    assert elbo[-10:].mean() > -1.2, "4 rewards, of which a quarter of the beliefs know nothing: at best -.7"
+    assert elbo[:5].mean() < -2.4
+    assert float(metrics["trial_return"][-10:].mean()) > 3.2
+
+
+@pytest.mark.parametrize("condition", ["next_state", "state_action"])
+def test_a_table_is_read_where_the_one_hot_condition_points(condition):
+    """All pairs of a belief and a step at once are as each of them alone; entry i is read at state (and action) i."""
+    env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
+    env = trials(env, tasks, 2)
+    belief = belief_network(env, condition_size(env, condition), latent_size=3, decoder="table")
+    params = belief.init(jax.random.key(0))
+    entries = jnp.eye(3)
+    if condition == "state_action":
+        entries = jnp.stack([jnp.concatenate([s, a]) for s in jnp.eye(3) for a in jnp.eye(2)])
+    kernel = params["decoder"]["Dense_2"]["kernel"]
+    assert kernel.shape[1] == len(entries), "one head for each"
+    z = jax.random.normal(jax.random.key(1), (2, 2, 3))  # [E, B, Z]
+    told = entries[jax.random.randint(jax.random.key(2), (3, 2), 0, len(entries))]  # [T, B, C]
+    together = belief.reward(params, z[:, None], told[None])
+    alone = [[[belief.reward(params, z[e, b], told[t, b]) for b in range(2)] for t in range(3)] for e in range(2)]
+    np.testing.assert_allclose(together, jnp.asarray(alone), rtol=1e-4, atol=1e-5)
+    bias = jnp.arange(float(len(entries)))
+    decoder = {**params["decoder"], "Dense_2": {"kernel": jnp.zeros_like(kernel), "bias": bias}}
+    np.testing.assert_array_equal(belief.reward({**params, "decoder": decoder}, z[0, 0], entries), bias)
+
+
+def test_both_step_sizes_are_annealed():
+    """Past the last iteration nothing moves; without `num_iterations` everything does."""
+    env, tasks = bandit()
+    for num_iterations, still in ((1, True), (None, False)):
+        algo = make_varibad(env, tasks, "state_action", num_iterations=num_iterations)
+        step = jax.jit(algo.step)
+        first, _ = step(algo.init(jax.random.key(0)), jax.random.key(1))
+        second, _ = step(first, jax.random.key(2))
+        for part in ("policy", "belief"):
+            assert (relative_error(second.params[part], first.params[part]) == 0) == still
+
+
+def test_the_weight_of_the_entropy_is_annealed():
+    """The first of two iterations has all of it, the second half, and what is left after them none."""
+    env, tasks = bandit()
+    annealed = make_varibad(env, tasks, "state_action", entropy_coef=0.5, anneal_entropy=2)
+
+    @jax.jit
+    def constant(state, weight):
+        algo = make_varibad(env, tasks, "state_action", entropy_coef=weight)
+        return algo.step(state, jax.random.key(1))[0].params["policy"]
+
+    step, state = jax.jit(annealed.step), annealed.init(jax.random.key(0))
+    for weight in (0.5, 0.25, 0.0):
+        want, other = constant(state, weight), constant(state, weight + 0.25)
+        state, _ = step(state, jax.random.key(1))
+        assert relative_error(state.params["policy"], want) < 1e-2 * relative_error(other, want)
+
+
+def test_a_table_needs_one_hot_states_and_actions(monkeypatch):
+    env, tasks = mrl.make("GridNavi-v0", observation="scaled")
+    env = trials(env, tasks, 2)
+    with pytest.raises(ValueError, match="decoder = 'lookup': must be one of mlp, table"):
+        belief_network(env, 2, decoder="lookup")
+    with pytest.raises(ValueError, match="decoder = 'table': must be 'mlp', as the observations are not one-hot in T"):
+        belief_network(env, 2, decoder="table")
+    env, tasks = mrl.make("GridNavi-v0", observation="one_hot", size=3)
+    env = trials(env, tasks, 2)
+    monkeypatch.setattr(env, "num_options", None)  # as with box actions
+    belief_network(env, condition_size(env, "next_state"), decoder="table")
+    with pytest.raises(ValueError, match="decoder = 'table': must be 'mlp', as the actions are not one-hot in T"):
+        belief_network(env, condition_size(env, "state_action"), decoder="table")
+
+
+def test_varibad_refuses_what_it_cannot_do():
+    env, tasks = bandit()
+    with pytest.raises(ValueError, match="condition = 'reward': must be one of next_state, state_action"):
+        condition_size(env, "reward")
+    with pytest.raises(ValueError, match="condition = 'next_state': every step ends an episode"):
+        make_varibad(env, tasks)
+    with pytest.raises(ValueError, match="num_elbo_terms = 6: must be from 1 to 5"):
+        make_varibad(env, tasks, "state_action", num_elbo_terms=6)
+    with pytest.raises(ValueError, match="vae_batch_size = 5: must be from 1 to 4"):
+        make_varibad(env, tasks, "state_action", vae_batch_size=5)
+    with pytest.raises(ValueError, match="num_minibatches = 3: must divide the 20 steps"):
+        make_varibad(env, tasks, "state_action", num_minibatches=3)

@@ -1,0 +1,311 @@
+"""Learned rules: meta-gradients against finite differences, lives and deaths, what each rule promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from probes import STREAM, Probe, probe, stream_tasks
+from problems import flat, is_finite, random_directions, relative_error
+
+import metarl_jax as mrl
+from metarl_jax.algorithms import lpo as lpo_module
+from metarl_jax.meta import evaluation
+from metarl_jax.networks import mlp_policy
+from metarl_jax.rl import learners, losses
+from metarl_jax.types import Batch
+from metarl_jax.update_rules import lifetimes
+from metarl_jax.update_rules.lifetimes import Rule, lives
+
+SIZES = {"num_envs": 2, "num_steps": 8}
+
+
+def agents(env):
+    return mlp_policy(env, (3,), critic=True, output_gain=1.0)
+
+
+RULES = {
+    "lpg": lambda env, **o: mrl.lpg(env, 0.3, hidden=(3,), outcomes=3, width=4, embedding=3, **o),
+    "lpg-adam": lambda env: RULES["lpg"](env, optimizer=learners.adam, max_grad_norm=0.3),
+    "lpo": lambda env, eps=None: mrl.lpo(
+        agents(env), 0.1, width=8, clip_eps=eps, num_epochs=2, num_minibatches=2, max_grad_norm=0.5
+    ),
+    "lpo-clip": lambda env: RULES["lpo"](env, 0.05)._replace(init=lambda key: lpo_module.init_drift(key, 8)),
+    "lirpg": lambda env: mrl.lirpg(
+        env, agents(env), 0.1, hidden=(4,), intrinsic_coef=0.7, num_epochs=2, num_minibatches=1, clip_eps=0.5
+    ),
+}  # fmt: skip
+
+
+def make(name, fields=None, **options):
+    env = Probe()
+    options = {"num_inner_steps": 3, "num_agents": 2, "lifetime": 6, "outer_entropy_coef": 0.05, **SIZES, **options}
+    rule = RULES[name](env) if isinstance(name, str) else name
+    return mrl.learn_rule(env, stream_tasks(**(fields or {})), rule, mlp_policy(env, (3,), critic=True), **options)
+
+
+def collected(algo, warmed_up=2):
+    """(eta, segment, agent after it) of the first agent, once it has moved off its start."""
+    state = jax.jit(algo.init)(jax.random.key(0))
+    agent, task = jax.tree.map(lambda x: x[0], (state.population.agent, state.population.task))
+    live = jax.jit(algo.segment)
+    for i in range(warmed_up + 1):
+        segment, agent, _ = live(state.params, agent, jax.random.key(1 + i), task)
+    return state.params, segment, agent
+
+
+# --- the gradient ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_meta_gradient_of_every_rule(x64, name):
+    """K = 3 updates (and the first of them alone), against central differences on stored data."""
+    algo = make(name)
+    eta, segment, _ = collected(algo)
+    eta = jax.tree.map(lambda x: x.astype(float), eta)
+    first = {key: jax.tree.map(lambda x: x[:1], getattr(segment, key)) for key in ("rollouts", "params", "keys")}
+    directions, unravel = random_directions(jax.random.key(7), eta, 12)
+    x = ravel_pytree(eta)[0]
+    value_and_grad = jax.jit(jax.value_and_grad(lambda x, segment: algo.meta_loss(unravel(x), segment)))
+    for data in (segment, segment.replace(**first))[: 2 if name == "lpg" else 1]:
+        grads = value_and_grad(x, data)[1]
+        want = [
+            (value_and_grad(x + 1e-6 * d, data)[0] - value_and_grad(x - 1e-6 * d, data)[0]) / 2e-6 for d in directions
+        ]
+        scale = float(jnp.linalg.norm(grads))
+        assert scale > 1e-6
+        np.testing.assert_allclose(directions @ grads, want, rtol=1e-5, atol=1e-6 * scale)
+    moved = jax.tree.map(lambda g: float(jnp.abs(g).max()), unravel(value_and_grad(x, segment)[1]))
+    assert min(jax.tree.leaves(moved)) > 0, f"every number of the rule matters: {moved}"
+
+
+@pytest.mark.parametrize("name", ["lpg", "lirpg"])
+def test_mixed_and_reverse_are_one_gradient(x64, name):
+    algo, reverse, first = (make(name, differentiation=way) for way in ("mixed", "reverse", "first_order"))
+    eta, segment, _ = collected(algo)
+    found = [jax.jit(jax.grad(a.meta_loss))(eta, segment) for a in (algo, reverse, first)]
+    assert relative_error(found[0], found[1]) < 1e-10
+    if name != "lpg":  # whose penalties reach eta without passing through an update
+        assert float(jnp.abs(flat(found[2])).max()) == 0, "a rule matters through what updates do"
+
+
+@pytest.mark.parametrize("name", ["lpg", "lpo", "lirpg"])
+def test_reliving_is_what_happened(x64, name):
+    """The same shuffles, the same values: the updates that are differentiated are those that were made."""
+    algo = make(name)
+    eta, segment, after = collected(algo)
+    again, lived = jax.jit(algo.adapt)(eta, segment).params, dict(after.learner.params)
+    assert relative_error(lived.pop("outer_critic"), again["outer_critic"]) > 0, "that learned beside it"
+    assert relative_error({k: again[k] for k in lived}, lived) < 1e-12
+
+
+def test_nothing_flows_through_what_was_stored():
+    algo = make("lirpg")
+    state = jax.jit(algo.init)(jax.random.key(0))
+    agent, task = jax.tree.map(lambda x: x[0], (state.population.agent, state.population.task))
+
+    def total(eta):
+        segment, after, _ = algo.segment(eta, agent, jax.random.key(1), task)
+        found = jax.tree.leaves((segment.rollouts, segment.outer, after.learner.params))
+        return sum(jnp.sum(x) for x in found if jnp.issubdtype(x.dtype, jnp.floating))
+
+    assert float(jnp.abs(flat(jax.jit(jax.grad(total))(state.params))).max()) == 0
+
+
+# --- lives ----------------------------------------------------------------------------------------------
+
+
+def test_agents_die_at_their_age_and_others_take_their_place():
+    """Two agents of lifetime 6, K = 3: ages begin at 0 and 3; a birth brings new parameters and fresh streams."""
+    algo = make("lpg", outer_lr=0.0)
+    state = jax.jit(algo.init)(jax.random.key(0))
+    step = jax.jit(algo.step)
+    np.testing.assert_array_equal(state.population.age, [0, 3])
+    expected = [[3, 6], [6, 3], [3, 6]]
+    for i, want in enumerate(expected):
+        before, (state, _) = state, step(state, jax.random.key(i))
+        np.testing.assert_array_equal(state.population.age, want)
+        counts = np.asarray(state.population.agent.envs.episode_length).max(axis=1)
+        assert (counts <= 5).all()
+        for agent in range(2):
+            old, new = (jax.tree.map(lambda x: x[agent], s.population.agent.learner.params) for s in (before, state))  # noqa: B023
+            is_born = before.population.age[agent] == 6
+            assert (relative_error(new["actor"], old["actor"]) > 0.5) == is_born
+
+
+def test_a_lifetime_without_end():
+    algo = make("lpg", lifetime=None)
+    state = jax.jit(algo.init)(jax.random.key(0))
+    for i in range(3):
+        state, metrics = jax.jit(algo.step)(state, jax.random.key(i))
+    np.testing.assert_array_equal(state.population.age, [9, 9])
+    assert float(metrics["late_return"]) == float(metrics["episode_return"])
+
+
+def test_an_agent_that_diverges_is_left_out_and_replaced():
+    algo = make("lirpg")
+    state = jax.jit(algo.init)(jax.random.key(0))
+    spoil = jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.population.agent.learner.params)
+    learner = state.population.agent.learner.replace(params=spoil)
+    sick = state.replace(population=state.population.replace(agent=state.population.agent.replace(learner=learner)))
+    step = jax.jit(algo.step)
+    after, metrics = step(sick, jax.random.key(1))
+    healthy, _ = step(state, jax.random.key(1))
+    assert float(metrics["num_diverged"]) == 1 and is_finite(after.params)
+    assert 0 < relative_error(after.params, state.params) and is_finite(metrics["loss"])
+    np.testing.assert_array_equal(after.population.age, [6, 6])
+    np.testing.assert_array_equal(healthy.population.age, [3, 6])
+    cured, metrics = step(after, jax.random.key(2))
+    assert is_finite(cured.population.agent.learner.params) and float(metrics["num_diverged"]) == 0
+
+
+def test_the_mean_is_over_agents():
+    """The gradient of the population is the mean of the gradients of its agents."""
+    algo = make("lirpg", max_grad_norm=None)
+    state = jax.jit(algo.init)(jax.random.key(0))
+    key = jax.random.key(5)
+    _, metrics = jax.jit(algo.step)(state, key)
+    total = 0.0
+    for i, k in enumerate(jax.random.split(key, 2)):
+        agent, task = jax.tree.map(lambda x: x[i], (state.population.agent, state.population.task))  # noqa: B023
+        segment, _, _ = algo.segment(state.params, agent, jax.random.split(k)[1], task)
+        total = total + flat(jax.grad(algo.meta_loss)(state.params, segment)) / 2
+    assert float(metrics["grad_norm"]) == pytest.approx(float(jnp.linalg.norm(total)), rel=1e-3)
+
+
+def test_lives_are_scored_at_birth_and_after_each_stage():
+    """A2C on the matching probe: from about 0 to nearly its best return of 5, cut into any number of stages alike."""
+    env, policy = Probe(), mlp_policy(Probe(), (), critic=True)
+    learner = learners.ppo(policy, num_epochs=1, num_minibatches=1, surrogate="vpg", optimizer=learners.adam(0.1))
+    rule = Rule(lambda key: {}, lambda eta: learner, policy)
+    whole = lives(env, rule, lifetime=30, horizon=5, num_episodes=64, num_steps=10, num_envs=8)
+    key = jax.random.key(0)
+    scores = jax.jit(lambda: whole.collect({}, key, probe(**STREAM), 3)[1])()
+    assert scores.shape == (4, 64)
+    assert abs(float(scores[0].mean())) < 1.0 and float(scores[-1].mean()) > 4.5
+    with pytest.raises(ValueError, match="num_updates = 4: must divide the lifetime of 30"):
+        whole.collect({}, key, probe(**STREAM), 4)
+    many = jax.jit(
+        lambda: evaluation.adaptation_curve(whole, {}, key, jax.tree.map(lambda x: x[None], probe(**STREAM)), 3)
+    )()
+    assert many.shape == (1, 4, 64)
+
+
+# --- what each rule promises ----------------------------------------------------------------------------
+
+
+def test_a_drift_and_its_slope_are_zero_where_nothing_moved():
+    eta = lpo_module.init_drift(jax.random.key(0), 64)
+    advantage = jnp.linspace(-3, 3, 13)
+    value = lpo_module.drift(eta, jnp.zeros(13), advantage)
+    slope = jax.vmap(jax.grad(lambda r, a: lpo_module.drift(eta, r, a)))(jnp.zeros(13), advantage)
+    assert float(jnp.abs(value).max()) == 0 and float(jnp.abs(slope).max()) == 0
+    far = lpo_module.drift(eta, *jnp.meshgrid(jnp.linspace(-1, 1, 13), advantage))
+    assert float(far.min()) >= 0 and float(far.max()) > 0
+
+
+def test_without_a_drift_lpo_is_the_plain_ratio():
+    nothing = jax.tree.map(jnp.zeros_like, lpo_module.init_drift(jax.random.key(0), 8))
+    key = jax.random.key(1)
+    old, new, advantage = jax.random.normal(key, (3, 6))
+    fields = {name: None for name in Batch.__dataclass_fields__}
+    batch = Batch(**{**fields, "log_prob": old, "advantage": advantage, "mask": jnp.ones(6)})
+    found = lpo_module.surrogate(nothing)(new, batch)
+    assert float(found) == pytest.approx(float(losses.lvc(new, old, advantage, jnp.ones(6))), rel=1e-6)
+
+
+def test_lpo_with_a_clip_begins_at_ppo():
+    env = Probe()
+    rule, random = (mrl.lpo(agents(env), width=8, clip_eps=eps) for eps in (0.2, None))
+    eta = rule.init(jax.random.key(0))
+    log_ratio, advantage = (x.reshape(-1) for x in jnp.meshgrid(jnp.linspace(-1.5, 1.0, 26), jnp.linspace(-2, 2, 9)))
+    fields = {name: None for name in Batch.__dataclass_fields__}
+    old, mask = jnp.zeros(log_ratio.shape), jnp.ones(log_ratio.shape)
+    batch = Batch(**{**fields, "log_prob": old, "advantage": advantage, "mask": mask})
+
+    def ours(new, eta=eta, clip_eps=0.2):
+        return lpo_module.surrogate(eta, clip_eps)(new, batch)
+
+    def ppo(new):
+        return losses.ppo_clip(new, old, advantage, mask, 0.2)
+
+    assert float(ours(log_ratio)) == pytest.approx(float(ppo(log_ratio)), abs=lpo_module.MARGIN)
+    np.testing.assert_allclose(jax.grad(ours)(log_ratio), jax.grad(ppo)(log_ratio), atol=1e-6)
+    slopes = jax.grad(lambda eta: ours(log_ratio, eta))(eta)
+    assert float(jnp.abs(slopes["output"]).max()) > 0, "and can leave it by gradients"
+    away = random.init(jax.random.key(0))
+    apart = jax.grad(lambda x: ours(x, away, None))(log_ratio) - jax.grad(ppo)(log_ratio)
+    assert float(jnp.linalg.norm(apart)) > 0.1 * float(jnp.linalg.norm(jax.grad(ppo)(log_ratio)))
+
+
+def test_an_intrinsic_reward_of_weight_zero_is_ppo():
+    env, policy = Probe(), agents(Probe())
+    options = {"num_epochs": 2, "num_minibatches": 1}
+    rule = mrl.lirpg(env, policy, 0.1, intrinsic_coef=0.0, **options)
+    plain = Rule(rule.init, lambda eta: learners.ppo(policy, optimizer=learners.adam(0.1), **options), policy)
+    found, want = (make(r) for r in (rule, plain))
+    state = jax.jit(found.init)(jax.random.key(0))
+    learned = [jax.jit(a.step)(state, jax.random.key(1))[0] for a in (found, want)]
+    assert relative_error(*[s.population.agent.learner.params for s in learned]) < 1e-6
+    assert relative_error(learned[0].params, state.params) == 0, "and there is nothing to learn"
+
+
+def test_an_agent_follows_the_reward_it_is_given():
+    """With the environment's reward at 0 to the agent, what it does is what the learned reward pays for."""
+    env, policy = Probe(), mlp_policy(Probe(), (), critic=True)
+    rule = mrl.lirpg(
+        env, policy, 0.1, hidden=(), intrinsic_coef=1.0, extrinsic_coef=0.0, num_epochs=1, num_minibatches=1
+    )
+    whole = lives(env, rule, lifetime=20, horizon=5, num_episodes=32, num_steps=10, num_envs=8)
+    eta = jax.tree.map(jnp.zeros_like, rule.init(jax.random.key(0)))
+    task = probe(by_action=1.0, length=5, show_time=True)
+    for sign in (1.0, -1.0):  # inputs: signal, time, left, right
+        eta["output"]["kernel"] = sign * jnp.array([0.0, 0.0, -1.0, 1.0])[:, None]
+        scores = jax.jit(lambda eta: whole.collect(eta, jax.random.key(0), task, 1)[1])(eta)
+        assert sign * float(scores[-1].mean()) > 4.5
+
+
+def test_lpg_reads_nothing_of_the_next_episode():
+    env = Probe()
+    rule = RULES["lpg"](env)
+    eta = rule.init(jax.random.key(0))
+    learner = rule.learner(eta)
+    agent = learner.init(rule.policy.init(jax.random.key(1)))
+    task = probe(**STREAM)
+    act = lifetimes.acting(env, rule.policy, task, 12, 2)
+    envs = lifetimes.born(env, task, rule.policy, learner, None, jax.random.key(2), 2).envs
+    data, _ = act(agent.params, jax.random.key(3), envs)
+    ends = np.flatnonzero(np.asarray(data.done[:, 0]))
+    assert ends.tolist() == [4, 9]
+    told = learner.prepare(agent, data)
+    other = learner.prepare(agent, data.replace(reward=data.reward.at[5:].add(1.0)))
+    np.testing.assert_array_equal(told.pi_hat[:5], other.pi_hat[:5])
+    assert float(jnp.abs(told.pi_hat[5:] - other.pi_hat[5:]).min()) > 0
+    beyond = learner.prepare(agent, data.replace(next_observation=data.next_observation.at[4].add(1.0)))
+    np.testing.assert_array_equal(told.pi_hat, beyond.pi_hat)  # of what follows a termination nothing counts
+    before = learner.prepare(agent, data.replace(next_observation=data.next_observation.at[3].add(1.0)))
+    assert float(jnp.abs(told.pi_hat[:4] - before.pi_hat[:4]).min()) > 0
+
+
+def test_lpg_needs_discrete_actions():
+    with pytest.raises(ValueError, match="must be discrete; use lpo"):
+        mrl.lpg(mrl.make("PointNavigation-v0")[0])
+
+
+def test_meta_gradients_find_a_reward_that_teaches():
+    """The environment pays the agents nothing that they see; the learned reward has to come to stand for it."""
+    env, policy = Probe(), mlp_policy(Probe(), (), critic=True)
+    rule = mrl.lirpg(
+        env, policy, 0.1, hidden=(8,), intrinsic_coef=1.0, extrinsic_coef=0.0, num_epochs=1, num_minibatches=1
+    )
+    options = {"num_envs": 8, "num_steps": 10, "num_agents": 8, "lifetime": 12, "outer_lr": 0.03}
+    algo = make(rule, outer_entropy_coef=0.0, critic_lr=0.03, **options)
+    state = jax.jit(algo.init)(jax.random.key(0))
+    state, metrics = jax.jit(lambda s: jax.lax.scan(algo.step, s, jax.random.split(jax.random.key(1), 60)))(state)
+    late = np.asarray(metrics["late_return"])
+    assert late[:5].mean() < 1.0 and late[-10:].mean() > 3.0, late
+
+
+def test_a_lifetime_that_segments_do_not_fill_is_refused():
+    with pytest.raises(ValueError, match="lifetime = 7: must be a multiple of num_inner_steps = 3"):
+        make("lpg", lifetime=7)
