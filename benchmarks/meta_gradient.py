@@ -84,7 +84,9 @@ def rows_for(inner_steps: int, hidden: int, timed_tasks: int, repeats: int) -> l
 def trpo(repeats: int) -> dict[str, Any]:
     env, family = mrl.make("PointNavigation-v0", horizon=HORIZON)
     policy = mrl.networks.mlp_policy(env, (100, 100), "relu")
-    algo = mrl.maml_trpo(env, family, policy, 0.1, meta_batch_size=20, episodes_per_task=EPISODES)
+    algo = mrl.maml_trpo(
+        env, family, policy, mrl.inner.policy_gradient(policy, 0.1), meta_batch_size=20, episodes_per_task=EPISODES
+    )
     state = algo.init(jax.random.key(0))
     return {"work": "MAML-TRPO iteration", **common.measure(algo.step, state, jax.random.key(1), repeats=repeats)}
 

@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from metarl_jax.runs import config
-from metarl_jax.runs.shipped import shipped_config
-from metarl_jax.sweeps import lanes, pbt, search_space
+from metarl_jax.runs import config, lanes, pbt, search_space
+from metarl_jax.runs.config import shipped_config
 
 ITERATIONS = 195  # of 512 steps: 1e5
 ALONE = 16  # members that are trained one after the other

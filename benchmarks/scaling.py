@@ -35,7 +35,7 @@ def point_maml(
     inner = mrl.inner.ppo(policy, inner_lr, num_epochs=1, num_minibatches=1, gae_lambda=1.0, baseline="linear")
     return mrl.maml(
         env, family, policy, inner, num_inner_steps=inner_steps, meta_batch_size=tasks, episodes_per_task=episodes,
-        horizon=horizon, differentiation=mode,
+        horizon=horizon, differentiation=mode, num_outer_epochs=1,
     )  # fmt: skip
 
 

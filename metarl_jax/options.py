@@ -1,52 +1,386 @@
-"""What the configurations of all algorithms share: types of values, the keys of a run, how a mistake is worded."""
+"""Options: each stands once, in the signature of the function that uses it, and everything else is made from there.
 
-from typing import Annotated, Any, Literal
+    def ppo(..., *, lr: Annotated[Rate, "Adam step size"] = 2.5e-4, ...)
 
-from pydantic import BaseModel, ConfigDict, Field
+says type, range, sentence and default. `takes_options` checks calls against it and writes it into the docstring;
+`Part` turns such options into keys of a configuration; `configuration` puts parts together. A mistake is worded
+in one place, `mistake`. Nothing here imports jax.
+"""
 
-Positive = Annotated[int, Field(ge=1, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 2**20, strict=True)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Unit = Annotated[float, Field(ge=0, le=1)]
-Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
-Width = Annotated[int, Field(ge=1, strict=True)]
+import difflib
+import functools
+import importlib
+import inspect
+import math
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-ALGORITHM = "what trains; `metarl list` names them"
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+
+if TYPE_CHECKING:
+    import jax
+
+    Float = float | jax.Array  # a number, or a traced one: ranges are checked where the value is known
+else:
+    Float = float
+
+Positive = Annotated[int, Strict(), Ge(1)]
+Count = Annotated[int, Strict(), Ge(0)]
+Width = Annotated[int, Strict(), Ge(1)]
+Seed = Annotated[int, Strict(), Ge(0), Le(2**31 - 2**20)]
+Rate = Annotated[Float, Gt(0), AllowInfNan(False)]
+NonNegative = Annotated[Float, Ge(0), AllowInfNan(False)]
+Finite = Annotated[Float, AllowInfNan(False)]
+Unit = Annotated[Float, Ge(0), Le(1)]
+Share = Annotated[Float, Gt(0), Lt(1)]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ConfigError(ValueError):
     """A mistake of the user's, worded for them: the command line prints it and exits with status 2."""
 
 
-class RunConfig(BaseModel):
-    """What every run has."""
+def one_of(names: Callable[[], Iterable[str]], what: str = "") -> Any:
+    """Metadata of an annotation: one of `names()`, or something of the user's own.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    In a call that is a function (or another object that is no text); in a configuration "my_package.my_module:name".
+    """
 
-    env: str = Field(description="environment name, see `metarl list`; gymnax:<id> for any gymnax environment")
-    env_options: dict[str, Any] = Field({}, description="options of that environment, such as num_arms: 10")
-    seed: Seed = Field(0, description="seed of the first training seed; the others count up from it")
-    num_seeds: Positive = Field(1, description="independent trainings, in one program")
-    seeds_per_batch: Positive | None = Field(
-        None, description="seeds trained at a time; null: one on a CPU, all on an accelerator"
-    )
-    num_iterations: Positive = Field(description="training iterations")
-    log_every: Positive = Field(
-        1, description="iterations in one compiled call (or a divisor that fits); metrics still list each"
-    )
-    checkpoint_every: Positive = Field(50, description="iterations between checkpoints; the last always has one")
-    task_seed: Seed = Field(0, description="names the held-out tasks; the same for all runs to be compared")
-    eval_tasks: Positive = Field(40, description="held-out tasks")
-    eval_episodes: Positive | None = Field(None, description="episodes a task and update; null: as at training")
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and not is_address(value) and value not in (known := list(names())):
+            raise ValueError(f"must be one of {', '.join(known)}{what}{suggest(value, known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def is_address(value: Any) -> bool:
+    """Whether a value reads "package.module:name"."""
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value) is not None
+
+
+def load_address(address: str, key: str) -> Any:
+    """What "package.module:name" names.
+
+    Raises: ConfigError where it cannot be imported, with the reason.
+    """
+    module, _, name = address.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module raises while it is imported
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{key} = {address}: {module} cannot be imported ({reason})") from None
+    if not hasattr(found, name):
+        raise ConfigError(f"{key} = {address}: {module} has no {name}{suggest(name, dir(found))}")
+    return getattr(found, name)
+
+
+def same_factory(known: Any, new: Any) -> bool:
+    """Whether two factories are the same one: a notebook cell that runs twice defines it anew."""
+
+    def place(factory: Any) -> Any:
+        if isinstance(factory, str):
+            return tuple(factory.split(":"))
+        return getattr(factory, "__module__", None), getattr(factory, "__qualname__", factory)
+
+    return known is new or place(known) == place(new)
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The tail of a message: the nearest spelling, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+# --- one option -----------------------------------------------------------------------------------------
+
+
+class Option(typing.NamedTuple):
+    """An option of a function."""
+
+    name: str
+    annotation: Any  # what pydantic reads: type and range
+    default: Any  # `inspect.Parameter.empty` where it must be given
+    about: str  # one sentence
+
+
+def options_of(function: Callable) -> dict[str, Option]:
+    """The annotated options of a function, in order, with those that its `**options` go to."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        about = _sentence(parameter.annotation)
+        if about is not None:
+            found[name] = Option(name, parameter.annotation, parameter.default, about)
+    return found
+
+
+def _sentence(annotation: Any) -> str | None:
+    texts = [x for x in getattr(annotation, "__metadata__", ()) if isinstance(x, str)]
+    return texts[-1] if texts else None
+
+
+@functools.cache
+def _adapter(function: Callable, name: str) -> TypeAdapter:
+    annotation = inspect.signature(function).parameters[name].annotation
+    return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars as Python numbers: they are the same numbers."""
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def _is_the_users(value: Any) -> bool:
+    """Arrays, tracers, functions and trees: what no range is written for."""
+    arrays = hasattr(value, "aval") or (hasattr(value, "dtype") and getattr(value, "shape", ()) != ())
+    return arrays or callable(value) or isinstance(value, Mapping)
+
+
+def takes_options(*onto: Callable, without: Sequence[str] = ()) -> Callable[[F], F]:
+    """A decorator: options are checked when the function is called, and documented.
+
+    Args:
+        onto: where the function's `**options` go. Their annotated options become part of its signature.
+        without: those of them that the function sets itself.
+    Raises (the decorated function): ValueError for a value out of its range, TypeError for an unknown name; both one
+        line with the nearest spelling. jax arrays are not looked at: they may be tracers; nor are functions and trees.
+    """
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = dict(signature.parameters)
+        rest = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        names = {p.name for p in rest}
+        for target in onto:
+            for name, parameter in inspect.signature(target).parameters.items():
+                if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in names and name not in without:
+                    rest.append(parameter)
+                    names.add(name)
+        keywords = {p.name for p in rest if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
+        merged = signature.replace(parameters=rest)
+        positional = [p.name for p in rest if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        checked = {p.name for p in rest if _sentence(p.annotation) is not None}
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            unknown = next((name for name in kwargs if name not in keywords), None)
+            if unknown is not None:
+                raise TypeError(f"{function.__name__}() has no option {unknown!r}{suggest(unknown, keywords)}")
+            for name, value in (*zip(positional, args, strict=False), *kwargs.items()):
+                if name in checked:
+                    _check(call, name, value)
+            return function(*args, **kwargs)
+
+        call.__signature__ = merged  # type: ignore[attr-defined]
+        call.__doc__ = _documented(function.__doc__ or "", options_of(call))
+        return typing.cast(F, call)
+
+    return decorate
+
+
+def _check(function: Callable, name: str, value: Any) -> None:
+    if _is_the_users(value):
+        return
+    parameter = inspect.signature(function).parameters[name]
+    if value is parameter.default:
+        return
+    try:
+        _adapter(function, name).validate_python(_plain(value))
+    except ValidationError as error:
+        raise ValueError(mistake(error, name, value, _sentence(parameter.annotation) or "")) from None
+
+
+def _documented(text: str, options: Mapping[str, Option]) -> str:
+    if not options:
+        return text
+    lines = [
+        f"    {o.name}: {o.about}" + ("" if o.default is inspect.Parameter.empty else f" (default {o.default!r})")
+        for o in options.values()
+    ]
+    return inspect.cleandoc(text) + "\n\nOptions:\n" + "\n".join(lines)
+
+
+# --- configurations -------------------------------------------------------------------------------------
+
+
+class Options(BaseModel):
+    """What every configuration is: frozen, strict, without keys that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+class Part:
+    """Keys of a configuration that are options of one function.
+
+    Args:
+        function: whose options they are; their types, ranges, sentences and defaults are read from its signature.
+        names: of the options, or {option: key} where the key has another name; None: all annotated options.
+        defaults: {option: default} where the configuration begins at another value than the function, with a reason
+            beside it in the code.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        names: Iterable[str] | Mapping[str, str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ):
+        self.function = function
+        known = options_of(function)
+        if names is None:
+            names = list(known)
+        self.keys = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
+        self.defaults = dict(defaults or {})
+        for name in (*self.keys, *self.defaults):
+            if name not in known:
+                raise ValueError(f"{function.__name__}() has no annotated option {name!r}{suggest(name, known)}")
+        self.options = {name: known[name] for name in self.keys}
+
+    def fields(self) -> dict[str, tuple[Any, Any]]:
+        """{key: (annotation, field)} for `pydantic.create_model`."""
+        made = {}
+        for name, key in self.keys.items():
+            option = self.options[name]
+            default = self.defaults.get(name, option.default)
+            if isinstance(default, tuple):
+                default = list(default)
+            more = {} if default is inspect.Parameter.empty else {"default": default}
+            made[key] = (option.annotation, Field(description=option.about, **more))
+        return made
+
+    def values(self, config: Any) -> dict[str, Any]:
+        """{option: its value in `config`}."""
+        return {name: getattr(config, key) for name, key in self.keys.items()}
+
+    def __call__(self, config: Any, *args: Any, **more: Any) -> Any:
+        """Call the function with its options taken from `config`; `more` wins.
+
+        Raises: ConfigError for what the function refuses, with the configuration's keys in the place of its names.
+        """
+        with worded(self):
+            return self.function(*args, **{**self.values(config), **more})
+
+
+def worded(*parts: Part) -> Any:
+    """A context in which a ValueError that names options of these parts becomes a ConfigError that names their keys."""
+    return _Worded({name: key for part in reversed(parts) for name, key in part.keys.items() if name != key})
+
+
+class _Worded:
+    def __init__(self, keys: Mapping[str, str]):
+        self.keys = keys
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+        if isinstance(error, ValueError) and not isinstance(error, ConfigError) and self.keys:
+            pattern = r"(?<![\w.'])(" + "|".join(map(re.escape, self.keys)) + r")(?![\w'])"
+            raise ConfigError(re.sub(pattern, lambda m: self.keys[m.group(1)], str(error))) from None
+
+
+def configuration(name: str, about: str, base: type[Options], *parts: Part, **fields: Any) -> type[Any]:
+    """A configuration made of parts; `fields` are keys of its own, (annotation, Field), and win.
+
+    Raises: TypeError where two parts give one key another default: they would not mean the same.
+    """
+    made: dict[str, Any] = {}
+    for part in parts:
+        for key, field in part.fields().items():
+            if key in fields:
+                continue
+            if key in made and made[key][1].default != field[1].default:
+                raise TypeError(f"{name}.{key}: default {made[key][1].default!r} and {field[1].default!r}")
+            made.setdefault(key, field)
+    return create_model(name, __base__=base, __doc__=about, **{**made, **fields})
+
+
+# --- mistakes -------------------------------------------------------------------------------------------
+
+_WORDS = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list such as [64, 64]",
+    "sequence_type": "must be a list such as [64, 64]",
+    "sequence_str": "must be a list such as [64, 64]",
+    "tuple_type": "must be a list such as [64, 64]",
+    "is_instance_of": "must be a list such as [64, 64]",
+    "dict_type": "must be a mapping such as {num_arms: 10}",
+    "mapping_type": "must be a mapping such as {num_arms: 10}",
+}
+
+
+def mistake(error: ValidationError, name: str, value: Any, about: str) -> str:
+    """One line: name, value, what is allowed, the nearest spelling, what the option is."""
+    first = error.errors()[0]
+    own = first.get("ctx", {}).get("error")
+    allowed = _WORDS.get(first["type"]) or (str(own) if own else first["msg"].replace("Input should be", "must be"))
+    expected = first.get("ctx", {}).get("expected")
+    known = str(expected).replace(" or ", ", ").replace("'", "").split(", ") if expected else []
+    return f"{name} = {_short(value)}: {allowed}{suggest(str(value), known)}{f' ({about})' if about else ''}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def one_line(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The first mistake in a configuration, as one line."""
+    first = error.errors()[0]
+    own = first.get("ctx", {}).get("error")
+    if isinstance(own, ConfigError):
+        return str(own)
+    words = [str(part) for part in first["loc"]]
+    key = ".".join(word for word in words if not re.match(r"(constrained|function|union|list|nullable)\W?", word))
+    field = schema.model_fields.get(words[0]) if words else None
+    about = field.description or "" if field is not None else ""
+    if first["type"] == "missing":
+        return f"{key} is missing{f' ({about})' if about else ''}"
+    return mistake(error, key, first["input"], about)
 
 
 def check_divides(name: str, parts: int, size: int, of: str) -> None:
+    """Raises: ValueError where `parts` do not divide `size` evenly, with the nearest number that does."""
     if size % parts:
-        raise ConfigError(f"{name} = {parts}: must divide {of} = {size}; try {_nearest_divisor(parts, size)}")
+        nearest = min(_divisors(size), key=lambda d: (abs(d - parts), d))
+        raise ValueError(f"{name} = {parts}: must divide {of} = {size}; try {nearest}")
 
 
-def _nearest_divisor(wanted: int, size: int) -> int:
-    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: abs(d - wanted))
+def _divisors(size: int) -> Iterator[int]:
+    for d in range(1, math.isqrt(size) + 1):
+        if size % d == 0:
+            yield d
+            yield size // d
+
+
+def is_other_than(value: Any, number: float) -> bool:
+    """Whether a value is known before tracing, and is not `number`."""
+    return isinstance(_plain(value), int | float) and value != number
+
+
+def is_zero(coefficient: Any) -> bool:
+    """Whether a coefficient is known to be 0 before tracing, so that its term can be left out of the program."""
+    return isinstance(_plain(coefficient), int | float) and coefficient == 0

@@ -1,5 +1,6 @@
 """Pytree helpers that jax and optax lack: norms safe at zero, chunked maps, minibatches, finiteness."""
 
+import contextvars
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,6 +70,24 @@ def chunked_mean(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
 
     total, _ = jax.lax.scan(add, zeros, xs)
     return jax.tree.map(lambda x: x / n, total)
+
+
+# How maps over tasks are shared out over devices while a training is traced; `devices.share_tasks` sets it.
+TASK_SHARING: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("task_sharing", default=None)
+
+
+def map_tasks(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
+    """`chunked_map` over tasks, which devices may share."""
+    share = TASK_SHARING.get()
+    mapped = lambda xs: chunked_map(f, xs, batch_size)  # noqa: E731
+    return mapped(xs) if share is None else share(mapped, xs, False)
+
+
+def mean_over_tasks(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
+    """`chunked_mean` over tasks, which devices may share: each takes the mean of its tasks, and then that of all."""
+    share = TASK_SHARING.get()
+    mean = lambda xs: chunked_mean(f, xs, batch_size)  # noqa: E731
+    return mean(xs) if share is None else share(mean, xs, True)
 
 
 def tree_mean(tree: Any) -> Any:

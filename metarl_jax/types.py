@@ -95,12 +95,17 @@ class Learner(NamedTuple):
     `state`; update(state, key, batch, differentiation="reverse") -> (state, metrics), differentiable in
     `state`, where `differentiation` is handed to `gradient.value_and_grad`. `loss(params, anchor, batch)`, where
     there is one, is what an update from `anchor` descends to its minimum: implicit differentiation needs it.
+    `check(num_steps, num_streams, *names)`, where there is one, raises ValueError for data of a size that does not fit,
+    so that a constructor can refuse it before anything is traced. `on_policy` names a surrogate without a likelihood
+    ratio, whose updates are right only from the parameters that sampled.
     """
 
     init: Callable[[Params], LearnerState]
     prepare: Callable[[LearnerState, Any], Any]
     update: Callable[..., tuple[LearnerState, Metrics]]
     loss: Callable[[Params, Params, Any], jax.Array] | None = None
+    check: Callable[..., None] | None = None
+    on_policy: str | None = None
 
 
 class Algorithm(NamedTuple):

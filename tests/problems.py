@@ -20,8 +20,24 @@ def point_maml(problem, lr=0.1, *, inner_options=None, **options):
     env, tasks, policy = problem
     baseline = "linear" if policy.value is None else "critic"
     inner_options = {"num_epochs": 2, "num_minibatches": 2, "baseline": baseline, **(inner_options or {})}
-    options = {"num_inner_steps": 2, "meta_batch_size": 2, "episodes_per_task": 4, **options}
+    options = {"num_inner_steps": 2, "meta_batch_size": 2, "episodes_per_task": 4, "num_outer_epochs": 1, **options}
     return mrl.maml(env, tasks, policy, learners.ppo(policy, lr, **inner_options), **options)
+
+
+INNER = {  # what adapts inside the algorithms that are not MAML with any learner
+    "e_maml": lambda policy, lr: learners.policy_gradient(policy, lr, surrogate="vpg"),
+    "anil": learners.head,
+    "meta_sgd": lambda policy, lr: learners.meta_sgd(policy),
+    "cavia": learners.context,
+    "imaml": lambda policy, lr: learners.proximal(policy, lr, num_steps=3),
+}
+
+
+def of_family(name, env, tasks, policy, lr=0.1, **options):
+    """An algorithm of the gradient-based family with its own inner learner."""
+    inner = INNER.get(name, learners.policy_gradient)(policy, lr)
+    more = {"inner_lr": lr} if name == "meta_sgd" else {}
+    return getattr(mrl, name)(env, tasks, policy, inner, **more, **options)
 
 
 def store_trial(algo, problem, seed=0):

@@ -2,30 +2,22 @@
 
 from typing import Any
 
+from metarl_jax.algorithms.gradient_family import entry
 from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.options import takes_options
 from metarl_jax.rl import learners
-from metarl_jax.types import MetaLearner, Policy
+from metarl_jax.types import Learner, MetaLearner, Policy
 
 
-def cavia(
-    env: Any,
-    tasks: Any,
-    policy: Policy,
-    inner_lr: Any = 1.0,
-    *,
-    context_size: int = 2,
-    inner_surrogate: Any = "lvc",
-    inner_options: dict[str, Any] | None = None,
-    **options: Any,
-) -> MetaLearner:
-    """phi'_i = phi - inner_lr grad_phi L(theta, phi; tau_i), phi = 0; min over theta of the loss at (theta, phi'_i).
+@takes_options(policy_meta_learner)
+def cavia(env: Any, tasks: Any, policy: Policy, inner: Learner, **options: Any) -> MetaLearner:
+    """MAML in which only a context input adapts, and the network is shared by all tasks.
 
-    The context phi [context_size] is an input of the policy beside the observation; theta is shared by all tasks and
-    never adapted. `policy` must read `params["context"]`: `networks.mlp_policy(env, ..., context_size=context_size)`.
-
-    Args:
-        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
-            `meta_learner.policy_meta_learner`.
+    phi'_i = phi - inner_lr grad_phi L(theta, phi; tau_i), phi = 0; min over theta of the loss at (theta, phi'_i). The
+    context phi [size] is an input of the policy beside the observation: `inner.context(policy, lr, size=2)` moves it,
+    and `networks.mlp_policy(env, ..., context_size=2)` reads it.
     """
-    learner = learners.context(policy, inner_lr, size=context_size, surrogate=inner_surrogate, **(inner_options or {}))
-    return policy_meta_learner(env, tasks, policy, learner, **options)
+    return policy_meta_learner(env, tasks, policy, inner, **options)
+
+
+ENTRY = entry(cavia, learners.context, baselines=("linear", "zero"))

@@ -8,46 +8,72 @@ for ever learns its own reward online, as in the paper; many with lifetimes lear
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from metarl_jax.networks import MLP, flattener
+from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
+from metarl_jax.networks import MLP, build_policy, flattener, network_part
+from metarl_jax.networks.mlp import Activation
+from metarl_jax.options import (
+    NonNegative,
+    Part,
+    Positive,
+    Rate,
+    Width,
+    takes_options,
+)
 from metarl_jax.rl import learners
 from metarl_jax.types import Learner, LearnerState, Params, Policy, Rollout
 from metarl_jax.update_rules.lifetimes import Rule
 
-Float = float | jax.Array
+NOT_IN_STREAMS = ("baseline", "dice_lambda", "target_return", "num_microbatches")  # options of whole episodes
 
 
+@takes_options(learners.ppo, without=("adapts", "proximal_coef", *NOT_IN_STREAMS))
 def lirpg(
     env: Any,
     policy: Policy,
-    lr: Float = 1e-3,
+    lr: Annotated[Rate, "step size of the agents"] = 1e-3,
     *,
-    hidden: Sequence[int] = (64, 64),
-    activation: str = "tanh",
-    intrinsic_coef: Float = 0.01,
-    extrinsic_coef: Float = 1.0,
-    optimizer: Any = None,
+    reward_hidden: Annotated[Sequence[Width], "hidden layer widths of the learned reward"] = (64, 64),
+    reward_activation: Annotated[Activation, "activation function of the learned reward"] = "tanh",
+    intrinsic_coef: Annotated[Rate, "weight of the learned reward, which is between -1 and 1"] = 0.01,
+    extrinsic_coef: Annotated[NonNegative, "weight of the environment's reward to the agents"] = 1.0,
+    surrogate: Annotated[learners.SurrogateName, "surrogate of the updates; vpg: A2C"] = "ppo",
+    num_epochs: Annotated[Positive, "passes over the data an update"] = 1,
+    num_minibatches: Annotated[Positive, "parts of each pass; must divide num_envs x num_steps"] = 1,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus of the agents"] = 0.01,
+    max_grad_norm: Annotated[Rate | None, "bound on the norm of an agent's gradient; null: none"] = 0.5,
+    optimizer: Annotated[learners.OptimizerName, "optimiser of the agents"] = "adam",
     **options: Any,
 ) -> Rule:
-    """The rule whose numbers are a reward network, r_in = tanh(MLP(o, a)) in (-1, 1), for `learn_rule`.
+    """PPO on the environment's reward and a learned one.
+
+    The rule whose numbers are a reward network, r_in = tanh(MLP(o, a)) in (-1, 1), for `learn_rule`.
 
     Args:
         policy: of the agents; its critic learns values of the mixed reward.
         intrinsic_coef, extrinsic_coef: c_in and c_ex. With c_ex = 0 the learned reward is all that an agent sees.
-        lr: step size of their `optimizer` (step size -> optimiser; None: `learners.adam`).
-        options: those of `learners.ppo`.
     Discrete actions are one-hot to the network. It starts near 0.
     Not differentiated: values and bootstraps; they are those of the acting agent.
     """
     space, (size, flat) = env.action_space(env.default_params), flattener(env)
     actions = int(space.n) if hasattr(space, "n") else int(np.prod(space.shape))
-    network = MLP(tuple(hidden), 1, activation)
+    network = MLP(tuple(reward_hidden), 1, reward_activation)
+    base = learners.ppo(
+        policy,
+        optimizer=learners.optimizer_of(optimizer, lr),
+        surrogate=surrogate,
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+        entropy_coef=entropy_coef,
+        max_grad_norm=max_grad_norm,
+        **options,
+    )
 
     def init(key: jax.Array) -> Params:
         eta = network.init(key, jnp.zeros(size + actions))["params"]
@@ -60,9 +86,6 @@ def lirpg(
         return jnp.tanh(out[..., 0])
 
     def learner(eta: Params) -> Learner:
-        step: optax.GradientTransformation = (optimizer or learners.adam)(lr)
-        base = learners.ppo(policy, optimizer=step, **options)
-
         def prepare(state: LearnerState, rollout: Rollout) -> Any:
             own = reward(eta, rollout.observation, rollout.action)
             mixed = extrinsic_coef * rollout.reward + intrinsic_coef * own
@@ -71,3 +94,27 @@ def lirpg(
         return base._replace(prepare=prepare)
 
     return Rule(init, learner, policy)
+
+
+# --- as a configuration ---------------------------------------------------------------------------------
+
+OPTIONS = Part(lirpg)
+OF_THE_REWARD = ("lr", "optimizer", "reward_hidden", "reward_activation", "intrinsic_coef", "extrinsic_coef")
+
+
+def make_rule(c: Any, env: Any) -> tuple[Rule, Policy]:
+    """The rule that a configuration names, and the policy of its agents."""
+    policy = build_policy(c, env, critic=True)
+    return OPTIONS(c, env, policy), policy
+
+
+def make_rival(c: Any, env: Any, policy: Policy) -> tuple[str, Rule]:
+    """PPO, or A2C, on the environment's reward alone."""
+    options = {name: getattr(c, name) for name in OPTIONS.keys if name not in OF_THE_REWARD}
+    surrogate = "vpg" if options.pop("surrogate") == "vpg" else "ppo"
+    return beside(policy, surrogate, rival_step(c), **options)
+
+
+ENTRY: Entry = rule_entry(
+    "lirpg", "PPO on the environment's reward and a learned one.", make_rule, make_rival, *network_part(), OPTIONS
+)

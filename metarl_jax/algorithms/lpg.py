@@ -10,7 +10,7 @@ It knows neither observations nor actions, so that it can be taken to any enviro
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -19,13 +19,23 @@ import optax
 from flax import struct
 
 from metarl_jax import tree
+from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
 from metarl_jax.gradient import value_and_grad
 from metarl_jax.networks import MLP, Categorical, flattener, mlp_policy, orthogonal
+from metarl_jax.networks.mlp import Activation
+from metarl_jax.options import (
+    NonNegative,
+    Part,
+    Positive,
+    Rate,
+    Unit,
+    Width,
+    takes_options,
+)
 from metarl_jax.rl import learners, losses
 from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout
 from metarl_jax.update_rules.lifetimes import Rule
-
-Float = float | jax.Array
 
 
 class UpdateRule(nn.Module):
@@ -68,23 +78,26 @@ class Directions:
     mask: jax.Array
 
 
+@takes_options()
 def lpg(
     env: Any,
-    lr: Float = 0.1,
+    lr: Annotated[Rate, "step size of the agents"] = 1e-3,
     *,
-    hidden: Sequence[int] = (64, 64),
-    activation: str = "tanh",
-    outcomes: int = 8,
-    width: int = 64,
-    embedding: int = 16,
-    prediction_coef: Float = 0.5,
-    pi_hat_coef: Float = 5e-3,
-    y_hat_coef: Float = 1e-3,
-    prediction_entropy_coef: Float = 1e-3,
-    optimizer: Any = None,
-    max_grad_norm: Float | None = None,
+    hidden: Annotated[Sequence[Width], "hidden layer widths of the agents; [] is linear"] = (64, 64),
+    activation: Annotated[Activation, "activation function"] = "tanh",
+    outcomes: Annotated[Positive, "outcomes m of the agents' prediction"] = 8,
+    width: Annotated[Width, "units of the rule's GRU"] = 64,
+    embedding: Annotated[Width, "units that the rule embeds a prediction in"] = 16,
+    prediction_coef: Annotated[NonNegative, "weight of the prediction's loss"] = 0.5,
+    pi_hat_coef: Annotated[NonNegative, "weight of |pi_hat|^2 in the meta-loss"] = 5e-3,
+    y_hat_coef: Annotated[NonNegative, "weight of |y_hat|^2 in the meta-loss"] = 1e-3,
+    prediction_entropy_coef: Annotated[NonNegative, "weight of the prediction's entropy in the meta-loss"] = 1e-3,
+    optimizer: Annotated[learners.OptimizerName, "optimiser of the agents"] = "adam",
+    max_grad_norm: Annotated[Rate | None, "bound on the norm of an agent's gradient; null: none"] = 0.5,
 ) -> Rule:
-    """The rule whose numbers are an `UpdateRule`, for `learn_rule` (or `evolve_rule`).
+    """A network that is the update: it says what policy and prediction move towards.
+
+    The rule whose numbers are an `UpdateRule`, for `learn_rule` (or `evolve_rule`).
 
     Args:
         hidden, activation: of the agents' actor and prediction, two MLPs; outcomes is m, prediction_coef c_y.
@@ -92,7 +105,6 @@ def lpg(
         pi_hat_coef, y_hat_coef, prediction_entropy_coef: b2, b3, b1 of the meta-loss,
             b2 mean pi_hat^2 + b3 mean |y_hat|^2 - b1 mean H(y); its b0, the bonus on the policy's entropy, is
             `learn_rule`'s outer_entropy_coef.
-        lr: step size of the agents' `optimizer` (step size -> optimiser; None: `learners.sgd`).
     Not differentiated: the rule's inputs. Where a rollout ends within an episode the rule knows nothing of what follows
     but y(o').
     Raises: ValueError where actions are not discrete.
@@ -120,7 +132,7 @@ def lpg(
         return eta
 
     def learner(eta: Params) -> Learner:
-        step: optax.GradientTransformation = (optimizer or learners.sgd)(lr)
+        step = learners.optimizer_of(optimizer, lr)
         if max_grad_norm is not None:
             step = optax.chain(tree.clip_by_global_norm(max_grad_norm), step)
 
@@ -160,3 +172,43 @@ def lpg(
         return losses.masked_mean(size, batch.mask) - prediction_entropy_coef * spread
 
     return Rule(init, learner, policy, penalty)
+
+
+# --- as a configuration ---------------------------------------------------------------------------------
+
+OPTIONS = Part(lpg)
+
+
+def _beside(
+    init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
+    gamma: Annotated[Unit, "discount of the A2C beside it"] = 0.99,
+    gae_lambda: Annotated[Unit, "lambda of the A2C beside it"] = 0.95,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus of the A2C beside it"] = 0.01,
+    value_coef: Annotated[NonNegative, "weight of the critic's loss of the A2C beside it"] = 0.5,
+) -> None:
+    """Keys of the configuration: agents have no critic and no returns of their own; these are of what stands beside."""
+
+
+A2C = Part(_beside, ("gamma", "gae_lambda", "entropy_coef", "value_coef"))
+
+
+def make_rule(c: Any, env: Any) -> tuple[Rule, Policy]:
+    """The rule that a configuration names, and a policy with a critic like that of its agents."""
+    return OPTIONS(c, env), mlp_policy(env, c.hidden, c.activation, critic=True, init_std=c.init_std)
+
+
+def make_rival(c: Any, env: Any, policy: Policy) -> tuple[str, Rule]:
+    """A2C."""
+    once = {"num_epochs": 1, "num_minibatches": 1, "max_grad_norm": c.max_grad_norm}
+    return beside(policy, "vpg", rival_step(c), **once, **A2C.values(c))
+
+
+ENTRY: Entry = rule_entry(
+    "lpg",
+    "A network that is the update: it says what policy and prediction move towards.",
+    make_rule,
+    make_rival,
+    OPTIONS,
+    Part(_beside),
+    gradient_defaults={"outer_entropy_coef": 0.05},  # b0 of the paper
+)

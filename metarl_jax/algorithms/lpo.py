@@ -11,17 +11,29 @@ With `clip_eps` the network is added to that one, f = ReLU(ReLU((rho - clip rho)
 starts at 0: learning begins at PPO.
 """
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
+from metarl_jax.networks import build_policy, network_part
+from metarl_jax.options import (
+    Float,
+    NonNegative,
+    Part,
+    Positive,
+    Rate,
+    Width,
+    options_of,
+    takes_options,
+)
 from metarl_jax.rl import learners, losses
 from metarl_jax.types import Batch, Learner, Params, Policy
 from metarl_jax.update_rules.lifetimes import Rule
 
-Float = float | jax.Array
+NOT_IN_STREAMS = ("baseline", "dice_lambda", "target_return", "num_microbatches")  # options of whole episodes
 MARGIN = 1e-4  # what the network has to exceed
 
 
@@ -57,28 +69,77 @@ def surrogate(eta: Params, clip_eps: Float | None = None) -> losses.Surrogate:
     return loss
 
 
+@takes_options(learners.ppo, without=("surrogate", "adapts", "proximal_coef", *NOT_IN_STREAMS))
 def lpo(
     policy: Policy,
-    lr: Float = 1e-3,
+    lr: Annotated[Rate, "step size of the agents"] = 1e-3,
     *,
-    width: int = 128,
-    clip_eps: Float | None = 0.2,
-    optimizer: Any = None,
+    width: Annotated[Width, "units of the drift network"] = 128,
+    clip_eps: Annotated[Rate | None, "clip of the PPO that the drift begins at; null: it begins at random"] = 0.2,
+    num_epochs: Annotated[Positive, "passes over the data an update"] = 4,
+    num_minibatches: Annotated[Positive, "parts of each pass; must divide num_envs x num_steps"] = 4,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus of the agents"] = 0.01,
+    max_grad_norm: Annotated[Rate | None, "bound on the norm of an agent's gradient; null: none"] = 0.5,
+    optimizer: Annotated[learners.OptimizerName, "optimiser of the agents"] = "adam",
     **options: Any,
 ) -> Rule:
-    """The rule whose numbers are a drift network of `width` units, for `learn_rule` or `evolve_rule`.
+    """PPO with a learned drift in the place of its clip.
+
+    The rule whose numbers are a drift network of `width` units, for `learn_rule` or `evolve_rule`.
 
     Args:
         policy: of the agents, with a critic.
-        clip_eps: of the PPO that learning begins at; None: it begins at a random drift.
-        lr: step size of their `optimizer` (step size -> optimiser; None: `learners.adam`).
-        options: those of `learners.ppo`, but for the surrogate.
+    Raises: ValueError for updates of one step, at which the ratio is 1 and the drift 0.
     Where the drift is 0 it has no slope: a network that is nowhere above `MARGIN` cannot be learned by gradients.
     """
 
+    if num_epochs * num_minibatches == 1:
+        raise ValueError(
+            "num_epochs = 1 with num_minibatches = 1: the ratio is 1 and the drift 0; make more steps an update"
+        )
+    fixed = {
+        "num_epochs": num_epochs, "num_minibatches": num_minibatches, "entropy_coef": entropy_coef,
+        "max_grad_norm": max_grad_norm, **options,
+    }  # fmt: skip
+
     def learner(eta: Params) -> Learner:
-        step: optax.GradientTransformation = (optimizer or learners.adam)(lr)
-        return learners.ppo(policy, surrogate=surrogate(eta, clip_eps), optimizer=step, **options)
+        step = learners.optimizer_of(optimizer, lr)
+        return learners.ppo(policy, surrogate=surrogate(eta, clip_eps), optimizer=step, **fixed)
 
     scale = 1.0 if clip_eps is None else 0.0
     return Rule(lambda key: init_drift(key, width, scale), learner, policy)
+
+
+# --- as a configuration ---------------------------------------------------------------------------------
+
+OPTIONS = Part(lpo)
+PPO_OPTIONS = [n for n in options_of(lpo) if n not in ("width", "lr", "optimizer")]
+
+
+def _start(
+    start: Annotated[Literal["clip", "random"], "the drift to begin at: PPO's, or a random one"] = "clip",
+    clip_eps: Annotated[Rate, "PPO clip of the agents that the drift begins at, and of the PPO beside it"] = 0.2,
+) -> None:
+    """Keys of the configuration that say where the drift begins."""
+
+
+def make_rule(c: Any, env: Any) -> tuple[Rule, Policy]:
+    """The rule that a configuration names, and the policy of its agents."""
+    policy = build_policy(c, env, critic=True)
+    return OPTIONS(c, policy, clip_eps=c.clip_eps if c.start == "clip" else None), policy
+
+
+def make_rival(c: Any, env: Any, policy: Policy) -> tuple[str, Rule]:
+    """PPO."""
+    return beside(policy, "ppo", rival_step(c), **{name: getattr(c, name) for name in PPO_OPTIONS})
+
+
+ENTRY: Entry = rule_entry(
+    "lpo",
+    "PPO with a learned drift in the place of its clip.",
+    make_rule,
+    make_rival,
+    *network_part(),
+    Part(_start),
+    Part(lpo, [name for name in OPTIONS.keys if name != "clip_eps"]),
+)

@@ -19,33 +19,49 @@ Shapes: K inner updates, T steps, B environments.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from pydantic import Field
 
 from metarl_jax import tree
+from metarl_jax.algorithms.job import Entry, Job, RunOptions
+from metarl_jax.algorithms.one_task import on_one_task, the_task
 from metarl_jax.meta.hyperparameters import Tuned, constant, reactive, squash, unconstrained
+from metarl_jax.networks import build_policy, network_part
+from metarl_jax.options import (
+    ConfigError,
+    Count,
+    Float,
+    NonNegative,
+    Part,
+    Positive,
+    Rate,
+    Unit,
+    Width,
+    configuration,
+    is_zero,
+    options_of,
+    suggest,
+    takes_options,
+)
 from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import EnvCarry, completed
 from metarl_jax.types import Learner, LearnerState, Metrics, Policy, Rollout, Task
-from metarl_jax.update_rules.lifetimes import Agent, OuterCritic, Segment, acting, born, live, relive
+from metarl_jax.update_rules.lifetimes import Agent, OuterCritic, Segment, acting, born, live, relive, with_outer_critic
 
-Float = float | jax.Array
-OBJECTIVES = ("gradient", "bootstrapped")
-SURROGATES = ("vpg", "lvc", "ppo", "smooth_ppo", "dpo")
-DEFAULTS: dict[str, Float] = {  # what can be tuned, and what each is where it is not
-    "gamma": 0.99,
-    "gae_lambda": 0.95,
-    "lr": 1e-3,
-    "entropy_coef": 0.01,
-    "value_coef": 0.5,
-    "policy_coef": 1.0,
-    "clip_eps": 0.2,
-}
+UP_TO_1 = ("gamma", "gae_lambda", "clip_eps")  # others have no upper end unless a range says so
+TunedName = Literal["gamma", "gae_lambda", "lr", "entropy_coef", "value_coef", "policy_coef", "clip_eps"]
+TUNABLE: tuple[str, ...] = get_args(TunedName)
+SET_HERE = ("optimizer", "baseline", "adapts", "proximal_coef", "num_microbatches", "dice_lambda", "target_return")
+FOR_LIBRARY_USE = (  # no keys of the configuration
+    "outer_value_coef", "outer_normalize_advantage", "outer_surrogate", "value_matching_coef",
+)  # fmt: skip
 
 
 @struct.dataclass
@@ -80,42 +96,51 @@ class MetaGradientRL(NamedTuple):
     meta_loss: Callable[[Any, Segment], jax.Array]
 
 
+@takes_options(learners.ppo, without=SET_HERE)
 def meta_gradient_rl(
     env: Any,
     task: Task,
     policy: Policy | Callable[[dict[str, Any]], Policy],
     tuned: Mapping[str, Tuned],
     *,
-    objective: str = "gradient",
-    num_inner_steps: int = 1,
-    num_target_steps: int = 1,
+    objective: Annotated[Literal["gradient", "bootstrapped"], "MG, or BMG: match a later self"] = "gradient",
+    num_inner_steps: Annotated[Positive, "updates K that the meta-gradient goes through"] = 1,
+    num_target_steps: Annotated[Positive, "bootstrapped: further updates L to the target"] = 1,
     outer_critic: OuterCritic | None = None,
-    recent: int = 0,
-    meta_hidden: Sequence[int] = (32,),
-    meta_lr: Float = 1e-3,
-    meta_max_grad_norm: Float | None = None,
-    num_envs: int = 16,
-    num_steps: int = 32,
-    surrogate: str | losses.Surrogate = "vpg",
-    num_epochs: int = 1,
-    num_minibatches: int = 1,
+    recent: Annotated[Count, "a network of the mean rewards of so many rollouts tunes; 0: numbers do"] = 0,
+    meta_hidden: Annotated[Sequence[Width], "recent > 0: hidden layer widths of that network"] = (32,),
+    meta_lr: Annotated[Rate, "Adam step size of the unconstrained hyperparameters"] = 3e-3,
+    meta_max_grad_norm: Annotated[Rate | None, "bound on the norm of the meta-gradient; null: none"] = 0.1,
+    num_envs: Annotated[Positive, "parallel environments"] = 16,
+    num_steps: Annotated[Positive, "steps of each environment an update"] = 32,
+    surrogate: Annotated[learners.SurrogateName, "surrogate of the updates; vpg: A2C"] = "vpg",
+    num_epochs: Annotated[Positive, "passes over the data an update"] = 1,
+    num_minibatches: Annotated[Positive, "parts of each pass; must divide num_envs x num_steps"] = 1,
+    gamma: Annotated[Unit, "discount"] = 0.99,
+    gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.95,
+    lr: Annotated[Rate, "Adam step size of the agent"] = 1e-3,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus"] = 0.01,
+    value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
+    policy_coef: Annotated[Rate, "weight of the surrogate"] = 1.0,
+    clip_eps: Annotated[Rate, "clip of the likelihood ratio (ppo, smooth_ppo)"] = 0.2,
+    max_grad_norm: Annotated[Rate | None, "bound on the norm of a gradient; null: none"] = 0.5,
     optimizer: Callable[[Float], optax.GradientTransformation] = learners.adam,
-    outer_gamma: Float = 0.99,
-    outer_gae_lambda: Float = 0.95,
-    outer_value_coef: Float = 0.0,
-    outer_entropy_coef: Float = 0.0,
-    outer_normalize_advantage: bool = False,
-    outer_surrogate: str | losses.Surrogate = "vpg",
-    value_matching_coef: Float = 0.0,
+    outer_gamma: Annotated[Unit, "discount of the outer loss, fixed"] = 0.99,
+    outer_gae_lambda: Annotated[Unit, "lambda of the outer loss, fixed"] = 0.95,
+    outer_value_coef: Annotated[NonNegative, "weight of the outer critic loss"] = 0.0,
+    outer_entropy_coef: Annotated[NonNegative, "weight of the outer entropy bonus"] = 0.0,
+    outer_normalize_advantage: Annotated[bool, "standardise the outer advantages"] = False,
+    outer_surrogate: Annotated[learners.SurrogateName, "surrogate of the outer loss: vpg or lvc"] = "vpg",
+    value_matching_coef: Annotated[NonNegative, "bootstrapped: weight of matching the target's values"] = 0.0,
     matched: Callable[[Rollout], jax.Array] | None = None,
     differentiation: str = "mixed",
     **options: Any,
 ) -> MetaGradientRL:
-    """Tune `tuned` (of `DEFAULTS`' names) online, by gradients through K = `num_inner_steps` updates of one agent.
+    """Tune `tuned` (of `TUNABLE` names) online, by gradients through K = `num_inner_steps` updates of one agent.
 
     Args:
         task: the one task; its environments reset themselves and go on from iteration to iteration.
-        policy: with a critic; or a function of the hyperparameters (those of `DEFAULTS`, constants to it) that makes
+        policy: with a critic; or a function of the hyperparameters (those of `TUNABLE`, constants to it) that makes
             one, where values are conditioned on gamma. Its parameters must not depend on them.
         tuned: names to start and range. The others are fixed at their defaults, or by `options`.
         objective: "gradient" or "bootstrapped"; `num_target_steps` is the L of the latter, `value_matching_coef` its c,
@@ -125,8 +150,6 @@ def meta_gradient_rl(
         surrogate: "vpg" (actor-critic), "lvc", "ppo", "smooth_ppo", "dpo", or a function (log_prob, batch) -> loss;
             `outer_surrogate` is "vpg", "lvc" or a function.
         optimizer: step size -> optimiser of the agent, differentiable (`learners.adam`, `learners.sgd`).
-        options: fixed values of `DEFAULTS`' names, and `learners.ppo`'s normalize_advantage, max_grad_norm,
-            value_clip_eps.
     Raises: ValueError for names that cannot be tuned or are given twice; `clip_eps` without "smooth_ppo" (its
         derivative is 0 almost everywhere); "vpg" updates of more than one step; an unknown objective; no critic.
     Not differentiated: samples, values and bootstraps of all advantages, A' altogether, the target of BMG.
@@ -136,9 +159,14 @@ def meta_gradient_rl(
     Step metrics: the loss terms of the updates, `meta_loss`, `meta_grad_norm`, the mean `tuned_<name>` before the
         meta-step, the mean `reward` a step, and mean return and length of the episodes that ended in its updates.
     """
-    fixed = _fixed(tuned, options)
+    numbers: dict[str, Any] = {
+        "gamma": gamma, "gae_lambda": gae_lambda, "lr": lr, "entropy_coef": entropy_coef, "value_coef": value_coef,
+        "policy_coef": policy_coef, "clip_eps": clip_eps,
+    }  # fmt: skip
+    _check_tuned(tuned, numbers, surrogate)
+    fixed: dict[str, Any] = {name: value for name, value in numbers.items() if name not in tuned}
+    fixed |= {"max_grad_norm": max_grad_norm, **options}
     bootstrapped = objective == "bootstrapped"
-    _check(objective, tuned, surrogate, outer_surrogate, num_epochs * num_minibatches)
     policy_of = (lambda h: policy) if isinstance(policy, Policy) else policy
     if recent and not isinstance(policy, Policy):
         raise ValueError(f"recent = {recent}: needs a policy that is not a function of the hyperparameters")
@@ -237,7 +265,7 @@ def meta_gradient_rl(
         judge = segment.outer
         if bootstrapped:
             loss = losses.kl_divergence(judge.distribution, policy.apply(params, judge.observation), judge.mask)
-            if policy.value is not None and not _is_zero(value_matching_coef):
+            if policy.value is not None and not is_zero(value_matching_coef):
                 error = losses.value_loss(policy.value(params, judge.observation), judge.value, judge.mask)
                 loss = loss + value_matching_coef * error
             return loss
@@ -246,7 +274,7 @@ def meta_gradient_rl(
             losses.surrogate(outer_surrogate),
             value_coef=outer_value_coef,
             entropy_coef=outer_entropy_coef,
-            use_entropy=not _is_zero(outer_entropy_coef),
+            use_entropy=not is_zero(outer_entropy_coef),
         )(params, judge)[0]
 
     meta_optimizer = optax.adam(meta_lr)
@@ -269,34 +297,71 @@ def meta_gradient_rl(
     return MetaGradientRL(init, step, collect, adapted, meta_loss)
 
 
-def _fixed(tuned: Mapping[str, Tuned], options: dict[str, Any]) -> dict[str, Any]:
-    """The values of what is not tuned, and the other options of `learners.ppo`."""
+def _check_tuned(tuned: Mapping[str, Tuned], numbers: dict[str, Any], surrogate: Any) -> None:
+    """Raises: ValueError for what cannot be tuned, or is given a value beside its start."""
     for name in tuned:
-        if name not in DEFAULTS:
-            raise ValueError(f"tuned = {name!r}: must be one of {', '.join(DEFAULTS)}")
-        if name in options:
-            raise ValueError(f"{name} = {options[name]}: is tuned, so its start says what it is; leave it out")
-    taken = ("baseline", "adapts", "proximal_coef", "num_microbatches", "dice_lambda")
-    for name in taken:
-        if name in options:
-            raise ValueError(f"{name}: not an option of meta_gradient_rl")
-    return {**{name: value for name, value in DEFAULTS.items() if name not in tuned}, **options}
-
-
-def _check(objective: str, tuned: Mapping[str, Tuned], surrogate: Any, outer: Any, num_steps: int) -> None:
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective = {objective!r}: must be one of {', '.join(OBJECTIVES)}")
-    if isinstance(surrogate, str) and surrogate not in SURROGATES:
-        raise ValueError(f"surrogate = {surrogate!r}: must be one of {', '.join(SURROGATES)}, or a function")
-    if isinstance(outer, str) and outer not in SURROGATES[:2]:
-        raise ValueError(f"outer_surrogate = {outer!r}: must be one of {', '.join(SURROGATES[:2])}, or a function")
+        if name not in TUNABLE:
+            raise ValueError(f"tuned = {name!r}: must be one of {', '.join(TUNABLE)}{suggest(name, TUNABLE)}")
+        if numbers[name] is not inspect.signature(meta_gradient_rl).parameters[name].default:
+            raise ValueError(f"{name} = {numbers[name]}: is tuned, so its start says what it is; leave it out")
     if "clip_eps" in tuned and surrogate != "smooth_ppo":
         raise ValueError(
-            f"tuned = 'clip_eps' with surrogate {surrogate!r}: its derivative is 0 almost everywhere; use 'smooth_ppo'"
+            f"tuned = clip_eps with surrogate = {surrogate}: its derivative is 0 almost everywhere; use smooth_ppo"
         )
-    if surrogate == "vpg" and num_steps > 1:
-        raise ValueError(f"surrogate = 'vpg': has no ratio, so an update must be one step, not {num_steps}; use 'ppo'")
 
 
-def _is_zero(x: Float) -> bool:
-    return isinstance(x, (int, float)) and x == 0
+# --- as a configuration ---------------------------------------------------------------------------------
+
+OPTIONS = Part(meta_gradient_rl, [name for name in options_of(meta_gradient_rl) if name not in FOR_LIBRARY_USE])
+
+
+def build(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
+    """An agent that tunes its hyperparameters, on the task that `task_seed` names."""
+    network = build_policy(c, env, critic=True)
+    policy, critic = with_outer_critic(network, network, lr=c.lr) if c.outer_critic else (network, None)
+    unused = next((name for name in c.ranges if name not in c.tune), None)
+    if unused is not None:
+        raise ConfigError(f"ranges = {unused}: is not in tune = {list(c.tune)}")
+    tuned = {name: Tuned(getattr(c, name), *_range(c, name)) for name in c.tune}
+    fixed = {name: value for name, value in OPTIONS.values(c).items() if name not in tuned}
+    algorithm = meta_gradient_rl(env, the_task(c, tasks), policy, tuned, outer_critic=critic, **fixed)
+    rollouts = c.num_inner_steps + (c.num_target_steps if c.objective == "bootstrapped" else 1)
+    return on_one_task(c, algorithm, env, tasks, policy, work_per_iteration=rollouts * c.num_envs * c.num_steps)
+
+
+def _range(c: Any, name: str) -> tuple[float, float | None]:
+    limits = c.ranges.get(name, [0.0, 1.0 if name in UP_TO_1 else None])
+    if len(limits) != 2 or limits[0] is None:
+        raise ConfigError(f"ranges.{name} = {limits}: must be [low, high], high null for none")
+    return limits[0], limits[1]
+
+
+def _tuning(
+    tune: Annotated[Sequence[TunedName], "what is tuned, from its value here"] = (
+        "gamma",
+        "gae_lambda",
+        "entropy_coef",
+        "lr",
+    ),  # fmt: skip
+    ranges: Annotated[
+        dict[TunedName, Sequence[float | None]],
+        "[low, high] of what is tuned, high null: none; default [0, 1] for gamma, gae_lambda, clip_eps",
+    ] = {},  # noqa: B006 (never changed)
+    outer_critic: Annotated[bool, "learn the values of outer_gamma beside the agent's own"] = True,
+) -> None:
+    """Keys of the configuration alone: in Python they are `tuned` and an `OuterCritic`."""
+
+
+class MetaGradientRunOptions(RunOptions):
+    """Keys of a run on one task."""
+
+    eval_tasks: Annotated[Positive, Field(le=1)] = Field(1, description="1: the task it was trained on")
+    eval_episodes: Positive = Field(100, description="evaluation episodes")
+    anneal_lr: Literal[False] = Field(False, description="false: the step size is tuned or constant")
+
+
+ABOUT = "One agent that tunes its own hyperparameters online by meta-gradients (MG, STACX, BMG), on one environment."
+ENTRY = Entry(
+    configuration("meta_gradient_rl_options", ABOUT, MetaGradientRunOptions, *network_part(), Part(_tuning), OPTIONS),
+    build,
+)

@@ -1,38 +1,39 @@
 """Meta-SGD (Li et al. 2017): the initial parameters and a step size for each of them."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.algorithms.gradient_family import entry
 from metarl_jax.meta.meta_learner import policy_meta_learner
+from metarl_jax.options import Rate, takes_options
 from metarl_jax.rl import learners
-from metarl_jax.types import MetaLearner, Params, Policy
+from metarl_jax.types import Learner, MetaLearner, Params, Policy
 
 
+@takes_options(policy_meta_learner)
 def meta_sgd(
     env: Any,
     tasks: Any,
     policy: Policy,
-    inner_lr: float | jax.Array = 0.1,
+    inner: Learner,
     *,
-    inner_surrogate: Any = "lvc",
-    inner_options: dict[str, Any] | None = None,
+    inner_lr: Annotated[Rate, "what the learned step sizes start from"] = 0.1,
     **options: Any,
 ) -> MetaLearner:
-    """theta' = theta - lr (.) grad L(theta; tau), min over (theta, lr) of the loss after adapting (eq. 2, 3 there).
+    """MAML with a learned step size for every parameter.
 
-    What is learned is {"params": theta, "lr": step sizes like theta, all `inner_lr` at the start}. They are not
-    bounded: a step size may become negative, as in the paper.
-
-    Args:
-        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
-            `meta_learner.policy_meta_learner`.
+    theta' = theta - lr (.) grad L(theta; tau), min over (theta, lr) of the loss after adapting (eq. 2, 3 there), with
+    `inner.meta_sgd(policy)` inside. What is learned is {"params": theta, "lr": step sizes like theta, all `inner_lr` at
+    the start}. They are not bounded: a step size may become negative, as in the paper.
     """
-    learner = learners.meta_sgd(policy, surrogate=inner_surrogate, **(inner_options or {}))
 
     def init(key: jax.Array) -> Params:
         params = policy.init(key)
         return {"params": params, "lr": jax.tree.map(lambda x: jnp.full_like(x, inner_lr), params)}
 
-    return policy_meta_learner(env, tasks, policy, learner, init_params=init, **options)
+    return policy_meta_learner(env, tasks, policy, inner, init_params=init, **options)
+
+
+ENTRY = entry(meta_sgd, learners.meta_sgd)

@@ -1,17 +1,20 @@
 """PPO on one task (Schulman et al. 2017): the same update that MAML differentiates, run alone."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from pydantic import Field
 
 from metarl_jax import tree
+from metarl_jax.algorithms.job import Entry, Job, RunOptions
+from metarl_jax.algorithms.one_task import on_one_task, the_task
+from metarl_jax.networks import build_policy, network_part
+from metarl_jax.options import NonNegative, Part, Positive, Rate, configuration, takes_options
 from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import EnvCarry, completed, reset, rollout
 from metarl_jax.types import Algorithm, LearnerState, Metrics, Policy, Task
-
-Float = float | jax.Array
 
 
 @struct.dataclass
@@ -22,44 +25,58 @@ class PPOState:
     envs: EnvCarry
 
 
+NOT_FOR_STREAMS = ("optimizer", "baseline", "adapts", "proximal_coef", "target_return", "dice_lambda")
+
+
+@takes_options(learners.ppo, without=NOT_FOR_STREAMS)
 def ppo(
     env: Any,
     task: Task,
     policy: Policy,
     *,
-    lr: Float = 2.5e-4,
-    num_envs: int = 4,
-    num_steps: int = 128,
+    lr: Annotated[Rate, "Adam step size"] = 2.5e-4,
+    num_envs: Annotated[Positive, "parallel environments"] = 4,
+    num_steps: Annotated[Positive, "steps of each environment an iteration"] = 128,
     num_iterations: int | None = None,
-    num_epochs: int = 4,
-    num_minibatches: int = 4,
-    max_grad_norm: Float = 0.5,
-    entropy_coef: Float = 0.01,
+    anneal_lr: Annotated[bool, "anneal the step size linearly to 0"] = True,
+    num_epochs: Annotated[Positive, "passes over the data an iteration"] = 4,
+    num_minibatches: Annotated[Positive, "parts of each pass; must divide num_envs x num_steps"] = 4,
+    surrogate: Annotated[
+        learners.SurrogateName, "surrogate of the updates; smooth_ppo: a smooth clip, dpo: a discovered one, lvc: none"
+    ] = "ppo",
+    value_clip_eps: Annotated[Rate | None, "clip of the critic's loss; null: none"] = 0.2,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus"] = 0.01,
+    max_grad_norm: Annotated[Rate | None, "bound on the norm of a gradient; null: none"] = 0.5,
     **options: Any,
 ) -> Algorithm:
-    """Actor-critic PPO with Adam on `num_envs` auto-resetting copies of `task`.
+    """PPO on one environment.
 
-    A step collects `num_steps` from each environment, then updates. `num_iterations`, if given, anneals
-    the learning rate linearly to 0 over that many steps. Other options are those of `learners.ppo`, but `optimizer`,
-    `baseline` and the surrogates over whole episodes, which do not fit streams that reset themselves.
+    Actor-critic PPO with Adam on `num_envs` auto-resetting copies of `task`. A step collects `num_steps` from each
+    environment, then updates. The step size is annealed over `num_iterations` of them, where that is given.
     Step metrics: the loss terms, and mean return and length of the episodes that ended (NaN if none did).
+
+    Raises: ValueError for a surrogate over whole episodes, which do not fit streams that reset themselves, and for
+        minibatches that do not divide the data.
     """
-    if "optimizer" in options:
-        raise ValueError("optimizer: ppo brings its own (Adam with lr); for another one build on learners.ppo")
-    if options.get("baseline", "critic") != "critic" or options.get("surrogate", "ppo") in losses.NEEDS_TIME:
+    if losses.spec_of(surrogate).needs_time:
+        fitting = ", ".join(losses.surrogate_names(needs_time=False))
         raise ValueError(
-            "baseline and surrogate: auto-reset streams need baseline='critic' and a surrogate of single steps"
+            f"surrogate = {surrogate}: needs whole episodes, which streams that reset themselves cut; use {fitting}"
         )
-    total = None if num_iterations is None else num_iterations * num_epochs * num_minibatches
+    total = None if num_iterations is None or not anneal_lr else num_iterations * num_epochs * num_minibatches
     learner = learners.ppo(
         policy,
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
-        max_grad_norm=max_grad_norm,
+        surrogate=surrogate,
+        value_clip_eps=value_clip_eps,
         entropy_coef=entropy_coef,
+        max_grad_norm=max_grad_norm,
         optimizer=learners.annealed_adam(lr, total),
         **options,
     )
+    if learner.check is not None:
+        learner.check(num_steps, num_envs, "num_steps", "num_envs")
 
     def init(key: jax.Array) -> PPOState:
         params_key, env_key = jax.random.split(key)
@@ -83,3 +100,23 @@ def ppo(
         return PPOState(learned, envs), {**metrics, **completed(data), "finite": finite}
 
     return Algorithm(init, step)
+
+
+OPTIONS = Part(ppo)
+
+
+def build(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
+    """PPO of a configuration, on the task that `task_seed` names."""
+    policy = build_policy(c, env, critic=True)
+    algorithm = OPTIONS(c, env, the_task(c, tasks), policy, num_iterations=c.num_iterations)
+    return on_one_task(c, algorithm, env, tasks, policy, work_per_iteration=c.num_envs * c.num_steps)
+
+
+class PPORunOptions(RunOptions):
+    """Keys of a run of PPO alone."""
+
+    eval_tasks: Annotated[Positive, Field(le=1)] = Field(1, description="1: the task it was trained on")
+    eval_episodes: Positive = Field(100, description="evaluation episodes")
+
+
+ENTRY = Entry(configuration("ppo_options", "PPO on one environment.", PPORunOptions, *network_part(), OPTIONS), build)

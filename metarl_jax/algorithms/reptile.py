@@ -1,46 +1,62 @@
 """Reptile (Nichol et al. 2018): move towards where adaptation ends."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from metarl_jax.algorithms.gradient_family import entry
 from metarl_jax.meta import adaptation
 from metarl_jax.meta.meta_learner import policy_meta_learner
 from metarl_jax.meta.outer import gradient_steps
-from metarl_jax.rl import learners
-from metarl_jax.types import MetaLearner, Params, Policy, Trial
+from metarl_jax.options import Positive, Rate, takes_options
+from metarl_jax.rl.learners import policy_gradient
+from metarl_jax.types import Learner, MetaLearner, Params, Policy, Trial
+
+UNUSED = (  # there is no meta-loss, and one outer step
+    "outer", "estimate", "num_outer_epochs", "max_grad_norm", "outer_surrogate", "outer_clip_eps", "outer_dice_lambda",
+    "outer_entropy_coef", "exploration_coef", "differentiation",
+)  # fmt: skip
 
 
+@takes_options(policy_meta_learner, without=UNUSED)
 def reptile(
     env: Any,
     tasks: Any,
     policy: Policy,
-    inner_lr: Any = 0.1,
+    inner: Learner,
     *,
-    outer_lr: float | jax.Array = 1.0,
+    num_inner_steps: Annotated[Positive, "inner updates K"] = 3,
+    outer_lr: Annotated[Rate, "step size of the outer update; 1 moves all the way"] = 1.0,
     optimizer: optax.GradientTransformation | None = None,
-    inner_surrogate: Any = "lvc",
-    inner_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> MetaLearner:
-    """theta += outer_lr * mean_i (theta'_i - theta), theta'_i after K inner updates (eq. 3 there).
+    """Steps towards the mean of the adapted parameters.
 
-    No derivative of the inner loop, and no use of the post-update data but to score it. With K = 1 this is
-    multi-task training on the inner loss; what is learned beyond that comes from K > 1.
+    theta += outer_lr * mean_i (theta'_i - theta), theta'_i after K inner updates (eq. 3 there). No derivative of the
+    inner loop, and no use of the post-update data but to score it. With K = 1 this is multi-task training on the inner
+    loss; what is learned beyond that comes from K > 1.
 
     Args:
         optimizer: in the place of SGD with `outer_lr`; its gradient is theta - mean_i theta'_i.
-        inner_options: further options of `learners.policy_gradient`, such as gamma. Other options are those of
-            `meta_learner.policy_meta_learner`.
     The metric `loss` is half the squared distance |theta'_i - theta|^2, averaged over tasks; it need not fall.
     """
-    learner = learners.policy_gradient(policy, inner_lr, surrogate=inner_surrogate, **(inner_options or {}))
 
     def estimate(params: Params, trial: Trial) -> tuple[jax.Array, Params]:
-        away = optax.tree.sub(params, adaptation.adapt(learner, params, trial).params)
+        away = optax.tree.sub(params, adaptation.adapt(inner, params, trial).params)
         return 0.5 * jnp.asarray(optax.tree.norm(away, squared=True)), away
 
-    steps = gradient_steps(optax.sgd(outer_lr) if optimizer is None else optimizer)
-    return policy_meta_learner(env, tasks, policy, learner, outer=steps, estimate=estimate, **options)
+    return policy_meta_learner(
+        env,
+        tasks,
+        policy,
+        inner,
+        num_inner_steps=num_inner_steps,
+        outer=gradient_steps(optax.sgd(outer_lr) if optimizer is None else optimizer),
+        estimate=estimate,
+        **options,
+    )
+
+
+ENTRY = entry(reptile, policy_gradient, ways_through=())

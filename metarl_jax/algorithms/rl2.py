@@ -1,44 +1,65 @@
 """RL2: a policy with a memory learns to learn within a trial (Duan et al. 2016; Wang et al. 2016)."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from metarl_jax import tree
+from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.trial_family import TrialOptions, trial_builder
+from metarl_jax.networks import recurrent_policy, transformer_policy
+from metarl_jax.networks.registry import ELSE, REGISTERED, call_own, own_network
+from metarl_jax.options import (
+    ConfigError,
+    NonNegative,
+    Part,
+    Positive,
+    Rate,
+    Unit,
+    Width,
+    check_divides,
+    configuration,
+    one_of,
+    takes_options,
+)
 from metarl_jax.rl import learners, losses
 from metarl_jax.rl.trial_ppo import annealed_ppo
 from metarl_jax.rl.trials import check_num_updates, sample_tasks, score_metrics, trial_rollout
 from metarl_jax.types import Batch, LearnerState, MetaLearner, MetaState, Metrics, Params, Policy, Rollout, Task, Trial
 
-Float = float | jax.Array
 
-
+@takes_options()
 def rl2(
     env: Any,
     tasks: Any,
     policy: Policy,
     *,
-    meta_batch_size: int = 256,
-    trials_per_task: int = 1,
-    lr: Float = 5e-4,
+    meta_batch_size: Annotated[Positive, "tasks an iteration"] = 256,
+    trials_per_task: Annotated[Positive, "trials of each of them"] = 1,
+    lr: Annotated[Rate, "Adam step size of the policy"] = 1e-3,
     num_iterations: int | None = None,
-    num_epochs: int = 4,
-    num_minibatches: int = 8,
-    gamma: Float = 0.99,
-    gae_lambda: Float = 0.3,
-    clip_eps: Float = 0.2,
-    value_coef: Float = 0.5,
-    value_clip_eps: Float | None = None,
-    entropy_coef: Float = 0.01,
-    max_grad_norm: Float = 0.5,
-    normalize_advantage: bool = True,
-    reward_scale: Float = 1.0,
-    center_rewards: bool = False,
-    anneal_entropy: int | None = None,
+    anneal_lr: Annotated[bool, "anneal that step size linearly to 0"] = True,
+    num_epochs: Annotated[Positive, "passes over the data an iteration"] = 4,
+    num_minibatches: Annotated[Positive, "parts of the trials in each pass"] = 8,
+    clip_eps: Annotated[Rate, "PPO clip"] = 0.2,
+    value_clip_eps: Annotated[Rate | None, "clip of the critic's loss; null: none"] = None,
+    gamma: Annotated[Unit, "discount, which runs across the episodes of a trial"] = 0.99,
+    gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.3,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus"] = 0.01,
+    anneal_entropy: Annotated[bool, "anneal that weight linearly to 0"] = False,
+    value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
+    max_grad_norm: Annotated[Rate, "bound on the norm of a gradient"] = 0.5,
+    normalize_advantage: Annotated[bool, "standardise advantages over the iteration"] = True,
+    reward_scale: Annotated[Rate, "factor on the rewards that PPO learns from; scores are unscaled"] = 1.0,
+    center_rewards: Annotated[
+        bool, "learn from rewards less their mean over the iteration's trials at the same step"
+    ] = False,
 ) -> MetaLearner:
-    """PPO on whole trials: max E[sum over the trial of gamma^t r_t] for a policy that sees all of the trial so far.
+    """A recurrent network or a transformer that learns in context.
+
+    PPO on whole trials: max E[sum over the trial of gamma^t r_t] for a policy that sees all of the trial so far.
 
     Learning within a task is what the memory does; PPO's updates happen between trials only. Advantages run across
     the episodes of a trial (`envs.trial` terminates it at its end), so that the next episode pays for exploring in
@@ -48,7 +69,7 @@ def rl2(
         env: `envs.trial.trials(...)`; tasks: the distribution over the parameters of the environment in it.
         policy: with a memory, as `networks.recurrent_policy` or `networks.transformer_policy` make them.
         meta_batch_size: tasks an iteration, `trials_per_task` trials of each: together what PPO sees.
-        num_iterations: anneals the learning rate linearly to 0 over that many; None: constant.
+        num_iterations: over so many iterations `anneal_lr` and `anneal_entropy` fall to 0; None: constant.
         num_minibatches: parts of the trials, each with all its steps.
         reward_scale: factor on the rewards that PPO learns from, so that the critic's targets are of order 1; scores
             are unscaled. Advantages are standardised, so what it changes is the critic's share of the gradient.
@@ -56,7 +77,6 @@ def rl2(
             all trials are of one length that is a baseline: it scales the expected policy gradient by 1 - 1 / B, as a
             trial's own reward is in the mean. It takes the clock out of the critic's targets: what is left to predict
             is how this trial differs from others.
-        anneal_entropy: brings `entropy_coef` linearly to 0 over that many iterations; None: constant.
         Other options: see `learners.ppo`.
     Returns: a MetaLearner. `collect` scores each episode of a trial, [num_episodes, trials_per_task]; `adapt` returns
         the memory at the end of the trial as `opt_state`; `meta_loss` is PPO's loss on it.
@@ -67,10 +87,7 @@ def rl2(
     if policy.step is None or policy.remember is None:
         raise ValueError("policy: has no memory; make one with networks.recurrent_policy or transformer_policy")
     num_trials = meta_batch_size * trials_per_task
-    if num_trials % num_minibatches:
-        raise ValueError(
-            f"num_minibatches = {num_minibatches}: must divide the {num_trials} trials of an iteration evenly"
-        )
+    check_divides("num_minibatches", num_minibatches, num_trials, "meta_batch_size * trials_per_task")
     remember, act = policy.remember, policy.step
     size = env.observation_space(env.default_params).shape
     jax.eval_shape(  # a trial longer than the policy's context is refused here
@@ -87,6 +104,7 @@ def rl2(
         policy,
         lr=lr,
         num_iterations=num_iterations,
+        anneal_lr=anneal_lr,
         entropy_coef=entropy_coef,
         anneal_entropy=anneal_entropy,
         num_epochs=num_epochs,
@@ -141,3 +159,59 @@ def rl2(
         return jax.value_and_grad(meta_loss)(params, trial)
 
     return MetaLearner(init, step, collect, adapt, meta_loss, meta_gradient)
+
+
+# --- as a configuration ---------------------------------------------------------------------------------
+
+OPTIONS = Part(rl2)
+RECURRENT = Part(recurrent_policy, ("chunk", "truncate", "init_std"))
+TRANSFORMER = Part(transformer_policy, ("num_layers", "num_heads", "init_std"))
+
+
+OURS = ("gru", "lstm", "transformer")
+
+
+def _network(
+    network: Annotated[Any, one_of(lambda: (*OURS, *REGISTERED), ELSE), "what remembers: ours, or your own"] = "gru",
+    network_options: Annotated[dict[str, Any], "options of your own network"] = {},  # noqa: B006 (never changed)
+    size: Annotated[Width, "hidden units, or the width of the transformer's residual stream"] = 64,
+    long_memory: Annotated[bool, "gru, lstm: gates start by remembering, for up to a whole trial"] = False,
+    context: Annotated[Positive | None, "transformer: the longest trial in steps; null: this one's"] = None,
+) -> None:
+    """Keys of the configuration that choose among networks with a memory."""
+
+
+def make_policy(c: Any, env: Any) -> Policy:
+    """The policy with a memory that a configuration names."""
+    factory = own_network(c.network)
+    if factory is not None:
+        return call_own(factory, c.network, env, **c.network_options)
+    if c.network_options:
+        raise ConfigError(f"network_options = {c.network_options}: are for a network of your own, not {c.network}")
+    if c.network == "transformer":
+        for key in ("chunk", "truncate", "long_memory"):
+            if getattr(c, key):
+                raise ConfigError(f"{key} = {getattr(c, key)}: is for gru and lstm; a transformer has no gates")
+        return TRANSFORMER(c, env, env.num_steps if c.context is None else c.context, c.size)
+    memory = env.num_steps if c.long_memory else None
+    return RECURRENT(c, env, c.size, cell=c.network, max_memory=memory)
+
+
+def _make(c: Any, env: Any, train: Any, trials_per_task: int, num_minibatches: int) -> tuple[MetaLearner, Policy]:
+    policy = make_policy(c, env)
+    sizes = {"trials_per_task": trials_per_task, "num_minibatches": num_minibatches}
+    return OPTIONS(c, env, train, policy, num_iterations=c.num_iterations, **sizes), policy
+
+
+ENTRY = Entry(
+    configuration(
+        "rl2_options",
+        "A recurrent network or a transformer that learns in context.",
+        TrialOptions,
+        OPTIONS,
+        Part(_network),
+        RECURRENT,
+        TRANSFORMER,
+    ),
+    trial_builder(_make),
+)

@@ -2,17 +2,22 @@
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from pydantic import Field
 
-from metarl_jax.meta.differentiation import MetaGradient
+from metarl_jax.algorithms.job import RANDOM_INIT, Entry, Evaluation, Job, RunOptions
+from metarl_jax.gradient import MODES
+from metarl_jax.meta import evaluation as scoring
 from metarl_jax.meta.meta_learner import Objective, meta_learner
 from metarl_jax.meta.outer import gradient_steps
 from metarl_jax.networks import MLP
+from metarl_jax.networks.mlp import Activation
+from metarl_jax.options import Count, Part, Positive, Rate, Width, configuration, one_of, takes_options
 from metarl_jax.rl import learners
 from metarl_jax.types import LearnerState, MetaLearner, Params
 
@@ -36,7 +41,7 @@ def few_shot(examples: Callable, sample_task: Callable, shots: int) -> Callable[
     return sample
 
 
-def truncated_normal(key: jax.Array, params: Params, std: float) -> Params:
+def truncated_normal(key: jax.Array, params: Params, std: Any) -> Params:
     """`params` with every kernel drawn anew from N(0, std^2), redrawn beyond two std; the rest as it was."""
 
     def fill(path: Any, x: jax.Array) -> jax.Array:
@@ -48,23 +53,30 @@ def truncated_normal(key: jax.Array, params: Params, std: float) -> Params:
     return jax.tree_util.tree_map_with_path(fill, params)
 
 
+@takes_options()
 def supervised_maml(
     examples: Callable,
     tasks: Any,
     *,
-    hidden: Sequence[int] = (40, 40),
-    activation: str = "relu",
-    init_std: float | None = None,
-    shots: int = 10,
-    queries: int = 10,
-    inner_lr: Any = 0.01,
-    outer_lr: float | jax.Array = 1e-3,
-    num_inner_steps: int = 1,
-    meta_batch_size: int = 25,
-    differentiation: str | MetaGradient = "reverse",
-    tasks_per_batch: int | None = None,
+    hidden: Annotated[Sequence[Width], "hidden layer widths"] = (40, 40),
+    activation: Annotated[Activation, "activation function"] = "relu",
+    init_std: Annotated[
+        Rate | None, "initial standard deviation of the weights; null: by layer width (LeCun normal)"
+    ] = None,
+    shots: Annotated[Positive, "labelled examples that adaptation sees"] = 10,
+    queries: Annotated[Positive, "labelled examples of the meta-loss"] = 10,
+    inner_lr: Annotated[Rate, "inner step size"] = 0.01,
+    outer_lr: Annotated[Rate, "Adam step size of the outer update"] = 1e-3,
+    num_inner_steps: Annotated[Count, "gradient steps on the shots"] = 1,
+    meta_batch_size: Annotated[Positive, "tasks an iteration"] = 25,
+    differentiation: Annotated[
+        Any, one_of(lambda: MODES), "how the meta-gradient gets through the inner steps; first_order is FOMAML"
+    ] = "reverse",
+    tasks_per_batch: Annotated[Positive | None, "tasks processed at a time; null: all"] = None,
 ) -> MetaLearner:
-    """Initial weights from which gradient steps on `shots` examples fit a task.
+    """Few-shot regression with MAML.
+
+    Initial weights from which gradient steps on `shots` examples fit a task.
 
     min_theta mean_i MSE(theta'_i; queries_i), theta' = theta - inner_lr * grad MSE(theta; support).
 
@@ -112,3 +124,50 @@ def supervised_maml(
         tasks_per_batch=meta_batch_size if tasks_per_batch is None else tasks_per_batch,
         score_name="mse",
     )
+
+
+# --- as a configuration ---------------------------------------------------------------------------------
+
+OPTIONS = Part(supervised_maml)
+
+
+class SupervisedOptions(RunOptions):
+    """Keys of a run on labelled examples."""
+
+    eval_tasks: Positive = Field(1000, description="held-out tasks")
+    eval_episodes: Positive = Field(100, description="query examples a task")
+    eval_updates: Count = Field(3, description="gradient steps at evaluation")
+
+
+def build(c: Any, examples: Any, tasks: Any, evaluation: bool) -> Job:
+    """Supervised MAML of a configuration."""
+    train, _ = tasks.split(c.task_seed)
+    algorithm = OPTIONS(c, examples, train, **({"queries": c.eval_episodes} if evaluation else {}))
+
+    def few_shot_tasks(num_tasks: int) -> FewShotTask:
+        held = tasks.evaluation_tasks(num_tasks, c.task_seed)
+        keys = jax.random.split(jax.random.key(c.task_seed), num_tasks)
+        return jax.vmap(lambda key, task: few_shot(examples, lambda _: task, c.shots)(key))(keys, held)
+
+    def scores(params: Params, key: jax.Array, some: Any, num_updates: int) -> jax.Array:
+        return scoring.adaptation_curve(algorithm, params, key, some, num_updates)
+
+    return Job(
+        c,
+        algorithm,
+        examples,
+        tasks,
+        horizon=1,
+        work_per_iteration=c.meta_batch_size * (c.shots + c.queries),
+        score=f"mse_{c.num_inner_steps}",
+        evaluation=Evaluation(few_shot_tasks, scores, num_updates=c.eval_updates, untrained=RANDOM_INIT),
+        unit="examples",
+        higher_is_better=False,
+    )
+
+
+ENTRY = Entry(
+    configuration("supervised_maml_options", "Few-shot regression with MAML.", SupervisedOptions, OPTIONS),
+    build,
+    needs="examples",
+)

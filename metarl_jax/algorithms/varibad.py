@@ -1,15 +1,29 @@
 """VariBAD: a variational belief over tasks, and a policy that acts on the belief (Zintgraf et al. 2020)."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metarl_jax import tree
+from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.trial_family import TrialOptions, trial_builder
 from metarl_jax.envs.trial import episode_ends
+from metarl_jax.networks import belief_network, feature_policy
 from metarl_jax.networks.belief import Belief
+from metarl_jax.options import (
+    NonNegative,
+    Part,
+    Positive,
+    Rate,
+    Unit,
+    check_divides,
+    configuration,
+    takes_options,
+)
 from metarl_jax.rl import learners
 from metarl_jax.rl.trial_ppo import annealed_ppo
 from metarl_jax.rl.trials import check_num_updates, sample_tasks, score_metrics, trial_rollout
@@ -25,7 +39,6 @@ from metarl_jax.types import (
     Trial,
 )
 
-Float = float | jax.Array
 CONDITIONS = ("next_state", "state_action")
 
 
@@ -39,37 +52,45 @@ def condition_size(env: Any, condition: str) -> int:
     return env.observation_size + (env.action_size if condition == "state_action" else 0)
 
 
+@takes_options()
 def varibad(
     env: Any,
     tasks: Any,
     policy: Policy,
     belief: Belief,
     *,
-    condition: str = "next_state",
-    reward_levels: tuple[float, float] | None = None,
-    kl_coef: Float = 0.01,
-    vae_lr: Float = 1e-3,
-    num_vae_updates: int = 3,
-    vae_batch_size: int | None = None,
-    num_elbo_terms: int | None = None,
-    meta_batch_size: int = 64,
-    trials_per_task: int = 1,
-    lr: Float = 7e-4,
+    condition: Annotated[
+        Literal["next_state", "state_action"], "what a reward is decoded from beside the belief"
+    ] = "next_state",
+    reward_levels: Annotated[
+        Sequence[float] | None, "[low, high] if the reward is one of two (Bernoulli); null: Gaussian"
+    ] = None,
+    kl_coef: Annotated[NonNegative, "weight of KL(belief || belief a step before)"] = 0.01,
+    vae_lr: Annotated[Rate, "Adam step size of the encoder and the decoder"] = 1e-3,
+    num_vae_updates: Annotated[Positive, "steps on the ELBO an iteration"] = 3,
+    vae_batch_size: Annotated[Positive | None, "trials in each of them; null: all"] = None,
+    num_elbo_terms: Annotated[Positive | None, "steps of a trial in each of them; null: all"] = None,
+    meta_batch_size: Annotated[Positive, "tasks an iteration"] = 64,
+    trials_per_task: Annotated[Positive, "trials of each of them"] = 1,
+    lr: Annotated[Rate, "Adam step size of the policy"] = 7e-4,
     num_iterations: int | None = None,
-    num_epochs: int = 2,
-    num_minibatches: int = 4,
-    gamma: Float = 0.95,
-    gae_lambda: Float = 0.95,
-    clip_eps: Float = 0.05,
-    value_coef: Float = 0.5,
-    value_clip_eps: Float | None = None,
-    entropy_coef: Float = 0.01,
-    max_grad_norm: Float = 0.5,
-    normalize_advantage: bool = True,
-    reward_scale: Float = 1.0,
-    anneal_entropy: int | None = None,
+    anneal_lr: Annotated[bool, "anneal both step sizes linearly to 0"] = True,
+    num_epochs: Annotated[Positive, "passes over the data an iteration"] = 2,
+    num_minibatches: Annotated[Positive, "parts of the steps in each pass"] = 4,
+    clip_eps: Annotated[Rate, "PPO clip"] = 0.05,
+    value_clip_eps: Annotated[Rate | None, "clip of the critic's loss; null: none"] = None,
+    gamma: Annotated[Unit, "discount, which runs across the episodes of a trial"] = 0.95,
+    gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.95,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus"] = 0.01,
+    anneal_entropy: Annotated[bool, "anneal that weight linearly to 0"] = False,
+    value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
+    max_grad_norm: Annotated[Rate, "bound on the norm of a gradient"] = 0.5,
+    normalize_advantage: Annotated[bool, "standardise advantages over the iteration"] = True,
+    reward_scale: Annotated[Rate, "factor on the rewards that PPO learns from; scores are unscaled"] = 1.0,
 ) -> MetaLearner:
-    """PPO on (observation, belief), and a belief that is trained to foretell the rewards of the whole trial.
+    """A variational belief over tasks, and a policy that acts on it.
+
+    PPO on (observation, belief), and a belief that is trained to predict the rewards of the whole trial.
 
     At step t the encoder gives q_t = N(mean_t, exp(log_var_t)) from the trial up to t. It maximises, averaged over t,
 
@@ -88,9 +109,9 @@ def varibad(
         num_vae_updates: Adam steps on the ELBO an iteration, each on `vae_batch_size` of this iteration's trials (None:
             all) and `num_elbo_terms` of their steps t, drawn anew (None: all). The authors keep a buffer of old trials
             instead; here an iteration gathers more of them at once.
-        num_iterations: anneals both step sizes linearly to 0 over that many; None: constant. A belief that keeps
-            moving leaves the policy behind: it has learned to read the belief of before the last `num_vae_updates`.
-        anneal_entropy: brings `entropy_coef` linearly to 0 over that many iterations; None: constant.
+        num_iterations: over so many iterations `anneal_lr` brings both step sizes linearly to 0, and `anneal_entropy`
+            the entropy bonus; None: constant. A belief that keeps moving leaves the policy behind: it has learned to
+            read the belief of before the last `num_vae_updates`.
         lr and below: PPO's, as in `algorithms.rl2`; its minibatches are of single steps.
     Returns: a MetaLearner. `collect` scores each episode of a trial; `adapt` returns the belief (mean, log_var) at the
         trial's end as `opt_state`; `meta_loss` is minus the ELBO of a trial, each z at its mean.
@@ -104,18 +125,21 @@ def varibad(
             "condition = 'next_state': every step ends an episode, so none leads to a state; use 'state_action'"
         )
     num_trials, num_steps = meta_batch_size * trials_per_task, env.num_steps
-    if num_trials * num_steps % num_minibatches:
-        raise ValueError(f"num_minibatches = {num_minibatches}: must divide the {num_trials * num_steps} steps evenly")
+    check_divides("num_minibatches", num_minibatches, num_trials * num_steps, "the number of steps")
+    if reward_levels is not None and not (len(reward_levels) == 2 and reward_levels[0] < reward_levels[1]):
+        raise ValueError(f"reward_levels = {list(reward_levels)}: must be [low, high] with low < high")
     for name, value, most in (
         ("num_elbo_terms", num_elbo_terms, num_steps),
         ("vae_batch_size", vae_batch_size, num_trials),
     ):
-        if value is not None and not 1 <= value <= most:
-            raise ValueError(f"{name} = {value}: must be from 1 to {most}")
+        if value is not None and value > most:
+            what = "steps of a trial" if name == "num_elbo_terms" else "trials of an iteration"
+            raise ValueError(f"{name} = {value}: must be at most the {most} {what}")
     learner, learner_at = annealed_ppo(
         policy,
         lr=lr,
         num_iterations=num_iterations,
+        anneal_lr=anneal_lr,
         entropy_coef=entropy_coef,
         anneal_entropy=anneal_entropy,
         num_epochs=num_epochs,
@@ -129,7 +153,9 @@ def varibad(
         normalize_advantage=normalize_advantage,
     )
 
-    vae = learners.annealed_adam(vae_lr, None if num_iterations is None else num_iterations * num_vae_updates)
+    vae = learners.annealed_adam(
+        vae_lr, None if num_iterations is None or not anneal_lr else num_iterations * num_vae_updates
+    )
 
     def features(observation: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
         return jax.lax.stop_gradient(jnp.concatenate([observation[..., : env.observation_size], mean, log_var], -1))
@@ -166,9 +192,9 @@ def varibad(
         else:
             is_high = data.reward > sum(reward_levels) / 2
             log_prob = -optax.sigmoid_binary_cross_entropy(predicted, is_high.astype(predicted.dtype))
-        foretold = jnp.sum(log_prob * counts, axis=1)  # [E, B]
+        predicted_rewards = jnp.sum(log_prob * counts, axis=1)  # [E, B]
         kl = _sequential_kl(mean, log_var)[terms]  # [E, B]
-        elbo = jnp.mean(foretold - kl_coef * kl)
+        elbo = jnp.mean(predicted_rewards - kl_coef * kl)
         pairs = jnp.sum(counts) * terms.shape[0]
         return -elbo, {"elbo": elbo, "kl": jnp.mean(kl), "reward_log_prob": jnp.sum(log_prob * counts) / pairs}
 
@@ -237,3 +263,39 @@ def _sequential_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
     before = jnp.concatenate([jnp.zeros_like(log_var[:1]), log_var[:-1]])
     terms = before - log_var - 1 + (jnp.exp(log_var) + jnp.square(mean - before_mean)) / jnp.exp(before)
     return 0.5 * jnp.sum(terms, axis=-1)
+
+
+# --- as a configuration ---------------------------------------------------------------------------------
+
+OPTIONS = Part(varibad)
+POLICY = Part(feature_policy, ("hidden", "activation", "init_std"))
+BELIEF = Part(
+    belief_network,
+    {name: name for name in ("latent_size", "decoder", "decoder_hidden")} | {"hidden_size": "encoder_size"},
+)
+
+
+def belief_of(c: Any, env: Any) -> Belief:
+    """The belief that a configuration names, for the trials `env`."""
+    return BELIEF(c, env, condition_size(env, c.condition))
+
+
+def _make(c: Any, env: Any, train: Any, trials_per_task: int, num_minibatches: int) -> tuple[MetaLearner, Policy]:
+    policy = POLICY(c, env, env.observation_size + 2 * c.latent_size)
+    sizes: dict[str, Any] = {"trials_per_task": trials_per_task, "num_minibatches": num_minibatches}
+    if trials_per_task != c.trials_per_task:  # evaluation, at which nothing is trained
+        sizes["vae_batch_size"] = None
+    return OPTIONS(c, env, train, policy, belief_of(c, env), num_iterations=c.num_iterations, **sizes), policy
+
+
+ENTRY = Entry(
+    configuration(
+        "varibad_options",
+        "A variational belief over tasks, and a policy that acts on it.",
+        TrialOptions,
+        OPTIONS,
+        POLICY,
+        BELIEF,
+    ),
+    trial_builder(_make),
+)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from metarl_jax.algorithms.schemas import SCHEMAS
+from metarl_jax.algorithms import registry
 from metarl_jax.cli.parser import parser
 from metarl_jax.options import ConfigError
-from metarl_jax.runs.config import describe, dump, load
+from metarl_jax.runs.config import config_directory, describe, dump, load
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,6 +22,8 @@ def main(argv: list[str] | None = None) -> int:
         rest = [word for word in rest if word.startswith("-")]
     if rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own parts; last, so that no file there stands before a library
     try:
         return _COMMANDS[arguments.command](arguments)
     except ConfigError as error:
@@ -44,35 +46,20 @@ def _say(message: Any) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _prepare_jax() -> None:
-    """Keep compiled programs between runs, so that the same command compiles nothing the second time."""
-    import jax
+def _prepare_jax(a_device_for_every_core: bool = False) -> None:
+    from metarl_jax import devices
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "metarl_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    devices.keep_compiled_programs()
+    if a_device_for_every_core:
+        devices.one_for_every_core()
 
 
-def _a_device_for_every_core() -> None:
-    """Let each CPU core take its share of a population; nothing changes where JAX has started, or on accelerators."""
-    import jax
+def _recall(directory: Path) -> None:
+    """Find a user's own parts of a run again."""
+    if (directory / "parts.json").is_file():
+        from metarl_jax.runs import parts
 
-    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or os.environ.get("JAX_NUM_CPU_DEVICES"):
-        return
-    try:
-        jax.config.update(
-            "jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        )
-    except RuntimeError:
-        pass
-
-
-def config_directory() -> Path:
-    """The configurations that come with the project, in a checkout or inside the installed package."""
-    here = Path(__file__).resolve().parent.parent
-    return next((d for d in (here.parent / "configs", here / "configs") if d.is_dir()), here / "configs")
+        parts.recall(directory)
 
 
 def _find_config(name: str, also: Iterable[str] = ()) -> Path:
@@ -103,14 +90,15 @@ def _train(arguments: argparse.Namespace) -> int:
         source = arguments.run_dir / "config.yaml"
         if not source.exists():
             raise ConfigError(f"run directory {arguments.run_dir}: has no config.yaml to resume")
+        _recall(arguments.run_dir)
     else:
         source = _find_config(config_name)
+    _prepare_jax(a_device_for_every_core=arguments.seeds is not None and arguments.seeds > 1)
     config = load(source, overrides)
     run_dir = arguments.run_dir or _new_run_dir(source.stem, arguments.resume)
     if run_dir.exists() and not arguments.resume and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run directory {run_dir}: is not empty; add --resume to go on with it, or name another")
 
-    _prepare_jax()
     from metarl_jax.runs import report, train
     from metarl_jax.runs.build import build
 
@@ -128,7 +116,10 @@ def _train(arguments: argparse.Namespace) -> int:
 def _sweep(arguments: argparse.Namespace) -> int:
     from metarl_jax.sweeps.search_space import is_dimension
 
+    _prepare_jax(a_device_for_every_core=True)
     source = _find_config(arguments.config)
+    if arguments.run_dir is not None and arguments.resume:
+        _recall(arguments.run_dir)
     plain = load(source).model_dump()
     ranges = [o for o in arguments.overrides if is_dimension(o, plain)]
     overrides = [o for o in arguments.overrides if o not in ranges]
@@ -140,8 +131,6 @@ def _sweep(arguments: argparse.Namespace) -> int:
     directory = arguments.run_dir or _new_run_dir(f"sweep-{source.stem}", arguments.resume)
     if directory.exists() and not arguments.resume and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"sweep directory {directory}: is not empty; add --resume to go on with it, or name another")
-    _prepare_jax()
-    _a_device_for_every_core()
     from metarl_jax.sweeps import run as sweep
 
     made = sweep.make(
@@ -214,8 +203,8 @@ def _list(arguments: argparse.Namespace) -> int:
     from metarl_jax.envs import registered
 
     print("algorithms")
-    for name, schema in SCHEMAS.items():
-        print(f"  {name:22} {(schema.__doc__ or '').splitlines()[0]}")
+    for name, about in registry.names().items():
+        print(f"  {name:22} {about}")
     print("\nenvironments")
     for name, description in registered().items():
         print(f"  {name:22} {description}")
@@ -230,7 +219,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     what = arguments.what
-    if what in SCHEMAS:
+    if what in registry.names():
         for key, default, description in describe(what):
             print(f"{key:22} {default:14} {description}")
         return 0
@@ -247,7 +236,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if what in registered():
         print(f"{what}: {registered()[what]}")
         return 0
-    print(dump(load(_find_config(what, also=[*SCHEMAS, *registered()]))), end="")
+    print(dump(load(_find_config(what, also=[*registry.names(), *registered()]))), end="")
     return 0
 
 
@@ -295,16 +284,14 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _tune(arguments: argparse.Namespace) -> int:
     name = "".join(c if c.isalnum() else "-" for c in arguments.env)
     directory = arguments.run_dir or _new_run_dir(f"tune-{name}", arguments.resume)
-    _prepare_jax()
-    _a_device_for_every_core()
+    _prepare_jax(a_device_for_every_core=True)
     from metarl_jax.tuning import commands
 
     return commands.run_tune(arguments, directory, _say)
 
 
 def _learn(arguments: argparse.Namespace) -> int:
-    _prepare_jax()
-    _a_device_for_every_core()
+    _prepare_jax(a_device_for_every_core=True)
     from metarl_jax.tuning import commands
 
     return commands.run_learn(arguments, arguments.run_dir, _say)

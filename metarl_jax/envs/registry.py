@@ -5,9 +5,12 @@ Entries are "module:function" strings that are imported on use, so listing the n
 
 import difflib
 import importlib
+import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from metarl_jax.options import is_address, load_address, same_factory
 
 GYMNAX_PREFIX = "gymnax:"
 XLAND_PREFIX = "XLand-MiniGrid:"
@@ -65,10 +68,14 @@ _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
     "XOR-v0": (f"{_REGRESSION}:xor", "few-shot XOR on rotated axes, labelled examples"),
     "TwoColours-v0": (
         "metarl_jax.envs.two_colours:two_colours",
-        "5x5 grid, a good and a bad colour that change places without a sign (BMG)",
+        "5x5 grid, a good and a bad colour that swap without notice (BMG)",
     ),
     "TabularMDP-v0": ("metarl_jax.envs.tabular:tabular_mdp", "random 10-state, 5-action MDP, 10 steps (RL2)"),
 }
+
+
+_OURS_NAMES = (*_ENTRIES,)
+GROUP = "metarl_jax.environments"  # of the entry points by which a package publishes its own
 
 
 class UnknownOption(ValueError):
@@ -81,8 +88,8 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
     Equal names and overrides give the *same* environment instance, so that jit caches keyed on it are reused.
 
     Args:
-      name: a name from `registered()`, "gymnax:<id>" for any gymnax environment, "XLand-MiniGrid:<id>", or
-        "Delayed:<name>" for any of them with late rewards.
+      name: a name from `registered()`, "gymnax:<id>" for any gymnax environment, "XLand-MiniGrid:<id>",
+        "Delayed:<name>" for any of them with late rewards, or "my_package.my_module:factory" for one of your own.
       **overrides: keyword arguments of the factory, such as `horizon=50` or `num_arms=10`.
 
     Raises:
@@ -95,29 +102,52 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
         factory = _resolve(_FAMILIES[prefix][0])
     elif name in _ENTRIES:
         factory = _resolve(_ENTRIES[name][0])
+    elif is_address(name):
+        factory = load_address(name, "env")
     else:
-        raise ValueError(f"unknown environment {name!r}{did_you_mean(name, registered())}")
+        point = next((point for point in _published() if point.name == name), None)
+        if point is None:
+            raise ValueError(f"unknown environment {name!r}{did_you_mean(name, registered())}")
+        factory = load_address(point.value, "env")
     _check_overrides(name, factory, overrides, num_positional=len(positional))
-    return factory(*positional, **overrides)
+    made = factory(*positional, **overrides)
+    if prefix is not None or name in _OURS_NAMES:
+        return made
+    from metarl_jax.envs.protocol import check_environment  # imports jax
+
+    return check_environment(name, made)
 
 
 def registered() -> dict[str, str]:
     """Names that `make` understands, each with a one-line description."""
-    names = {name: description for name, (_, description) in _ENTRIES.items()}
+    names = {point.name: f"of {point.value.partition(':')[0]}" for point in _published()}
+    names |= {name: description for name, (_, description) in _ENTRIES.items()}
     return names | {f"{prefix}<id>": description for prefix, (_, description) in _FAMILIES.items()}
 
 
-def register(name: str, factory: str | Callable[..., Any], description: str) -> None:
+def register(name: str, factory: str | Callable[..., Any], description: str = "") -> None:
     """Add an environment: `factory(**overrides) -> (env, tasks)`, or its "module:function" address.
 
+    The same name again for the same factory is fine: a notebook cell may run twice.
+
     Raises:
-      ValueError: if the name is taken or the address has no colon.
+      ValueError: if the name stands for another factory, or the address has no colon.
     """
-    if name in _ENTRIES or name.startswith(tuple(_FAMILIES)):
+    taken = name in _ENTRIES and (name in _OURS_NAMES or not same_factory(_ENTRIES[name][0], factory))
+    if taken or name.startswith(tuple(_FAMILIES)):
         raise ValueError(f"environment name {name!r} is already taken; choose another")
     if isinstance(factory, str) and factory.count(":") != 1:
         raise ValueError(f"factory must be a function or 'module:function', got {factory!r}")
     _ENTRIES[name] = (factory, description)
+
+
+def factory_of(name: str) -> str | Callable[..., Any] | None:
+    """What a name was registered with by `register`; None for ours and for addresses."""
+    return _ENTRIES[name][0] if name in _ENTRIES and name not in _OURS_NAMES else None
+
+
+def _published() -> list[importlib.metadata.EntryPoint]:
+    return list(importlib.metadata.entry_points(group=GROUP))
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ The first three are names; the others are made by the functions here, which a na
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jax.scipy.sparse.linalg import cg
 
 from metarl_jax import gradient
 from metarl_jax.meta import adaptation
+from metarl_jax.options import Count, NonNegative, Positive, Rate, one_of, suggest, takes_options
 from metarl_jax.types import Learner, LearnerState, Params, Trial
 
 NAMES = ("reverse", "mixed", "first_order", "truncated", "implicit", "evolution")
@@ -45,6 +46,9 @@ class MetaGradient(NamedTuple):
     check: Callable[[Learner, int], None]
 
 
+Way = Annotated[Any, one_of(lambda: NAMES)]
+
+
 def resolve(differentiation: str | MetaGradient) -> MetaGradient:
     """A name, or what one of the functions here made -> MetaGradient."""
     if isinstance(differentiation, MetaGradient):
@@ -57,7 +61,8 @@ def resolve(differentiation: str | MetaGradient) -> MetaGradient:
         return evolution()
     if differentiation == "truncated":
         raise ValueError("differentiation = 'truncated': needs its window, meta_gradient.truncated(window)")
-    raise ValueError(f"differentiation = {differentiation!r}: must be one of {', '.join(NAMES)}")
+    hint = suggest(str(differentiation), NAMES)
+    raise ValueError(f"differentiation = {differentiation!r}: must be one of {', '.join(NAMES)}{hint}")
 
 
 def _autodiff(loss: Callable) -> Callable:
@@ -79,15 +84,14 @@ def _unrolled(mode: str) -> MetaGradient:
     return MetaGradient(mode, replay_in(mode), tangents, _autodiff, _anything)
 
 
-def truncated(window: int) -> MetaGradient:
+@takes_options()
+def truncated(window: Annotated[Count, "last inner updates that `truncated` differentiates"]) -> MetaGradient:
     """Second order through the last `window` inner updates; the ones before count as first order.
 
     d theta_K / d theta = product over the last `window` updates of (I - alpha H_k), times I for those before, so that
     0 is `first_order` and K is `mixed`. The bias falls geometrically in `window` where the inner loss is strongly
     convex near its end (Shaban et al. 2019, theorem 3.4), and not in general.
     """
-    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
-        raise ValueError(f"truncated window = {window!r}: must be a whole number of at least 0")
 
     def replay_in(mode: str) -> Callable:
         def replay(learner: Learner, params: Params, trial: Trial, observe: Any = None) -> tuple[LearnerState, Any]:
@@ -105,14 +109,18 @@ def truncated(window: int) -> MetaGradient:
     def check(learner: Learner, num_inner_steps: int) -> None:
         if window > num_inner_steps:
             raise ValueError(
-                f"truncated window = {window}: is longer than the inner loop of {num_inner_steps} updates; "
-                f"use at most {num_inner_steps}, or 'mixed' for all of them"
+                f"window = {window}: is longer than the inner loop, num_inner_steps = {num_inner_steps}; "
+                "use at most that, or differentiation = mixed for all of it"
             )
 
     return MetaGradient(f"truncated({window})", replay_in("mixed"), replay_in("reverse"), _autodiff, check)
 
 
-def implicit(cg_steps: int = 5, cg_tol: float = 1e-10) -> MetaGradient:
+@takes_options()
+def implicit(
+    cg_steps: Annotated[Positive, "conjugate-gradient steps of the implicit gradient"] = 5,
+    cg_tol: Annotated[NonNegative, "residual, relative to the right-hand side, at which they end"] = 1e-10,
+) -> MetaGradient:
     """The derivative of a minimum: theta* = argmin_p F(p; theta), whatever the steps that went there.
 
     d theta* / d theta = -(d2F/dp2)^-1 d2F/dp dtheta by the implicit function theorem; for
@@ -145,8 +153,8 @@ def implicit(cg_steps: int = 5, cg_tol: float = 1e-10) -> MetaGradient:
     def check(learner: Learner, num_inner_steps: int) -> None:
         if learner.loss is None:
             raise ValueError(
-                "differentiation = 'implicit': needs an inner update that descends one regularised loss to its "
-                "minimum, without minibatches; use inner.proximal, or 'mixed' for this learner"
+                "differentiation = implicit: needs an inner update that descends one regularised loss to its minimum, "
+                "without minibatches; use algorithm imaml (inner.proximal), or differentiation = mixed"
             )
 
     return MetaGradient("implicit", replay_with(_attach_reverse), replay_with(_attach_forward), _autodiff, check)
@@ -194,7 +202,11 @@ def _hessian_product(loss: Callable, end: Params, anchor: Params, batch: Any, co
     return lambda x: jax.jvp(lambda p: jax.grad(loss)(p, anchor, batch, *consts), (end,), (x,))[1]
 
 
-def evolution(num_pairs: int = 64, sigma: float | jax.Array = 0.02) -> MetaGradient:
+@takes_options()
+def evolution(
+    num_pairs: Annotated[Positive, "antithetic perturbations a task of `evolution`"] = 64,
+    sigma: Annotated[Rate, "standard deviation of the perturbations of `evolution`"] = 0.02,
+) -> MetaGradient:
     """Antithetic evolution strategies: mean of e (L(theta + sigma e) - L(theta - sigma e)) / (2 sigma), e ~ N(0, I).
 
     The gradient of L smoothed by N(0, sigma^2), where L is the meta-loss on the stored trial (Salimans et al. 2017;
@@ -203,8 +215,6 @@ def evolution(num_pairs: int = 64, sigma: float | jax.Array = 0.02) -> MetaGradi
     differentiated, so the inner learner may be anything. The perturbations come from the trial's last key: the same
     in every outer epoch, others for every task.
     """
-    if isinstance(num_pairs, bool) or not isinstance(num_pairs, int) or num_pairs < 1:
-        raise ValueError(f"num_pairs = {num_pairs!r}: must be a whole number of at least 1")
 
     def value_and_grad(loss: Callable) -> Callable:
         def estimate(params: Params, trial: Trial, *rest: Any) -> Any:
@@ -226,6 +236,6 @@ def evolution(num_pairs: int = 64, sigma: float | jax.Array = 0.02) -> MetaGradi
 
     def check(learner: Learner, num_inner_steps: int) -> None:
         if num_inner_steps == 0:
-            raise ValueError("differentiation = 'evolution': needs at least one inner update; use 'reverse' for none")
+            raise ValueError("differentiation = evolution: needs num_inner_steps of at least 1; use mixed for none")
 
     return MetaGradient("evolution", _unrolled("reverse").replay, None, value_and_grad, check)

@@ -5,7 +5,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ import optax
 
 from metarl_jax import tree
 from metarl_jax.meta import adaptation
-from metarl_jax.meta.differentiation import MetaGradient, resolve
+from metarl_jax.meta.differentiation import MetaGradient, Way, resolve
 from metarl_jax.meta.outer import Outer, Problem, gradient_steps
+from metarl_jax.options import Count, Float, NonNegative, Positive, Rate, Unit, is_zero, takes_options
 from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import episode_returns, rollout
 from metarl_jax.types import (
@@ -30,8 +31,6 @@ from metarl_jax.types import (
     Task,
     Trial,
 )
-
-Float = float | jax.Array
 
 
 class Objective(NamedTuple):
@@ -133,13 +132,13 @@ def meta_learner(
 
     def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(meta_batch_size))
-        trials, scores = tree.chunked_map(lambda k: collect_one(state.params, k), keys, tasks_per_batch)
+        trials, scores = tree.map_tasks(lambda k: collect_one(state.params, k), keys, tasks_per_batch)
         if credit is not None:
             trials = trials.replace(credit=credit(scores))
 
         def over_tasks(f: Callable, num_tasks: int | None = None) -> Any:
             some = jax.tree.map(lambda x: x[:num_tasks], trials)
-            return tree.chunked_mean(f, some, tasks_per_batch)
+            return tree.mean_over_tasks(f, some, tasks_per_batch)
 
         problem = Problem(
             value=lambda p, w: over_tasks(lambda trial: total(way.replay, p, trial, w)),
@@ -154,30 +153,33 @@ def meta_learner(
     return MetaLearner(init, step, collect, adapt, meta_loss, meta_gradient)
 
 
+@takes_options()
 def policy_meta_learner(
     env: Any,
     tasks: Any,
     policy: Policy,
     inner: Learner,
     *,
-    num_inner_steps: int = 1,
-    meta_batch_size: int = 40,
-    episodes_per_task: int = 20,
-    horizon: int | None = None,
+    num_inner_steps: Annotated[Count, "inner updates K; 0 is multi-task training without adaptation"] = 1,
+    meta_batch_size: Annotated[Positive, "tasks an iteration"] = 40,
+    episodes_per_task: Annotated[Positive, "episodes a task, before and after each inner update"] = 20,
+    horizon: Annotated[Positive | None, "steps an episode; null: the environment's own"] = None,
     outer: Outer | None = None,
-    outer_lr: Float = 1e-3,
-    num_outer_epochs: int = 1,
-    max_grad_norm: Float | None = None,
-    outer_surrogate: str | losses.Surrogate = "ppo",
-    outer_clip_eps: Float = 0.3,
-    outer_dice_lambda: Float = 1.0,
-    outer_entropy_coef: Float = 0.0,
-    value_coef: Float = 0.5,
-    exploration_coef: Float = 0.0,
+    outer_lr: Annotated[Rate, "Adam step size of the outer update"] = 1e-3,
+    num_outer_epochs: Annotated[Positive, "outer steps on each set of stored trials"] = 5,
+    max_grad_norm: Annotated[Rate | None, "bound on the norm of the meta-gradient; null: none"] = None,
+    outer_surrogate: Annotated[learners.SurrogateName, "surrogate of the meta-loss"] = "ppo",
+    outer_clip_eps: Annotated[Rate, "PPO clip of the outer update"] = 0.3,
+    outer_dice_lambda: Annotated[Unit, "lambda of loaded_dice in the meta-loss"] = 1.0,
+    outer_entropy_coef: Annotated[NonNegative, "weight of the entropy bonus of the meta-loss"] = 0.0,
+    value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
+    exploration_coef: Annotated[NonNegative, "weight of E-MAML's sampling-dependence term"] = 0.0,
     inner_kl: bool = False,
     outer_kl: bool = False,
-    differentiation: str | MetaGradient = "mixed",
-    tasks_per_batch: int | None = None,
+    differentiation: Annotated[Way, "how the meta-gradient gets through the inner updates"] = "mixed",
+    tasks_per_batch: Annotated[
+        Positive | None, "tasks processed at a time; null: one on a CPU, all on an accelerator"
+    ] = None,
     init_params: Callable[[jax.Array], Params] | None = None,
     estimate: Callable[[Params, Trial], tuple[jax.Array, Params]] | None = None,
 ) -> MetaLearner:
@@ -200,25 +202,26 @@ def policy_meta_learner(
     Not differentiated: sampling, advantages. Without `exploration_coef` the dependence of tau on theta through sampling
     enters only by the surrogates' likelihood ratios.
     """
-    if num_outer_epochs > 1 and outer_surrogate in losses.ON_POLICY:
+    if not isinstance(inner, Learner):
+        raise ValueError(f"inner = {inner!r}: must be a Learner, such as mrl.inner.policy_gradient(policy, lr=0.1)")
+    if outer is None:
+        check_epochs(num_outer_epochs, inner if num_inner_steps else None, outer_surrogate)
+    explores = not is_zero(exploration_coef)
+    if explores and losses.spec_of(outer_surrogate).needs_rewards:
         raise ValueError(
-            f"num_outer_epochs = {num_outer_epochs}: must be 1 with outer_surrogate {outer_surrogate!r}; "
-            "use 'lvc' or 'ppo'"
-        )
-    explores = not _is_zero(exploration_coef)
-    if explores and outer_surrogate in losses.NEEDS_REWARDS:
-        raise ValueError(
-            f"exploration_coef: needs an outer_surrogate of advantages, not {outer_surrogate!r}; "
-            "use 'loaded_dice', 'lvc' or 'ppo'"
+            f"exploration_coef = {exploration_coef}: needs an outer_surrogate of advantages, not {outer_surrogate}; "
+            "use loaded_dice, lvc or ppo"
         )
     num_steps = tasks.horizon if horizon is None else horizon
+    if inner.check is not None and num_inner_steps:
+        inner.check(num_steps, episodes_per_task, "horizon", "episodes_per_task")
     surrogate = losses.surrogate(outer_surrogate, clip_eps=outer_clip_eps, dice_lambda=outer_dice_lambda)
     outer_loss = learners.actor_critic_loss(
         policy,
         surrogate,
         value_coef=value_coef,
         entropy_coef=outer_entropy_coef,
-        use_entropy=not _is_zero(outer_entropy_coef),
+        use_entropy=not is_zero(outer_entropy_coef),
     )
 
     def sample(params: Params, key: jax.Array, task: Task) -> tuple[Rollout, jax.Array]:
@@ -265,13 +268,21 @@ def policy_meta_learner(
     )
 
 
+def check_epochs(num_outer_epochs: int, inner: Learner | None, outer_surrogate: str | losses.Surrogate) -> None:
+    """Raises: ValueError for several outer steps on a loss, inside or outside, that holds for the first one only."""
+    if num_outer_epochs > 1:
+        outside = outer_surrogate if losses.spec_of(outer_surrogate).on_policy else None
+        inside = None if inner is None else inner.on_policy
+        for name, found in (("inner_surrogate", inside), ("outer_surrogate", outside)):
+            if found is not None:
+                raise ValueError(
+                    f"num_outer_epochs = {num_outer_epochs}: must be 1 with {name} = {found}, which has no likelihood "
+                    "ratio; use lvc or ppo"
+                )
+
+
 def meta_optimizer(lr: Float, max_grad_norm: Float | None) -> optax.GradientTransformation:
     """Adam, with the gradient's global norm clipped if a bound is given."""
     if max_grad_norm is None:
         return optax.adam(lr)
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(lr))
-
-
-def _is_zero(coefficient: Float) -> bool:
-    """Whether a coefficient is known to be 0 before tracing, so that its term can be left out."""
-    return isinstance(coefficient, (int, float)) and coefficient == 0

@@ -1,7 +1,7 @@
 """Outer optimisers: what is done with the stored trials of one iteration. The environment is never asked again."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,8 @@ import optax
 from jax.scipy.sparse.linalg import cg
 
 from metarl_jax import tree
+from metarl_jax.options import Float, NonNegative, Positive, Rate, Share, takes_options
 from metarl_jax.types import MetaState, Metrics, Params
-
-Float = float | jax.Array
 
 
 class Problem(NamedTuple):
@@ -81,14 +80,15 @@ def gradient_steps(
     return Outer(init, update)
 
 
+@takes_options()
 def trust_region(
-    max_kl: Float = 0.01,
     *,
-    cg_steps: int = 10,
-    cg_damping: Float = 1e-5,
-    fisher_tasks: int | None = None,
-    line_search_steps: int = 15,
-    backtrack: Float = 0.8,
+    max_kl: Annotated[Rate, "bound on the mean KL of an outer update, in nats"] = 0.01,
+    cg_steps: Annotated[Positive, "conjugate-gradient steps"] = 10,
+    cg_damping: Annotated[NonNegative, "added to the Fisher matrix"] = 1e-5,
+    fisher_tasks: Annotated[Positive | None, "tasks that the Fisher matrix is estimated on; null: all"] = None,
+    line_search_steps: Annotated[Positive, "step sizes tried at most"] = 15,
+    backtrack: Annotated[Share, "factor between the step sizes tried"] = 0.8,
 ) -> Outer:
     """TRPO (Schulman et al. 2015, appendix C) on the meta-objective, as in MAML (Finn et al. 2017, section 5.3).
 

@@ -3,6 +3,7 @@
 from metarl_jax.networks.belief import belief_network, feature_policy
 from metarl_jax.networks.mlp import MLP, Categorical, Gaussian, flattener, mlp_policy, orthogonal
 from metarl_jax.networks.recurrent import recurrent_policy
+from metarl_jax.networks.registry import build_policy, network_part, register
 from metarl_jax.networks.transformer import transformer_policy
 
 __all__ = [
@@ -10,10 +11,13 @@ __all__ = [
     "Categorical",
     "Gaussian",
     "belief_network",
+    "build_policy",
     "feature_policy",
     "flattener",
     "mlp_policy",
+    "network_part",
     "orthogonal",
     "recurrent_policy",
+    "register",
     "transformer_policy",
 ]

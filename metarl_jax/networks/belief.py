@@ -1,19 +1,20 @@
 """What VariBAD is made of (Zintgraf et al. 2020): a belief over tasks, its decoder, a policy that reads it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from metarl_jax.networks.memory import Heads
-from metarl_jax.networks.mlp import activation
+from metarl_jax.networks.mlp import Activation, activation
 from metarl_jax.networks.recurrent import Recurrent
+from metarl_jax.options import Positive, Rate, Width, takes_options
 from metarl_jax.types import Params, Policy
 
 MIN_LOG_VAR, MAX_LOG_VAR = -10.0, 4.0
-DECODERS = ("mlp", "table")
 
 
 class Belief(NamedTuple):
@@ -100,15 +101,18 @@ class FeatureActorCritic(nn.Module):
         return self.heads(x)
 
 
+@takes_options()
 def belief_network(
     env: Any,
     condition_size: int,
     *,
-    latent_size: int = 5,
-    hidden_size: int = 64,
-    embedding_size: int = 32,
-    decoder: str = "mlp",
-    decoder_hidden: Sequence[int] = (32, 32),
+    latent_size: Annotated[Positive, "dimensions of the belief"] = 5,
+    hidden_size: Annotated[Width, "hidden units of the encoder's GRU"] = 64,
+    embedding_size: Annotated[Width, "units that the encoder embeds a step in"] = 32,
+    decoder: Annotated[
+        Literal["mlp", "table"], "what predicts rewards; table: one for each state, which must be one-hot"
+    ] = "mlp",
+    decoder_hidden: Annotated[Sequence[Width], Field(min_length=1), "hidden layer widths of the decoder"] = (32, 32),
 ) -> Belief:
     """A GRU encoder of the trials of `env` (`envs.trial`) and a decoder of rewards given z and a condition [C].
 
@@ -118,8 +122,6 @@ def belief_network(
     Raises: ValueError for another decoder, and for a table where states or actions are not one-hot.
     """
     encoder = Encoder(latent_size, hidden_size, embedding_size)
-    if decoder not in DECODERS:
-        raise ValueError(f"decoder = {decoder!r}: must be one of {', '.join(DECODERS)}")
     hidden = tuple(decoder_hidden)
     if decoder == "table":
         _check_table(env, condition_size)
@@ -160,8 +162,14 @@ def _check_table(env: Any, condition_size: int) -> None:
         raise ValueError(f"decoder = 'table': must be 'mlp', as the {what} not one-hot in {env.name}")
 
 
+@takes_options()
 def feature_policy(
-    env: Any, num_features: int, hidden: Sequence[int] = (32, 32), activation: str = "tanh", *, init_std: float = 1.0
+    env: Any,
+    num_features: int,
+    hidden: Annotated[Sequence[Width], "hidden layer widths of the policy"] = (32, 32),
+    activation: Annotated[Activation, "activation function of the policy"] = "tanh",
+    *,
+    init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
 ) -> Policy:
     """Actor and critic on one MLP that reads features [..., num_features], for the actions of `env`."""
     heads = Heads.of(env.action_space(env.default_params), init_std)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.options import Float
 from metarl_jax.types import Params, Policy
 
 
@@ -20,10 +21,10 @@ class Heads(nn.Module):
 
     num_outputs: int
     discrete: bool = True
-    init_std: float = 1.0
+    init_std: Float = 1.0
 
     @classmethod
-    def of(cls, space: Any, init_std: float = 1.0) -> "Heads":
+    def of(cls, space: Any, init_std: Float = 1.0) -> "Heads":
         """The heads for a gymnax action space, discrete or a box of one dimension."""
         if hasattr(space, "n"):
             return cls(int(space.n))

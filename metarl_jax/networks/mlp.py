@@ -1,7 +1,7 @@
 """Multi-layer perceptrons: a torso, a categorical and a diagonal Gaussian head, and the policy they make."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import distrax
 import flax.linen as nn
@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.options import Float, NonNegative, Rate, Width, takes_options
 from metarl_jax.types import Params, Policy
+
+Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "gelu": nn.gelu, "silu": nn.silu}
 
@@ -36,7 +39,7 @@ class MLP(nn.Module):
         return nn.Dense(self.out, param_dtype=dtype, name="output")(x)
 
 
-def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -> Params:
+def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, Float]) -> Params:
     """`params` with every kernel drawn anew: orthogonal with gain sqrt 2, the last layer with its output gain.
 
     Saxe et al. 2014; the gains usual for PPO. One random draw serves all kernels, because every random call
@@ -89,8 +92,8 @@ class Gaussian(nn.Module):
     action_dim: int
     hidden: Sequence[int] = (64, 64)
     activation: str = "tanh"
-    init_std: float = 1.0
-    min_std: float = 1e-6
+    init_std: Float = 1.0
+    min_std: Float = 1e-6
 
     @nn.compact
     def __call__(self, observation: jax.Array) -> distrax.Independent:
@@ -113,15 +116,16 @@ def flattener(env: Any) -> tuple[int, Any]:
     return size, flat
 
 
+@takes_options()
 def mlp_policy(
     env: Any,
-    hidden: Sequence[int] = (64, 64),
-    activation: str = "tanh",
+    hidden: Annotated[Sequence[Width], "hidden layer widths; [] is a linear policy"] = (64, 64),
+    activation: Annotated[Activation, "activation function"] = "tanh",
     *,
     critic: bool = False,
-    init_std: float = 1.0,
-    min_std: float = 1e-6,
-    output_gain: float = 0.01,
+    init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
+    min_std: Annotated[NonNegative, "least standard deviation of a Gaussian policy"] = 1e-6,
+    output_gain: Annotated[NonNegative, "scale of the last layer's initial weights"] = 0.01,
     context_size: int = 0,
 ) -> Policy:
     """The MLP policy that fits `env`: categorical for a discrete action space, Gaussian for a box.

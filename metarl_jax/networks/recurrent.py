@@ -1,13 +1,14 @@
 """Policies that remember by recurrence: GRU and LSTM over the steps of a trial (RL2, Duan et al. 2016)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from metarl_jax.networks.memory import Heads, memory_policy
+from metarl_jax.options import Positive, Rate, Width, takes_options
 from metarl_jax.types import Policy
 
 CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
@@ -73,14 +74,17 @@ class RecurrentActorCritic(nn.Module):
         return carry, self.heads(features[0])
 
 
+@takes_options()
 def recurrent_policy(
     env: Any,
-    hidden_size: int = 64,
+    hidden_size: Annotated[Width, "hidden units"] = 64,
     *,
     cell: str = "gru",
-    chunk: int | None = None,
-    truncate: bool = False,
-    init_std: float = 1.0,
+    chunk: Annotated[
+        Positive | None, "gru, lstm: steps between rematerialisations in the backward pass; null: none"
+    ] = None,
+    truncate: Annotated[bool, "gru, lstm: stop gradients at the chunks (truncated back-propagation)"] = False,
+    init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
     max_memory: int | None = None,
 ) -> Policy:
     """Actor and critic on one GRU or LSTM, for the flat observations of `envs.trial`.
@@ -93,10 +97,8 @@ def recurrent_policy(
     """
     if cell not in CELLS:
         raise ValueError(f"cell = {cell!r}: must be one of {', '.join(CELLS)}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk = {chunk}: must be at least 1, or None for no chunks")
     if truncate and chunk is None:
-        raise ValueError("truncate: needs a chunk, the number of steps that a gradient goes back")
+        raise ValueError("truncate = True: needs chunk, the number of steps that a gradient goes back")
     network = RecurrentActorCritic(
         Recurrent(hidden_size, cell, chunk, truncate), Heads.of(env.action_space(env.default_params), init_std)
     )

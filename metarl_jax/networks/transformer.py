@@ -1,12 +1,13 @@
 """A policy that remembers by attention: a causal transformer over the steps of a trial, which learns in context."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from metarl_jax.networks.memory import Heads, memory_policy
+from metarl_jax.options import Positive, Rate, Width, check_divides, takes_options
 from metarl_jax.types import Policy
 
 
@@ -63,8 +64,15 @@ class TransformerActorCritic(nn.Module):
         return memory, jax.tree.map(lambda y: y[0], (distribution, value))
 
 
+@takes_options()
 def transformer_policy(
-    env: Any, context: int, size: int = 64, *, num_layers: int = 2, num_heads: int = 4, init_std: float = 1.0
+    env: Any,
+    context: Annotated[Positive, "the longest trial in steps"],
+    size: Annotated[Width, "width of the residual stream, a multiple of num_heads"] = 64,
+    *,
+    num_layers: Annotated[Positive, "transformer: layers"] = 2,
+    num_heads: Annotated[Positive, "transformer: attention heads"] = 4,
+    init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
 ) -> Policy:
     """Actor and critic on one causal transformer, for the flat observations of `envs.trial`.
 
@@ -74,8 +82,7 @@ def transformer_policy(
         context: the longest trial in steps; size: width of the residual stream, a multiple of `num_heads`.
     Raises: ValueError for a size that the heads do not divide, and, on tracing, for a trial longer than the context.
     """
-    if size % num_heads:
-        raise ValueError(f"size = {size}: must be a multiple of num_heads = {num_heads}")
+    check_divides("num_heads", num_heads, size, "size")
     network = TransformerActorCritic(
         context, Heads.of(env.action_space(env.default_params), init_std), size, num_layers, num_heads
     )

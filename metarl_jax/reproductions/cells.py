@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from metarl_jax.algorithms.trial_config import TrialConfig
 from metarl_jax.meta import evaluation
 from metarl_jax.reference.strategy import Strategy, play
 from metarl_jax.reproductions import Claim
@@ -56,7 +55,6 @@ def trained(path: Path, overrides: list[str], directory: Path, num_tasks: int, r
     Each seed meets `num_tasks` trials of its own keys, one a task.
     """
     chosen = config.load(path, overrides)
-    assert isinstance(chosen, TrialConfig)
     job = build(chosen)
     train.train(job, directory, resume=True, report=report)
     _, params = evaluate.restore(job, directory)

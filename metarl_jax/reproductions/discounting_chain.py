@@ -52,6 +52,8 @@ SETTINGS: dict[str, Any] = {
     "outer_gae_lambda": 0.0,
     "outer_entropy_coef": 0.005,
     "normalize_advantage": False,  # the surrogate does it
+    "max_grad_norm": None,
+    "meta_max_grad_norm": None,
 }
 
 
@@ -128,7 +130,7 @@ def algorithm(variant: Variant) -> MetaGradientRL:
         task,
         policy,
         {"gamma": Tuned(0.95, 0.9, 1.0)},
-        objective=variant.objective,
+        objective=variant.objective,  # type: ignore[arg-type]
         outer_critic=OuterCritic(true_value(env, task, actor, 1.0)) if variant.outer_critic else None,
         meta_lr=variant.meta_lr,
         optimizer=learners.sgd,

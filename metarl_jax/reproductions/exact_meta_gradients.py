@@ -189,7 +189,8 @@ def infinite_batches(setup: Problem, lr: Any, gamma: Any, *, method: str, num_st
 
     def algorithm(lr: Any, gamma: Any) -> tuple[Any, Trial]:
         learner = learner_of(lr, gamma)
-        algo = maml(*setting(mdp), learner, num_inner_steps=num_steps, differentiation=differentiation)
+        options: dict[str, Any] = {"num_inner_steps": num_steps, "num_outer_epochs": 1}
+        algo = maml(*setting(mdp), learner, differentiation=differentiation, **options)
         return algo, make_trial(mdp, learner, gamma, *data)
 
     def meta_loss(lr: Any, gamma: Any) -> jax.Array:
@@ -198,7 +199,8 @@ def infinite_batches(setup: Problem, lr: Any, gamma: Any, *, method: str, num_st
 
     algo, trial = algorithm(lr, gamma)
     if method == "reptile":
-        algo = reptile(*setting(mdp), scale * lr, inner_surrogate=surrogate, inner_options=inner_options(gamma))
+        plain = learners.policy_gradient(setting(mdp)[2], scale * lr, surrogate=surrogate, **inner_options(gamma))
+        algo = reptile(*setting(mdp), plain)
         return (-algo.meta_gradient(theta, trial)[1],)
     rest = jax.grad(meta_loss, (0, 1))(lr, gamma) if method == "maml" else ()
     return tuple(-scale * x for x in (algo.meta_gradient(theta, trial)[1], *rest))
@@ -216,9 +218,8 @@ def finite_batches(
     env, tasks, policy = setting(mdp)
     learner = learners.policy_gradient(policy, scale * lr, surrogate=surrogate, **inner_options(gamma))
     algo = e_maml(
-        env, tasks, policy, scale * lr, num_inner_steps=num_steps, inner_surrogate=surrogate,
+        env, tasks, policy, learner, num_inner_steps=num_steps,
         exploration_coef=float(num_trajectories * scale) if explores else 0.0, outer_surrogate=outer_surrogate,
-        inner_options=inner_options(gamma),
     )  # fmt: skip
     place = count ** jnp.arange(num_steps * num_trajectories).reshape(num_steps, num_trajectories)
 

@@ -27,8 +27,8 @@ import numpy as np
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.pictures import search_curves
+from metarl_jax.runs import lanes as population
 from metarl_jax.runs.config import validate
-from metarl_jax.sweeps import lanes as population
 from metarl_jax.sweeps import pbt
 from metarl_jax.tuning import landscapes, optimizer, search_methods
 from metarl_jax.tuning.families import FAMILIES

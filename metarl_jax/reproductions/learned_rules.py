@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.algorithms.rule_config import RuleConfig
 from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.runs import config, evaluate
 from metarl_jax.runs import train as experiment
 from metarl_jax.runs.build import Job, build
-from metarl_jax.runs.shipped import shipped_config
+from metarl_jax.runs.config import shipped_config
 
 NUM_SEEDS, NUM_TASKS = 3, 40
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the rule's own step size, for its rival
@@ -65,7 +64,6 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
     for cell in cells:
         name, places = CASES[cell]
         chosen = config.load(shipped_config(name), [f"num_seeds={NUM_SEEDS}"])
-        assert isinstance(chosen, RuleConfig)
         job = build(chosen)
         experiment.train(job, directory / cell, resume=True, report=report)
         _, rules = evaluate.restore(job, directory / cell)
@@ -77,9 +75,9 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
     return claims
 
 
-def _compared(cell: str, place: Place, there: RuleConfig, rules: Any, files: Path) -> list[Claim]:
+def _compared(cell: str, place: Place, there: Any, rules: Any, files: Path) -> list[Claim]:
     job = build(there)
-    rival = next(name for name in job.lives if name != "run")
+    rival = next(name for name in job.parts if name != "run")
     # Not the first `NUM_TASKS`: designs were compared on those.
     tasks = jax.tree.map(lambda x: x[NUM_TASKS:], job.evaluation_tasks(2 * NUM_TASKS))
 
@@ -115,5 +113,5 @@ def _compared(cell: str, place: Place, there: RuleConfig, rules: Any, files: Pat
 def _lived(job: Job, who: str, eta: Any, tasks: Any) -> jax.Array:
     """[task] mean return over the stages of a life."""
     stages = job.config.eval_updates  # type: ignore[union-attr]
-    curves = evaluation.adaptation_curve(job.lives[who], eta, jax.random.key(12), tasks, stages)
+    curves = evaluation.adaptation_curve(job.parts[who], eta, jax.random.key(12), tasks, stages)
     return jnp.mean(curves[:, 1:], axis=(1, 2))

@@ -19,7 +19,7 @@ from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.runs import config, evaluate, train
 from metarl_jax.runs.build import build
-from metarl_jax.runs.shipped import paper_config
+from metarl_jax.runs.config import paper_config
 
 PUBLISHED = (-40.41, -11.68, -3.33, -3.23)  # the authors' released data
 BOUNDS = (None, -8.0, -3.3, -3.3)

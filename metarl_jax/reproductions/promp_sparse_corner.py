@@ -22,7 +22,7 @@ from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.runs import config, evaluate, train
 from metarl_jax.runs.build import Job, build
-from metarl_jax.runs.shipped import paper_config
+from metarl_jax.runs.config import paper_config
 from metarl_jax.types import Params, Task
 
 SEEN = 0.05  # share of the pre-update episodes that makes a corner explored

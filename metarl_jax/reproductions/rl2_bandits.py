@@ -23,7 +23,7 @@ from metarl_jax.reference.strategy import Strategy
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import agreement, kept, mean_interval, played, trained
 from metarl_jax.reproductions.pictures import regret_curves
-from metarl_jax.runs.shipped import shipped_config
+from metarl_jax.runs.config import shipped_config
 
 NUM_SAMPLES = (1, 2, 3, 5, 7, 10, 14, 20)
 DISCOUNTS = (0.9, 0.99, 0.999, 0.9999)

@@ -20,7 +20,7 @@ from metarl_jax.reference import tabular as strategies
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import agreement, kept, mean_interval, played, trained
 from metarl_jax.reproductions.pictures import return_curves
-from metarl_jax.runs.shipped import paper_config
+from metarl_jax.runs.config import paper_config
 
 CELLS = {"n10": 10, "n25": 25, "n50": 50, "n75": 75, "n100": 100}
 NUM_TASKS = 1000

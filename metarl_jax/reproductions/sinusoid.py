@@ -25,7 +25,7 @@ import numpy as np
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.runs import config, evaluate, train
 from metarl_jax.runs.build import build
-from metarl_jax.runs.shipped import paper_config
+from metarl_jax.runs.config import paper_config
 
 METHODS = {"MAML": "reverse", "FOMAML": "first_order"}
 AUTHORS_STD = 0.01

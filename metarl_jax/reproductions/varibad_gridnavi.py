@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.algorithms.varibad import belief_of
 from metarl_jax.envs.grid_navi import MOVES, goal_cells, grid_navi
 from metarl_jax.reference import grid_navi as exact
 from metarl_jax.reference.tabular import random_actions
@@ -25,8 +26,8 @@ from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept, mean_interval, played, trained
 from metarl_jax.reproductions.pictures import belief_map
 from metarl_jax.runs import evaluate
-from metarl_jax.runs.build import belief_of, build
-from metarl_jax.runs.shipped import shipped_config
+from metarl_jax.runs.build import build
+from metarl_jax.runs.config import shipped_config
 
 LEARNERS = {"RL2": "rl2_grid_navi", "VariBAD": "varibad_grid_navi"}
 BOUNDS = (3.6, 10.8, 10.8, 10.8)

@@ -5,19 +5,30 @@ Every update is differentiable: in the agent's parameters, in the step size and 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import Field
 
 from metarl_jax import tree
 from metarl_jax.gradient import value_and_grad
+from metarl_jax.options import (
+    Finite,
+    Float,
+    NonNegative,
+    Positive,
+    Rate,
+    Unit,
+    check_divides,
+    is_other_than,
+    is_zero,
+    one_of,
+    takes_options,
+)
 from metarl_jax.rl import losses, returns
 from metarl_jax.types import Batch, Learner, LearnerState, Metrics, Params, Policy, Rollout
-
-Float = float | jax.Array
-BASELINES = ("critic", "linear", "zero")
 
 
 def sgd(lr: Any) -> optax.GradientTransformation:
@@ -35,6 +46,17 @@ def adam(lr: Float | optax.Schedule, eps: Float = 1e-5) -> optax.GradientTransfo
 def annealed_adam(lr: Any, num_updates: int | None) -> optax.GradientTransformation:
     """Adam as PPO uses it, with the step size falling linearly to 0 over `num_updates` steps (None: constant)."""
     return optax.adam(lr if num_updates is None else optax.linear_schedule(lr, 0.0, num_updates), eps=1e-5)
+
+
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {"adam": adam, "sgd": sgd}
+
+
+OptimizerName = Annotated[Any, one_of(lambda: OPTIMIZERS, ", or a function of the step size")]
+
+
+def optimizer_of(optimizer: Any, lr: Any) -> optax.GradientTransformation:
+    """The named optimiser, or the user's own, with its step size."""
+    return OPTIMIZERS[optimizer](lr) if isinstance(optimizer, str) else optimizer(lr)
 
 
 def learned_sgd() -> optax.GradientTransformation:
@@ -141,28 +163,36 @@ def actor_critic_loss(
     return loss
 
 
+SurrogateName = Annotated[Any, one_of(lambda: losses.SURROGATES, ", a function, or my_package.my_module:name")]
+
+
+@takes_options()
 def ppo(
     policy: Policy,
     lr: Any = 3e-4,
     *,
-    num_epochs: int = 4,
-    num_minibatches: int = 4,
-    clip_eps: Float = 0.2,
-    gamma: Float = 0.99,
-    gae_lambda: Float = 0.95,
-    surrogate: str | losses.Surrogate = "ppo",
-    dice_lambda: Float = 1.0,
-    value_coef: Float = 0.5,
-    value_clip_eps: Float | None = None,
-    entropy_coef: Float = 0.0,
-    max_grad_norm: Float | None = None,
-    baseline: str = "critic",
-    normalize_advantage: bool = True,
+    surrogate: Annotated[SurrogateName, "surrogate of the updates"] = "ppo",
+    num_epochs: Annotated[Positive, "passes over the data an update"] = 4,
+    num_minibatches: Annotated[Positive, "parts of each pass; must divide the data evenly"] = 4,
+    clip_eps: Annotated[Rate, "clip of the likelihood ratio (ppo, smooth_ppo)"] = 0.2,
+    dice_lambda: Annotated[Unit, "lambda of loaded_dice"] = 1.0,
+    gamma: Annotated[Unit, "discount"] = 0.99,
+    gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.95,
+    baseline: Annotated[Literal["critic", "linear", "zero"], "baseline of the advantages"] = "critic",
+    normalize_advantage: Annotated[bool, "standardise the advantages of an update"] = True,
+    target_return: Annotated[
+        Finite | None, "discounted return that updates aim at, shorter the nearer it is; null: the more the better"
+    ] = None,
+    value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
+    value_clip_eps: Annotated[Rate | None, "clip of the critic's loss; null: none"] = None,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus"] = 0.0,
+    max_grad_norm: Annotated[Rate | None, "bound on the norm of a gradient; null: none"] = None,
+    num_microbatches: Annotated[
+        Positive, "parts of the episodes that a gradient is added up over: the same number, less memory"
+    ] = 1,
     optimizer: optax.GradientTransformation | None = None,
     adapts: Sequence[str] | None = None,
     proximal_coef: Float | None = None,
-    num_microbatches: int = 1,
-    target_return: Float | None = None,
 ) -> Learner:
     """Proximal policy optimisation (Schulman et al. 2017), differentiable through every one of its steps.
 
@@ -173,7 +203,7 @@ def ppo(
     The parts are single steps, or whole trials [T, B] where the policy has a memory.
 
     Args:
-        surrogate: "ppo", "lvc", "vpg", "dice", "loaded_dice", "tmaml", or a function (log_prob, batch) -> loss.
+        surrogate: a name of `losses.SURROGATES`, or a function (log_prob, batch) -> loss.
         baseline: "critic" (the policy's), "linear" (fitted to each batch) or "zero".
         adapts: names of the parameters (or of modules that hold them) that an update moves; None: all.
         num_microbatches: parts in which one step's gradient is added up, the same number at less memory: a second-order
@@ -187,18 +217,19 @@ def ppo(
     Not differentiated: samples, baselines, the probabilities stored at sampling. The derivative with respect to
     `clip_eps` is 0 almost everywhere (a clipped sample's gradient is 0), so it cannot be meta-learned by gradient.
     """
-    if baseline not in BASELINES:
-        raise ValueError(f"baseline = {baseline!r}: must be one of {', '.join(BASELINES)}")
-    if num_minibatches > 1 and surrogate in losses.NEEDS_TIME and policy.step is None:
+    spec, moves = losses.spec_of(surrogate), num_epochs * num_minibatches
+    name = surrogate if isinstance(surrogate, str) else getattr(surrogate, "__name__", "a function")
+    if num_minibatches > 1 and spec.needs_time and policy.step is None:
         raise ValueError(
-            f"num_minibatches = {num_minibatches}: surrogate {surrogate!r} needs whole episodes, so it must be 1"
+            f"num_minibatches = {num_minibatches}: must be 1 with surrogate = {name}, which needs whole episodes"
         )
-    if num_epochs > 1 and surrogate in losses.ON_POLICY:
-        raise ValueError(f"num_epochs = {num_epochs}: must be 1 with surrogate {surrogate!r}; use 'lvc' or 'ppo'")
-    if surrogate in losses.NEEDS_REWARDS and isinstance(gae_lambda, (int, float)) and gae_lambda != 1:
+    if moves > 1 and spec.on_policy:
+        many = f"num_epochs = {num_epochs}" if num_epochs > 1 else f"num_minibatches = {num_minibatches}"
+        raise ValueError(f"{many}: must be 1 with surrogate = {name}, which has no likelihood ratio; use lvc or ppo")
+    if spec.needs_rewards and is_other_than(gae_lambda, 1):
         raise ValueError(
-            f"gae_lambda = {gae_lambda}: surrogate {surrogate!r} weighs whole returns, on top of which GAE would count "
-            "the future twice; use gae_lambda 1, or 'loaded_dice', which takes any advantages"
+            f"gae_lambda = {gae_lambda}: must be 1 with surrogate = {name}, which weighs whole returns (GAE on top "
+            "counts the future twice); use loaded_dice, which takes any advantages"
         )
     remembers = policy.step is not None
     if optimizer is None:
@@ -212,7 +243,7 @@ def ppo(
         entropy_coef=entropy_coef,
         value_clip_eps=value_clip_eps,
         use_critic=baseline == "critic",
-        use_entropy=not (isinstance(entropy_coef, (int, float)) and entropy_coef == 0),
+        use_entropy=not is_zero(entropy_coef),
     )
 
     def init(params: Params) -> LearnerState:
@@ -242,15 +273,19 @@ def ppo(
     def regularised(params: Params, anchor: Params, batch: Batch) -> jax.Array:
         return objective(params, (weighed(batch), params, anchor))[0]
 
+    def check(
+        num_steps: int, num_streams: int, steps: str = "num_steps", streams: str = "the number of episodes"
+    ) -> None:
+        whole, of = (num_streams, streams) if remembers else (num_steps * num_streams, f"{streams} * {steps}")
+        check_divides("num_minibatches", num_minibatches, whole, of)
+        parts, of = (num_streams, streams) if num_minibatches == 1 else (whole // num_minibatches, "a minibatch's size")
+        check_divides("num_microbatches", num_microbatches, parts, of)
+
     def update(
         state: LearnerState, key: jax.Array, batch: Batch, differentiation: str = "reverse"
     ) -> tuple[LearnerState, Metrics]:
+        check(batch.mask.shape[0] if batch.mask.ndim == 2 else 1, batch.mask.shape[-1])
         num_samples = batch.mask.shape[1] if remembers else batch.mask.size
-        if num_samples % num_minibatches:
-            unit = "trials" if remembers else "steps"
-            raise ValueError(
-                f"num_minibatches = {num_minibatches}: must divide the batch of {num_samples} {unit} evenly"
-            )
         batch = weighed(batch)
         if num_minibatches > 1:
             if not remembers:
@@ -281,7 +316,7 @@ def ppo(
         return LearnerState(tree.replace_selected(state.params, adapts, adapted), opt_state), metrics
 
     minimises = proximal_coef is not None and num_minibatches == 1 and adapts is None
-    return Learner(init, prepare, update, regularised if minimises else None)
+    return Learner(init, prepare, update, regularised if minimises else None, check, name if spec.on_policy else None)
 
 
 def _accumulated(gradient: Callable, num_parts: int) -> Callable:
@@ -292,10 +327,6 @@ def _accumulated(gradient: Callable, num_parts: int) -> Callable:
 
     def in_parts(params: Any, batch: Batch, *rest: Any) -> Any:
         axis = min(1, batch.mask.ndim - 1)
-        if batch.mask.shape[axis] % num_parts:
-            raise ValueError(
-                f"num_microbatches = {num_parts}: must divide the {batch.mask.shape[axis]} episodes (or samples) evenly"
-            )
 
         def split(x: jax.Array) -> jax.Array:
             shape = (*x.shape[:axis], num_parts, x.shape[axis] // num_parts, *x.shape[axis + 1 :])
@@ -316,49 +347,72 @@ def _accumulated(gradient: Callable, num_parts: int) -> Callable:
     return whole if num_parts == 1 else in_parts
 
 
+@takes_options(ppo)
 def policy_gradient(
-    policy: Policy, lr: Any = 0.1, *, surrogate: str | losses.Surrogate = "lvc", **options: Any
+    policy: Policy,
+    lr: Annotated[Rate, "inner step size"] = 0.1,
+    *,
+    surrogate: Annotated[SurrogateName, "surrogate of the inner update"] = "lvc",
+    num_epochs: Annotated[Positive, "passes over the data in one inner update"] = 1,
+    num_minibatches: Annotated[Positive, "parts of each pass; must divide episodes x horizon"] = 1,
+    clip_eps: Annotated[Rate, "PPO clip of the inner update"] = 0.3,
+    gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 1.0,
+    baseline: Annotated[Literal["linear", "critic", "zero"], "baseline of the advantages"] = "linear",
+    **options: Any,
 ) -> Learner:
     """One gradient step on a named surrogate: theta' = theta - lr * grad L(theta; tau).
 
-    The inner update of MAML (Finn et al. 2017) with "vpg", of ProMP (Rothfuss et al. 2018) with "lvc".
-    Options are those of `ppo`; defaults here: linear baseline and gae_lambda 1.
+    The inner update of MAML (Finn et al. 2017) with "vpg", of ProMP (Rothfuss et al. 2018) with "lvc". It is `ppo` with
+    other defaults: more epochs or minibatches make it several steps.
     """
-    options = {"baseline": "linear", "gae_lambda": 1.0, **options}
-    return ppo(policy, lr, surrogate=surrogate, num_epochs=1, num_minibatches=1, **options)
+    return ppo(
+        policy,
+        lr,
+        surrogate=surrogate,
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+        clip_eps=clip_eps,
+        gae_lambda=gae_lambda,
+        baseline=baseline,
+        **options,
+    )
 
 
+@takes_options(policy_gradient, without=("num_epochs", "num_minibatches"))
 def proximal(
     policy: Policy,
-    lr: Float = 0.1,
+    lr: Annotated[Rate, "inner step size"] = 0.1,
     *,
-    strength: Float = 2.0,
-    num_steps: int = 16,
-    surrogate: str | losses.Surrogate = "lvc",
+    strength: Annotated[Rate, "weight of the distance to the initial parameters"] = 2.0,
+    num_steps: Annotated[Positive, "gradient steps on the inner problem"] = 16,
     **options: Any,
 ) -> Learner:
     """`num_steps` gradient steps towards argmin_p L(p; tau) + strength / 2 |p - theta|^2.
 
-    The inner problem of iMAML (Rajeswaran et al. 2019, eq. 3), which `meta_gradient.implicit` differentiates. Steps
-    converge where lr * (strength + curvature of L) < 2. Options are those of `ppo`; defaults here: linear baseline
-    and gae_lambda 1.
+    The inner problem of iMAML (Rajeswaran et al. 2019, eq. 3), which `differentiation.implicit` differentiates. Steps
+    converge where lr * (strength + curvature of L) < 2. Options are those of `policy_gradient`.
     """
-    options = {"baseline": "linear", "gae_lambda": 1.0, **options}
-    return ppo(
-        policy, lr, surrogate=surrogate, num_epochs=num_steps, num_minibatches=1, proximal_coef=strength, **options
-    )
+    return policy_gradient(policy, lr, num_epochs=num_steps, proximal_coef=strength, **options)
 
 
+@takes_options(policy_gradient, without=("num_epochs", "num_minibatches"))
 def meta_sgd(policy: Policy, **options: Any) -> Learner:
     """theta' = theta - lr (.) grad L with a learned step size for every parameter (Meta-SGD, Li et al. 2017, eq. 2).
 
-    What is meta-learned is {"params": theta, "lr": tree like theta}. Options are those of `policy_gradient`.
+    What is meta-learned is {"params": theta, "lr": tree like theta}, which `algorithms.meta_sgd` starts.
     """
     learner = policy_gradient(policy, optimizer=learned_sgd(), **options)
     return learner._replace(init=lambda meta: LearnerState(meta["params"], meta["lr"]))
 
 
-def context(policy: Policy, lr: Float = 1.0, *, size: int, **options: Any) -> Learner:
+@takes_options(policy_gradient)
+def context(
+    policy: Policy,
+    lr: Annotated[Rate, "inner step size"] = 1.0,
+    *,
+    size: Annotated[Positive, "numbers in the context"] = 2,
+    **options: Any,
+) -> Learner:
     """phi' = phi - lr grad_phi L, phi = 0 at the start of every task (CAVIA, Zintgraf et al. 2019, eq. 4).
 
     Only the context parameters `params["context"]` [size] move; the policy must read them, as
@@ -371,6 +425,24 @@ def context(policy: Policy, lr: Float = 1.0, *, size: int, **options: Any) -> Le
         return learner.init({**params, "context": jnp.zeros(size, dtype)})
 
     return learner._replace(init=init)
+
+
+@takes_options(policy_gradient)
+def head(
+    policy: Policy,
+    lr: Annotated[Rate, "inner step size"] = 0.1,
+    *,
+    head: Annotated[Sequence[str], Field(min_length=1), "parameters or modules that adapt"] = ("output",),
+    **options: Any,
+) -> Learner:
+    """head' = head - lr grad_head L(body, head; tau): only some parameters move (ANIL, Raghu et al. 2020).
+
+    Args:
+        head: names of parameters, or of the modules that hold them: "output" is the last layer of the networks here.
+    Raises: ValueError for a name that no parameter has.
+    """
+    tree.select(jax.eval_shape(policy.init, jax.random.key(0)), head)  # a misspelt name is refused here
+    return policy_gradient(policy, lr, adapts=tuple(head), **options)
 
 
 def regression(apply: Callable[[Params, jax.Array], jax.Array], lr: Any = 0.01) -> Learner:

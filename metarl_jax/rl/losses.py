@@ -7,14 +7,14 @@ parameters, and different Hessians, which is all that second-order MAML adds to 
 see `tests/meta/test_exactness.py`, which measures both against exact enumeration.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.options import is_address, load_address, suggest
 from metarl_jax.types import Batch
 
 Surrogate = Callable[[jax.Array, Batch], jax.Array]
@@ -170,30 +170,74 @@ def kl_divergence(old: Any, new: Any, mask: jax.Array) -> jax.Array:
     return masked_mean(old.kl_divergence(new), mask)
 
 
-SURROGATES: dict[str, Callable[..., jax.Array]] = {
-    "vpg": lambda lp, b: vpg(lp, b.advantage, b.mask),
-    "lvc": lambda lp, b: lvc(lp, b.log_prob, b.advantage, b.mask),
-    "dice": lambda lp, b: dice(lp, b.discounted_reward, b.discounted_value, b.mask),
-    "loaded_dice": lambda lp, b, dice_lambda: loaded_dice(lp, b.advantage, b.mask, dice_lambda),
-    "tmaml": lambda lp, b: tmaml(lp, b.discounted_reward, b.discounted_value, b.mask),
-    "ppo": lambda lp, b, clip_eps: ppo_clip(lp, b.log_prob, b.advantage, b.mask, clip_eps),
-    "dpo": lambda lp, b: dpo(lp, b.log_prob, b.advantage, b.mask),
-    "smooth_ppo": lambda lp, b, clip_eps: smooth_ppo(lp, b.log_prob, b.advantage, b.mask, clip_eps),
+class SurrogateSpec(NamedTuple):
+    """A surrogate, and what a learner has to know about it."""
+
+    loss: Callable[..., jax.Array]  # (log_prob, batch, **options) -> []
+    options: tuple[str, ...] = ()  # of `clip_eps` and `dice_lambda`, those that it takes
+    needs_time: bool = False  # reads whole episodes: cannot be shuffled into minibatches of single steps
+    needs_rewards: bool = False  # weighs rewards, not advantages: GAE on top would count the future twice
+    on_policy: bool = False  # no ratio to the policy that acted: wrong once the parameters have moved
+
+
+SURROGATES: dict[str, SurrogateSpec] = {
+    "vpg": SurrogateSpec(lambda lp, b: vpg(lp, b.advantage, b.mask), on_policy=True),
+    "lvc": SurrogateSpec(lambda lp, b: lvc(lp, b.log_prob, b.advantage, b.mask)),
+    "dice": SurrogateSpec(
+        lambda lp, b: dice(lp, b.discounted_reward, b.discounted_value, b.mask),
+        needs_time=True,
+        needs_rewards=True,
+        on_policy=True,
+    ),
+    "loaded_dice": SurrogateSpec(
+        lambda lp, b, dice_lambda: loaded_dice(lp, b.advantage, b.mask, dice_lambda),
+        ("dice_lambda",),
+        needs_time=True,
+        on_policy=True,
+    ),
+    "tmaml": SurrogateSpec(
+        lambda lp, b: tmaml(lp, b.discounted_reward, b.discounted_value, b.mask),
+        needs_time=True,
+        needs_rewards=True,
+        on_policy=True,
+    ),
+    "ppo": SurrogateSpec(
+        lambda lp, b, clip_eps: ppo_clip(lp, b.log_prob, b.advantage, b.mask, clip_eps), ("clip_eps",)
+    ),
+    "dpo": SurrogateSpec(lambda lp, b: dpo(lp, b.log_prob, b.advantage, b.mask)),
+    "smooth_ppo": SurrogateSpec(
+        lambda lp, b, clip_eps: smooth_ppo(lp, b.log_prob, b.advantage, b.mask, clip_eps), ("clip_eps",)
+    ),
 }
-NEEDS_REWARDS = ("dice", "tmaml")  # weigh rewards, not advantages
-NEEDS_TIME = (*NEEDS_REWARDS, "loaded_dice")  # cannot be shuffled into minibatches of single steps
-ON_POLICY = ("vpg", *NEEDS_TIME)  # no ratio to the policy that acted: wrong once the parameters have moved
+
+
+def surrogate_names(**properties: bool) -> list[str]:
+    """The names of the surrogates with these properties, such as on_policy=False."""
+    return [name for name, spec in SURROGATES.items() if all(getattr(spec, k) == v for k, v in properties.items())]
+
+
+def spec_of(surrogate: str | Surrogate) -> SurrogateSpec:
+    """What is known of a named surrogate, or of the user's own `f(log_prob, batch) -> loss`.
+
+    A function says what it is by attributes: `f.needs_time = True`. What it does not say counts as False.
+    Raises: ValueError for an unknown name; ConfigError for an address that leads nowhere.
+    """
+    if isinstance(surrogate, str) and is_address(surrogate):
+        surrogate = load_address(surrogate, "surrogate")
+    if callable(surrogate):
+        known = {name: getattr(surrogate, name, False) for name in ("needs_time", "needs_rewards", "on_policy")}
+        return SurrogateSpec(surrogate, (), **known)
+    if surrogate not in SURROGATES:
+        hint = suggest(str(surrogate), SURROGATES)
+        raise ValueError(f"surrogate = {surrogate!r}: must be one of {', '.join(SURROGATES)}, or a function{hint}")
+    return SURROGATES[surrogate]
 
 
 def surrogate(name: str | Surrogate, **options: float | jax.Array) -> Surrogate:
     """A named surrogate (or the user's own `f(log_prob, batch) -> loss`) with its options bound.
 
-    Options (`clip_eps`, `dice_lambda`) that the named one does not use are ignored.
+    Options (`clip_eps`, `dice_lambda`) that it does not use are ignored.
     """
-    if callable(name):
-        return name
-    if name not in SURROGATES:
-        raise ValueError(f"surrogate = {name!r}: must be one of {', '.join(SURROGATES)}, or a function")
-    function = SURROGATES[name]
-    used = {k: v for k, v in options.items() if k in inspect.signature(function).parameters}
-    return partial(function, **used)
+    spec = spec_of(name)
+    used = {k: v for k, v in options.items() if k in spec.options}
+    return partial(spec.loss, **used) if used else spec.loss

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from metarl_jax.options import Float
 from metarl_jax.rl import learners
-from metarl_jax.rl.learners import Float
 from metarl_jax.types import Learner, Policy
 
 
@@ -16,8 +16,9 @@ def annealed_ppo(
     *,
     lr: Float,
     num_iterations: int | None,
+    anneal_lr: bool,
     entropy_coef: Float,
-    anneal_entropy: int | None,
+    anneal_entropy: bool,
     num_epochs: int,
     num_minibatches: int,
     **options: Any,
@@ -25,20 +26,25 @@ def annealed_ppo(
     """`learners.ppo` with Adam, as a learner and as (optimiser state -> the learner of that iteration).
 
     Args:
-        num_iterations: anneals the step size linearly to 0 over that many iterations; None: constant.
-        anneal_entropy: the same for `entropy_coef`. The iteration is told by Adam's count of its steps.
+        anneal_lr, anneal_entropy: bring the step size, the `entropy_coef` linearly to 0 over `num_iterations` (None:
+            constant). The iteration is told by Adam's count of its steps.
         options: of `learners.ppo`.
+    Raises: ValueError for an entropy bonus to anneal over no number of iterations.
     """
+    if anneal_entropy and num_iterations is None:
+        raise ValueError("anneal_entropy = True: needs num_iterations, over which the weight falls")
     updates = num_epochs * num_minibatches
-    optimizer = learners.annealed_adam(lr, None if num_iterations is None else num_iterations * updates)
+    total = None if num_iterations is None or not anneal_lr else num_iterations * updates
+    optimizer = learners.annealed_adam(lr, total)
     fixed = {"num_epochs": num_epochs, "num_minibatches": num_minibatches, "optimizer": optimizer, **options}
     learner = learners.ppo(policy, entropy_coef=entropy_coef, **fixed)
 
     def at(opt_state: Any) -> Learner:
-        if anneal_entropy is None:
+        if not anneal_entropy:
             return learner
+        assert num_iterations is not None
         iteration = optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1] // updates
-        left = jnp.maximum(0.0, 1 - iteration / anneal_entropy)
+        left = jnp.maximum(0.0, 1 - iteration / num_iterations)
         return learners.ppo(policy, entropy_coef=entropy_coef * left, **fixed)
 
     return learner, at

@@ -3,7 +3,6 @@
 Every mistake becomes one line that names the key, the value, what is allowed and the nearest spelling.
 """
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from metarl_jax.algorithms.schemas import SCHEMAS, Config
-from metarl_jax.options import ConfigError, RunConfig
+from metarl_jax.algorithms import registry
+from metarl_jax.options import ConfigError, one_line, suggest
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+def load(path: str | Path, overrides: list[str] | None = None) -> Any:
     """Read a YAML file (safe loader: data only), apply `key=value` overrides, validate.
 
     Raises: ConfigError, one line.
@@ -43,54 +42,23 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     return validate(data)
 
 
-def validate(data: dict[str, Any]) -> Config:
-    """A dictionary -> the frozen configuration of its `algorithm`."""
+def validate(data: dict[str, Any]) -> Any:
+    """A dictionary -> the frozen configuration of its `algorithm`: every key known, every value in its range.
+
+    What does not fit together is for `build` to say.
+    """
     name = data.get("algorithm")
     if name is None:
-        raise ConfigError(f"algorithm is missing: must be one of {', '.join(SCHEMAS)}")
-    if not isinstance(name, str) or name not in SCHEMAS:
-        raise ConfigError(f"algorithm = {name!r}: must be one of {', '.join(SCHEMAS)}{_suggest(str(name), SCHEMAS)}")
-    schema = SCHEMAS[name]
+        raise ConfigError(f"algorithm is missing: must be one of {', '.join(registry.names())}")
+    schema = registry.entry(str(name)).options
     for key in data:
         if key not in schema.model_fields:
-            hint = _suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
+            hint = suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
             raise ConfigError(f"{key} = {data[key]!r}: not a key of algorithm {name}{hint}")
     try:
-        return schema(**data)  # type: ignore[return-value]
+        return schema(**data)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, schema)) from None
-
-
-def _one_line(error: ValidationError, schema: type[RunConfig]) -> str:
-    first = error.errors()[0]
-    if isinstance(first.get("ctx", {}).get("error"), ConfigError):
-        return str(first["ctx"]["error"])
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function-")))
-    field = schema.model_fields.get(str(first["loc"][0])) if first["loc"] else None
-    about = f" ({field.description})" if field is not None else ""
-    if first["type"] == "missing":
-        return f"{key} is missing{about}"
-    words = {
-        "int_type": "must be a whole number",
-        "int_parsing": "must be a whole number",
-        "float_type": "must be a number",
-        "float_parsing": "must be a number",
-        "bool_type": "must be true or false",
-        "bool_parsing": "must be true or false",
-        "string_type": "must be text",
-        "list_type": "must be a list such as [64, 64]",
-        "dict_type": "must be a mapping",
-    }
-    allowed = words.get(first["type"]) or first["msg"].replace("Input should be", "must be")
-    value = first["input"]
-    expected = first.get("ctx", {}).get("expected")
-    hint = _suggest(str(value), str(expected).replace(" or ", ", ").replace("'", "").split(", ")) if expected else ""
-    return f"{key} = {value!r}: {allowed}{hint}{about}"
-
-
-def _suggest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(one_line(error, schema)) from None
 
 
 def _nearby(path: Path) -> str:
@@ -98,7 +66,7 @@ def _nearby(path: Path) -> str:
         siblings = [str(p) for p in path.parent.glob("*.yaml")]
     except OSError:
         return ""
-    return _suggest(str(path), siblings)
+    return suggest(str(path), siblings)
 
 
 class _Loader(yaml.SafeLoader):
@@ -129,7 +97,7 @@ def parse_value(text: str, where: str) -> Any:
         raise ConfigError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
 
 
-def dump(config: Config) -> str:
+def dump(config: Any) -> str:
     """The resolved configuration as YAML, every field written out."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False)
 
@@ -137,7 +105,24 @@ def dump(config: Config) -> str:
 def describe(name: str) -> list[tuple[str, str, str]]:
     """(key, default, description) of every field of an algorithm's configuration."""
     rows = []
-    for key, field in SCHEMAS[name].model_fields.items():
+    for key, field in registry.entry(name).options.model_fields.items():
         default = "required" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True)
         rows.append((key, default.removesuffix("\n").removesuffix("\n...").strip(), field.description or ""))
     return rows
+
+
+def config_directory() -> Path:
+    """The configurations that come with the project, in a checkout or inside the installed package."""
+    package = Path(__file__).resolve().parent.parent
+    found = (package.parent / "configs", package / "configs")
+    return next((directory for directory in found if directory.is_dir()), found[-1])
+
+
+def shipped_config(name: str) -> Path:
+    """configs/NAME.yaml."""
+    return config_directory() / f"{name}.yaml"
+
+
+def paper_config(name: str) -> Path:
+    """configs/papers/NAME.yaml."""
+    return shipped_config(f"papers/{name}")

@@ -8,25 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from metarl_jax.algorithms.rule_config import RuleConfig
-from metarl_jax.algorithms.schemas import Config, GradientConfig, MAMLConfig, PPOConfig
-from metarl_jax.algorithms.trial_config import TrialConfig
-from metarl_jax.envs.trial import episode_ends, episode_returns
+from metarl_jax.algorithms import registry
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError
-from metarl_jax.rl.rollout import rollout
-from metarl_jax.runs import train
+from metarl_jax.runs import parts, train
 from metarl_jax.runs.build import Job, build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.config import load, validate
 from metarl_jax.types import Params
 
 NO_ADAPTATION = "no adaptation (multi-task PPO)"
-RANDOM_INIT = "random initialisation, same updates"
 EVALUATION = 0xE7A1  # tag of the key that evaluation uses
-RANDOM_POLICY = "random policy"
-_OF_ADAPTING = ("inner_surrogate", "differentiation", "truncation_window", "exploration_coef", "eval_later_lr_scale")
-ORACLE = "oracle"
 
 
 def open_run(run_dir: Path) -> Job:
@@ -36,6 +28,7 @@ def open_run(run_dir: Path) -> Job:
     """
     if not (run_dir / "config.yaml").is_file():
         raise ConfigError(f"run {run_dir}: is not a run directory (it has no config.yaml)")
+    parts.recall(run_dir)
     return build(load(run_dir / "config.yaml"))
 
 
@@ -66,133 +59,61 @@ def assess(
     update. The scores are whole, [seed, task, update, episode], for the run and for each baseline.
     """
     job = open_run(run_dir)
-    c = job.config
-    if isinstance(c, PPOConfig) and num_tasks not in (None, 1):
-        raise ConfigError(
-            f"num-tasks = {num_tasks}: a run of ppo is evaluated on the task it trained on, so it must be 1"
-        )
-    num_tasks = num_tasks or c.eval_tasks
-    updates = getattr(c, "eval_updates", 0) if num_updates is None else num_updates
-    if updates and isinstance(c, PPOConfig):
-        raise ConfigError(f"num-updates = {updates}: a run of ppo does not adapt, so it must be 0")
-    if isinstance(c, TrialConfig) and updates != c.eval_updates:
-        raise ConfigError(
-            f"num-updates = {updates}: a trial of {c.num_episodes} episodes is scored whole, so it must be "
-            f"{c.eval_updates}"
-        )
-    if isinstance(c, RuleConfig):
-        lifetime = c.eval_lifetime or c.lifetime or 1
-        if updates < 1 or lifetime % updates:
-            raise ConfigError(
-                f"num-updates = {updates}: stages, which must divide the life of {lifetime} updates evenly"
-            )
-    changes = {"eval_tasks": num_tasks, "eval_episodes": num_episodes or episodes_of(c)}
-    job = build(_for_evaluation(validate({**c.model_dump(), **changes})), evaluation=True)
-    iteration, params = restore(build(c), run_dir)
-    tasks = job.evaluation_tasks(num_tasks)
+    asked = num_tasks or job.config.eval_tasks
+    updates = job.evaluation.num_updates if num_updates is None else num_updates
+    job.evaluation.check(asked, updates)
+    iteration, params = restore(job, run_dir)
+    job = _for_evaluation(job.config, asked, num_episodes)
+    how = job.evaluation
+    tasks = job.evaluation_tasks(asked)
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)  # apart from every key of training
-    report(f"evaluating iteration {iteration} on {num_tasks} task{'s' if num_tasks > 1 else ''}")
+    report(f"evaluating iteration {iteration} on {asked} task{'s' if asked > 1 else ''}")
 
-    def over_seeds(f: Callable) -> np.ndarray:
-        return np.asarray(jax.jit(lambda trees: jax.lax.map(f, trees))(params))
+    def over_seeds(trees: Params) -> np.ndarray:
+        """Scores [seed, task, update, episode]."""
+        one = lambda p: how.scores(p, key, tasks, updates)  # noqa: E731
+        return np.asarray(jax.jit(lambda trees: jax.lax.map(one, trees))(trees))
 
-    if isinstance(c, PPOConfig):
-        scores = {"run": over_seeds(lambda p: _returns(job, job.policy.apply, p, key, tasks))[:, :, None]}
-    else:
-
-        def curve(p: Params) -> jax.Array:
-            return evaluation.adaptation_curve(job.lives.get("run", job.algorithm), p, key, tasks, updates)
-
-        scores = {"run": over_seeds(curve)}
-        if baselines:
-            untrained = job.params(train.initial_states(job))
-            values = np.asarray(jax.jit(lambda trees: jax.lax.map(curve, trees))(untrained))
-            if isinstance(c, TrialConfig):
-                scores["random initialisation"] = values.mean(axis=2, keepdims=True)
-            else:
-                scores[RANDOM_INIT] = values
-            for name, rival in job.lives.items():
-                if name != "run":
-                    lived = jax.jit(lambda rival=rival: evaluation.adaptation_curve(rival, {}, key, tasks, updates))()
-                    scores[f"{name}, same updates"] = np.asarray(lived)[None]
-    if baselines and job.policy is not None:
-        if isinstance(c, GradientConfig) and c.num_inner_steps:
+    scores = {"run": over_seeds(params)}
+    if baselines:
+        if how.untrained is not None:
+            values = over_seeds(job.params(train.initial_states(job)))
+            scores[how.untrained] = values.mean(axis=2, keepdims=True) if how.stage == "episode" else values
+        if how.without_adaptation is not None:
             try:
-                scores[NO_ADAPTATION] = _multi_task(job, run_dir, key, tasks, report)
+                scores[NO_ADAPTATION] = _without_adaptation(job, run_dir, key, tasks, scores["run"].shape[-1], report)
             except train.RunFailed as error:
                 report(f"the baseline without adaptation is left out: {error}")
-        act = evaluation.uniform_policy(job.env)
-        if isinstance(c, TrialConfig):
-            random = jax.jit(lambda: _trial_returns(job, act, key, tasks))()
-        else:
-            random = jax.jit(lambda: _returns(job, act, {}, key, tasks))()
-        scores[RANDOM_POLICY] = np.asarray(random)[None, :, None]
-        episode = job.env.horizon if isinstance(c, TrialConfig) else job.horizon
-        if job.tasks.oracle is not None and episode == job.tasks.horizon:
-            best = np.asarray(jax.jit(lambda: evaluation.oracle_returns(job.tasks.oracle, tasks))())
-            scores[ORACLE] = best[None, :, None, None]
+        for name, reference in how.references.items():
+            scores[name] = np.asarray(jax.jit(lambda f=reference: f(key, tasks, updates))())[None]
     bad = next((name for name, values in scores.items() if not np.isfinite(values).all()), None)
     if bad is not None:
         raise train.RunFailed(f"NaN or infinity in the scores of {bad!r}: the policy diverges when it is evaluated")
     return _table(job, run_dir, iteration, scores), scores
 
 
-def episodes_of(config: Config) -> int:
-    """Episodes (or query examples) a task and update: `eval_episodes`, or as many as at training."""
-    if config.eval_episodes is not None:
-        return config.eval_episodes
-    return config.episodes_per_task if isinstance(config, GradientConfig) else 1
-
-
-def _for_evaluation(config: Any) -> Any:
+def _for_evaluation(config: Any, num_tasks: int, num_episodes: int | None) -> Job:
     """The same learner, gathering as many episodes (or query examples) as evaluation asks for."""
-    if isinstance(config, GradientConfig):
-        return config.model_copy(update={"episodes_per_task": config.eval_episodes})
-    if isinstance(config, PPOConfig):
-        return config
-    if isinstance(config, TrialConfig):  # nothing is trained, so that the parts need not divide the trials
-        return config.model_copy(update={"trials_per_task": config.eval_episodes, "num_minibatches": 1})
-    return config.model_copy(update={"queries": config.eval_episodes})
+    changes: dict[str, Any] = {"eval_tasks": num_tasks}
+    if num_episodes is not None:
+        changes["eval_episodes"] = num_episodes
+    return build(validate({**config.model_dump(), **changes}), evaluation=True)
 
 
-def _returns(job: Job, act: Callable, params: Params, key: jax.Array, tasks: Any) -> jax.Array:
-    return evaluation.policy_returns(
-        job.env, act, params, key, tasks, num_steps=job.horizon, num_episodes=episodes_of(job.config)
-    )
-
-
-def _trial_returns(job: Job, act: Callable, key: jax.Array, tasks: Any) -> jax.Array:
-    """Mean return of an episode over the trials of a policy without a memory, [task, trial]."""
-
-    def one(x: tuple[jax.Array, Any]) -> jax.Array:
-        index, task = x
-        num_trials = episodes_of(job.config)
-        data, _ = rollout(
-            job.env, act, {}, jax.random.fold_in(key, index), task, num_steps=job.horizon, num_envs=num_trials
-        )
-        ends = episode_ends(data.next_observation)
-        return episode_returns(data.reward, ends, job.env.num_episodes).mean(axis=0)
-
-    return jax.lax.map(one, (jax.numpy.arange(job.config.eval_tasks), tasks))
-
-
-def _multi_task(job: Job, run_dir: Path, key: jax.Array, tasks: Any, report: Callable) -> np.ndarray:
-    """One policy for all tasks, trained like the run but without inner updates; trained once, kept in the run.
-
-    It gathers as many episodes an iteration as the run does before and after all its updates.
-    """
-    directory = run_dir / "no_adaptation"
-    trained: Any = load(run_dir / "config.yaml")
-    episodes = trained.episodes_per_task * (trained.num_inner_steps + 1)
-    shared = {k: v for k, v in trained.model_dump().items() if k in MAMLConfig.model_fields and k not in _OF_ADAPTING}
-    changes = {"algorithm": "maml", "num_inner_steps": 0, "num_seeds": 1, "episodes_per_task": episodes}
-    if trained.algorithm == "reptile":  # its outer step size is not Adam's
-        del shared["outer_lr"]
-    plain = build(validate({**shared, **changes}))
+def _without_adaptation(
+    job: Job, run_dir: Path, key: jax.Array, tasks: Any, num_episodes: int, report: Callable
+) -> np.ndarray:
+    """One policy for all tasks, trained like the run but without inner updates; trained once, kept in the run."""
+    wanted = job.evaluation.without_adaptation
+    assert wanted is not None
+    known = registry.entry(wanted["algorithm"]).options.model_fields
+    plain = build(validate({name: value for name, value in wanted.items() if name in known}))
     report("training the baseline without adaptation: multi-task PPO on as many environment steps")
-    states = train.train(plain, directory, resume=True, report=lambda _: None)
+    states = train.train(plain, run_dir / "no_adaptation", resume=True, report=lambda _: None)
     params = jax.tree.map(lambda x: x[0], plain.params(states))
-    returns = jax.jit(lambda p: _returns(job, plain.policy.apply, p, key, tasks))(params)
+    sizes: dict[str, Any] = {"num_steps": job.horizon, "num_episodes": num_episodes}
+    act = plain.policy.apply
+    returns = jax.jit(lambda p: evaluation.policy_returns(job.env, act, p, key, tasks, **sizes))(params)
     return np.asarray(returns)[None, :, None]
 
 
@@ -230,13 +151,13 @@ def _table(job: Job, run_dir: Path, iteration: int, scores: dict[str, np.ndarray
         "num_tasks": int(run.shape[1]),
         "num_episodes": int(run.shape[3]),
         "horizon": job.horizon,
-        "stage": "episode" if isinstance(c, TrialConfig) else "stage" if isinstance(c, RuleConfig) else "update",
-        "tasks_held_out": bool(job.tasks.held_out) and not isinstance(c, PPOConfig),
+        "stage": job.evaluation.stage,
+        "tasks_held_out": bool(job.tasks.held_out) and job.evaluation.held_out,
         "interval": f"95% percentile bootstrap over {'tasks' if run.shape[1] > 1 else 'episodes'}, stratified by seed",
         "adaptation": summary(run),
         "baselines": {name: summary(values) for name, values in scores.items() if name != "run"},
     }
-    if isinstance(c, TrialConfig):
+    if job.evaluation.stage == "episode":
         whole = run.sum(axis=2).mean(axis=-1)  # [seed, task]
         table["trial"] = dict(
             zip(("mean", "low", "high"), evaluation.bootstrap_interval(whole, evaluation.mean), strict=True)

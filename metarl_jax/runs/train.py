@@ -33,6 +33,7 @@ except ImportError:  # Windows: runs are not locked there
 
 from metarl_jax import __version__, tree
 from metarl_jax.options import ConfigError
+from metarl_jax.runs import lanes, parts
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.config import dump
@@ -45,29 +46,24 @@ class RunFailed(RuntimeError):
 
 def initial_states(job: Job) -> Any:
     """Training states of all seeds, leaves [seed, ...]."""
-    keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), 0))(_seeds(job))
-    return jax.jit(lambda keys: jax.lax.map(job.algorithm.init, keys))(keys)
+    return lanes.make_init(job.config)({}, seeds_of(job))
 
 
-def _seeds(job: Job) -> jax.Array:
+def seeds_of(job: Job) -> jax.Array:
+    """The seeds of a run, [seed]."""
     return job.config.seed + jnp.arange(job.config.num_seeds)
 
 
-def make_call(job: Job, num_iterations: int) -> Any:
-    """(states, start) -> (states, metrics [num_iterations, seed]): the one compiled program of a run.
+def compiled_call(job: Job, num_iterations: int, states: Any) -> Callable[[Any, Any], tuple[Any, Metrics]]:
+    """(states, first iteration) -> (states, metrics [seed, iteration]), compiled.
 
-    Iteration i of a seed uses fold_in(fold_in(key(seed), 1), i), whatever the size of the calls, so that a
-    resumed run repeats what an uninterrupted one does.
+    Seeds are shared out over the devices; the tasks of each, where there are fewer seeds than devices.
     """
-
-    def iteration(states: Any, i: jax.Array) -> tuple[Any, Metrics]:
-        keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.fold_in(jax.random.key(s), 1), i))(_seeds(job))
-        return tree.chunked_map(lambda x: job.algorithm.step(*x), (states, keys), job.config.seeds_per_batch)
-
-    def call(states: Any, start: jax.Array) -> tuple[Any, Metrics]:
-        return jax.lax.scan(iteration, states, start + jnp.arange(num_iterations))
-
-    return jax.jit(call, donate_argnums=0)
+    config, seeds = job.config, seeds_of(job)
+    size = config.seeds_per_batch or tree.default_batch_size(config.num_seeds)
+    call = lanes.make_call(config, num_iterations, size, lanes.everything)
+    compiled = call.lower(states, {}, seeds, jnp.asarray(0)).compile()
+    return lambda states, first: compiled(states, {}, seeds, jnp.asarray(first))
 
 
 def train(job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[Any], None] = print) -> Any:
@@ -98,15 +94,14 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
     if start == config.num_iterations:
         report("nothing left to do")
         return states
-    call = make_call(job, length)
     with _writers(run_dir, start) as write, Progress(job, start, report) as progress:
         began = time.perf_counter()
-        compiled = call.lower(states, jnp.asarray(start)).compile()
+        compiled = compiled_call(job, length, states)
         report(f"compiled in {time.perf_counter() - began:.1f} s")
         for first in range(start, config.num_iterations, length):
             began = time.perf_counter()
-            states, metrics = compiled(states, jnp.asarray(first))
-            metrics = jax.tree.map(np.asarray, metrics)
+            states, metrics = compiled(states, first)
+            metrics = jax.tree.map(lambda x: np.swapaxes(np.asarray(x), 0, 1), metrics)  # [iteration, seed]
             seconds = time.perf_counter() - began
             last = first + length
             finite = metrics.pop("finite")
@@ -141,6 +136,7 @@ def _open_directory(job: Job, run_dir: Path, resume: bool) -> None:
             raise ConfigError(f"run directory {run_dir}: is not a run of metarl (it has no config.yaml)")
     run_dir.mkdir(parents=True, exist_ok=True)
     write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
+    parts.remember(run_dir, job.config)
     write_whole(config_file, text)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from metarl_jax.sweeps import lanes
+from metarl_jax.runs import lanes
 from metarl_jax.sweeps.search_space import Dimension
 
 QUANTILE = 0.25

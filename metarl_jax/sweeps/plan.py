@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from metarl_jax.options import ConfigError
+from metarl_jax.runs import lanes, parts
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
 from metarl_jax.runs.train import environment_info, write_whole
-from metarl_jax.sweeps import lanes, search_space
+from metarl_jax.sweeps import search_space
 from metarl_jax.sweeps.search_space import Dimension
 
 ETA = 3  # a rung of halving keeps one trial in three
@@ -160,4 +161,5 @@ def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
             raise ConfigError(f"sweep directory {directory}: holds another sweep, see {file}")
         return
     directory.mkdir(parents=True, exist_ok=True)
+    parts.remember(directory, sweep.config)
     write_whole(file, json.dumps({**asked, "info": environment_info()}, indent=1) + "\n")

@@ -11,7 +11,7 @@ from metarl_jax.envs.registry import did_you_mean
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import config as configs
 from metarl_jax.runs.build import build
-from metarl_jax.runs.shipped import shipped_config
+from metarl_jax.runs.config import shipped_config
 from metarl_jax.tuning import landscapes, optimizer, tune
 from metarl_jax.tuning.families import FAMILIES
 

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 
 from metarl_jax.runs.config import load as load_config
-from metarl_jax.runs.config import validate
-from metarl_jax.runs.shipped import shipped_config
+from metarl_jax.runs.config import shipped_config, validate
 from metarl_jax.sweeps import run
 from metarl_jax.sweeps.plan import Sweep
 from metarl_jax.sweeps.search_space import Dimension, parse
@@ -100,7 +99,7 @@ def read(directory: Path, names: Sequence[str]) -> Landscapes:
     columns: dict[str, list[Any]] = {k: [] for k in ("family", "task", "settings", "curves", "scores", "diverged")}
     dimensions = space()
     for place, name in enumerate(sorted(names)):
-        made = json.loads((directory / name / "run.json").read_text())["settings"]
+        made = json.loads((directory / name / "sweep.json").read_text())["settings"]
         with np.load(directory / name / "curves.npz") as kept:
             raw = kept["score"][:, 0].astype(float)  # [trial, iteration]
         with (directory / name / "table.csv").open() as table:

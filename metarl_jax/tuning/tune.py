@@ -17,9 +17,10 @@ import numpy as np
 
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import config as configs
+from metarl_jax.runs import lanes as population
+from metarl_jax.runs import parts
 from metarl_jax.runs.build import build
 from metarl_jax.runs.train import RunFailed, environment_info, locked, write_whole
-from metarl_jax.sweeps import lanes as population
 from metarl_jax.tuning import landscapes, optimizer
 from metarl_jax.tuning.optimizer import Optimizer
 from metarl_jax.tuning.task_features import describe
@@ -80,6 +81,7 @@ def tune(
         trial has a score.
     """
     _open(config, learned, directory, resume)
+    parts.remember(directory, config)
     file = directory / "history.json"
     with locked(directory):
         done: list[dict] = json.loads(file.read_text()) if file.exists() else []

@@ -7,35 +7,37 @@ within each task over the population (Lu et al. 2022, appendix), averaged over t
 gradient by Adam. Nothing is differentiated, so that a life can be any number of updates long.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metarl_jax import tree
+from metarl_jax.options import Positive, Rate, takes_options
 from metarl_jax.types import Algorithm, MetaState, Metrics, Params
 from metarl_jax.update_rules.lifetimes import Rule, lives
 
-Float = float | jax.Array
 
-
+@takes_options()
 def evolve_rule(
     env: Any,
     tasks: Any,
     rule: Rule,
     *,
-    population_size: int = 32,
-    sigma: float = 0.05,
-    num_agents: int = 4,
-    lifetime: int = 100,
-    num_envs: int = 16,
-    num_steps: int = 20,
-    outer_lr: Float = 1e-2,
-    agents_per_batch: int | None = None,
-    num_episodes: int = 16,
-    horizon: int | None = None,
-    num_stages: int = 4,
+    population_size: Annotated[Positive, "evolution: rules of a generation, an even number"] = 32,
+    sigma: Annotated[Rate, "evolution: standard deviation of the rules around their mean"] = 0.05,
+    num_agents: Annotated[Positive, "tasks of a generation"] = 16,
+    lifetime: Annotated[Positive, "updates of a life"] = 100,
+    num_envs: Annotated[Positive, "parallel environments of an agent"] = 16,
+    num_steps: Annotated[Positive, "steps of each environment an update"] = 32,
+    outer_lr: Annotated[Rate, "Adam step size of the rule"] = 1e-3,
+    agents_per_batch: Annotated[
+        Positive | None, "agents processed at a time; null: one on a CPU, all on an accelerator"
+    ] = None,
+    num_episodes: Annotated[Positive, "episodes that score an agent after each stage of its life"] = 16,
+    horizon: Annotated[Positive | None, "steps of an evaluation episode; null: the environment's own"] = None,
+    num_stages: Annotated[Positive, "stages that a scored life is cut into; must divide it"] = 8,
 ) -> Algorithm:
     """Evolve `rule` on `tasks`: `population_size` rules (an even number), each in the same N = `num_agents` tasks.
 

@@ -11,7 +11,7 @@ Shapes: N agents, K updates, T steps, B environments.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,10 @@ import optax
 from flax import struct
 
 from metarl_jax import tree
+from metarl_jax.options import NonNegative, Positive, Rate, Unit, is_zero, takes_options
 from metarl_jax.rl import learners, losses
 from metarl_jax.types import LearnerState, Metrics, Params, Policy, Task
 from metarl_jax.update_rules.lifetimes import Agent, Rule, Segment, acting, born, live, relive, with_outer_critic
-
-Float = float | jax.Array
 
 
 @struct.dataclass
@@ -54,26 +53,29 @@ class RuleLearner(NamedTuple):
     meta_loss: Callable[[Params, Segment], jax.Array]
 
 
+@takes_options()
 def learn_rule(
     env: Any,
     tasks: Any,
     rule: Rule,
     critic: Policy,
     *,
-    num_agents: int = 16,
-    lifetime: int | None = 100,
-    num_inner_steps: int = 5,
-    num_envs: int = 16,
-    num_steps: int = 20,
-    outer_lr: Float = 1e-3,
-    max_grad_norm: Float | None = 0.5,
-    outer_gamma: Float = 0.99,
-    outer_gae_lambda: Float = 0.95,
-    outer_entropy_coef: Float = 0.0,
+    num_agents: Annotated[Positive, "agents that live at a time; evolution: tasks of a generation"] = 16,
+    lifetime: Annotated[Positive | None, "updates until an agent is replaced; null: never"] = 100,
+    num_inner_steps: Annotated[Positive, "gradient: updates K that the meta-gradient goes through"] = 5,
+    num_envs: Annotated[Positive, "parallel environments of an agent"] = 16,
+    num_steps: Annotated[Positive, "steps of each environment an update"] = 32,
+    outer_lr: Annotated[Rate, "Adam step size of the rule"] = 1e-3,
+    max_grad_norm: Annotated[Rate | None, "gradient: bound on the norm of the meta-gradient; null: none"] = 0.5,
+    outer_gamma: Annotated[Unit, "gradient: discount of the meta-loss"] = 0.99,
+    outer_gae_lambda: Annotated[Unit, "gradient: lambda of the meta-loss"] = 0.95,
+    outer_entropy_coef: Annotated[NonNegative, "gradient: weight of the entropy bonus of the meta-loss"] = 0.0,
     outer_surrogate: str | losses.Surrogate = "vpg",
-    critic_lr: Float = 1e-3,
+    critic_lr: Annotated[Rate, "gradient: step size of the critic that judges an agent"] = 1e-3,
     differentiation: str = "mixed",
-    agents_per_batch: int | None = None,
+    agents_per_batch: Annotated[
+        Positive | None, "agents processed at a time; null: one on a CPU, all on an accelerator"
+    ] = None,
 ) -> RuleLearner:
     """Learn `rule` on `tasks` by gradients through K = `num_inner_steps` updates of N = `num_agents` agents.
 
@@ -104,7 +106,7 @@ def learn_rule(
         losses.surrogate(outer_surrogate),
         entropy_coef=outer_entropy_coef,
         use_critic=False,
-        use_entropy=not (isinstance(outer_entropy_coef, (int, float)) and outer_entropy_coef == 0),
+        use_entropy=not is_zero(outer_entropy_coef),
     )
     ends = jnp.iinfo(jnp.int32).max if lifetime is None else lifetime
     optimizer = optax.adam(outer_lr)

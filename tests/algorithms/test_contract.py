@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from problems import is_finite, point, point_maml
+from problems import is_finite, of_family, point, point_maml
 
 import metarl_jax as mrl
 from metarl_jax.algorithms.varibad import condition_size
@@ -45,13 +45,15 @@ def maml(critic=False, num_inner_steps=1, **inner_options):
 
 
 def family(algorithm, **own):
-    """An algorithm on tiny point navigation; `own` are its own options."""
+    """An algorithm on tiny point navigation, by name or as a function; `own` are its own options."""
 
     def make(num_tasks_at_a_time):
         env, tasks, _ = point(hidden=(4,), horizon=4)
-        policy = mlp_policy(env, hidden=(4,), context_size=own.get("context_size", 0))
+        policy = mlp_policy(env, hidden=(4,), context_size=2 if algorithm == "cavia" else 0)
         options = {"tasks_per_batch": num_tasks_at_a_time, "meta_batch_size": 2, "episodes_per_task": 2, **own}
-        return algorithm(env, tasks, policy, **options)
+        if callable(algorithm):
+            return algorithm(env, tasks, policy, **options)
+        return of_family(algorithm, env, tasks, policy, **options)
 
     return make
 
@@ -117,14 +119,14 @@ ALGORITHMS = {
     "fomaml": family(
         lambda *a, **o: mrl.maml(*a[:3], learners.policy_gradient(a[2]), differentiation="first_order", **o)
     ),
-    "maml_trpo": family(mrl.maml_trpo),
-    "promp": family(mrl.promp, num_inner_steps=2, kl_target=0.01),
-    "e_maml": family(mrl.e_maml),
-    "reptile": family(mrl.reptile, num_inner_steps=2),
-    "anil": family(mrl.anil),
-    "meta_sgd": family(mrl.meta_sgd),
-    "cavia": family(mrl.cavia, context_size=2),
-    "imaml": family(mrl.imaml, num_proximal_steps=3),
+    "maml_trpo": family("maml_trpo"),
+    "promp": family("promp", num_inner_steps=2, kl_target=0.01),
+    "e_maml": family("e_maml"),
+    "reptile": family("reptile", num_inner_steps=2),
+    "anil": family("anil"),
+    "meta_sgd": family("meta_sgd"),
+    "cavia": family("cavia"),
+    "imaml": family("imaml"),
     "rl2-gru": on_trials(lambda env, tasks: mrl.rl2(env, tasks, recurrent_policy(env, 4), meta_batch_size=8)),
     "rl2-transformer": on_trials(
         lambda env, tasks: mrl.rl2(env, tasks, transformer_policy(env, 3, 8, num_heads=2), meta_batch_size=8)

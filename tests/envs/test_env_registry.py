@@ -104,8 +104,11 @@ def test_impossible_values(name, key, value):
 
 def test_register(monkeypatch):
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-    register("Own-v0", lambda size=1: ("env", size), "a test")
-    assert make("Own-v0", size=4) == ("env", 4) and registered()["Own-v0"] == "a test"
+    register("Own-v0", "metarl_jax.envs.bandit:bernoulli_bandit", "a test")
+    register("Own-v0", "metarl_jax.envs.bandit:bernoulli_bandit", "the notebook cell again")
+    env, tasks = make("Own-v0", num_arms=4)
+    assert env.action_space(env.default_params).n == 4 and tasks.horizon == 1
+    assert registered()["Own-v0"] == "the notebook cell again"
     with pytest.raises(ValueError, match="'Own-v0' is already taken"):
         register("Own-v0", "module:function", "again")
     with pytest.raises(ValueError, match="module:function"):

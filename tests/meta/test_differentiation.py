@@ -171,20 +171,25 @@ def test_what_makes_no_sense_is_refused_with_a_way_out():
     cases = [
         (
             lambda: point_maml(problem, num_inner_steps=2, differentiation=truncated(3)),
-            "longer than the inner loop of 2",
+            "longer than the inner loop, num_inner_steps = 2",
         ),
-        (lambda: point_maml(problem, differentiation="implicit"), "use learners.proximal, or 'mixed'"),
+        (lambda: point_maml(problem, differentiation="implicit"), "use algorithm imaml"),
         (lambda: point_maml(problem, differentiation="truncated"), "needs its window"),
         (lambda: point_maml(problem, differentiation="mixd"), "must be one of reverse, mixed"),
-        (lambda: point_maml(problem, num_inner_steps=0, differentiation="evolution"), "use 'reverse' for none"),
-        (lambda: truncated(-1), "truncated window = -1"),
+        (lambda: point_maml(problem, num_inner_steps=0, differentiation="evolution"), "use mixed for none"),
+        (lambda: truncated(-1), "window = -1: must be greater than or equal to 0"),
         (lambda: evolution(0), "num_pairs = 0"),
-        (lambda: mrl.maml_trpo(env, tasks, policy, differentiation="evolution"), "no Fisher matrix"),
-        (lambda: mrl.maml_trpo(*point(critic=True)), "has a critic"),
-        (lambda: mrl.imaml(env, tasks, policy, inner_options={"num_minibatches": 2}), "num_minibatches"),
-        (lambda: mrl.anil(env, tasks, policy, head=("outptu",)), "'outptu': no parameter has that name"),
-        (lambda: learners.policy_gradient(policy, surrogate="dice", gae_lambda=0.9), "count the future twice"),
-        (lambda: mrl.maml(env, tasks, policy, step, outer_surrogate="tmaml", exploration_coef=1.0), "of advantages"),
+        (lambda: mrl.maml_trpo(env, tasks, policy, step, differentiation="evolution"), "no Fisher matrix"),
+        (lambda: mrl.maml_trpo(*point(critic=True), step), "has a critic"),
+        (lambda: learners.proximal(policy, num_minibatches=2), "num_minibatches"),
+        (lambda: learners.head(policy, head=("outptu",)), "'outptu': no parameter has that name"),
+        (lambda: learners.policy_gradient(policy, surrogate="dice", gae_lambda=0.9), "counts the future twice"),
+        (
+            lambda: mrl.maml(
+                env, tasks, policy, step, outer_surrogate="tmaml", num_outer_epochs=1, exploration_coef=1.0
+            ),
+            "of advantages",
+        ),
     ]
     for make, words in cases:
         with pytest.raises((ValueError, TypeError), match=words):

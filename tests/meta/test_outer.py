@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import flat, point, random_directions
+from problems import flat, of_family, point, random_directions
 
-import metarl_jax as mrl
 from metarl_jax.meta.meta_learner import policy_meta_learner
 from metarl_jax.meta.outer import Outer, Problem, gradient_steps, trust_region
 from metarl_jax.rl import learners
@@ -53,7 +52,7 @@ def test_the_fisher_product_is_the_hessian_of_the_kl_of_the_adapted_policies(x64
 
 def test_maml_trpo_stays_within_its_constraint_and_improves():
     env, tasks, policy = point(hidden=(8,), horizon=10)
-    algo = mrl.maml_trpo(env, tasks, policy, 0.3, max_kl=0.02, meta_batch_size=3, episodes_per_task=5)
+    algo = of_family("maml_trpo", env, tasks, policy, 0.3, max_kl=0.02, meta_batch_size=3, episodes_per_task=5)
 
     def run(state, key):
         return algo.step(state, key)
@@ -77,7 +76,7 @@ def quadratic_problem(curvature=1.0, value=None, kl=None, slope=1.0):
 
 def region_step(problem, **options):
     start = MetaState(jnp.ones(2), ())
-    return trust_region(0.01, cg_damping=0.0, **options).update(start, problem)
+    return trust_region(max_kl=0.01, cg_damping=0.0, **options).update(start, problem)
 
 
 def test_the_trust_region_step_has_the_size_of_the_constraint():
@@ -174,8 +173,8 @@ def test_the_environment_is_never_run_again():
             jax.make_jaxpr(algo.step)(state, jax.random.key(0))
         return counting.traced
 
-    promp = lambda n: lambda e: mrl.promp(e, tasks, policy, num_outer_epochs=n, **small)  # noqa: E731
+    promp = lambda n: lambda e: of_family("promp", e, tasks, policy, num_outer_epochs=n, **small)  # noqa: E731
     collected = count(promp(1), only_collect=True)
     assert collected >= 1
     assert count(promp(1)) == count(promp(7)) == collected
-    assert count(lambda e: mrl.maml_trpo(e, tasks, policy, **small)) == collected
+    assert count(lambda e: of_family("maml_trpo", e, tasks, policy, **small)) == collected

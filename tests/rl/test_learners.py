@@ -126,7 +126,7 @@ def test_adding_a_gradient_up_over_parts_changes_nothing(x64, differentiation):
     for whole, *parts in both(params, trial):
         for part in parts:
             assert relative_error(part, whole) < 1e-12
-    with pytest.raises(ValueError, match="num_microbatches = 3: must divide the 4 episodes"):
+    with pytest.raises(ValueError, match="num_microbatches = 3: must divide episodes_per_task = 4; try 2"):
         gradient(3, "lvc")(params, trial)
 
 
@@ -153,10 +153,10 @@ def test_impossible_choices_are_named(acted):
     policy, params, out = acted
     with pytest.raises(ValueError, match="baseline = 'critics'"):
         learners.ppo(policy, baseline="critics")
-    with pytest.raises(ValueError, match="num_minibatches = 2: surrogate 'dice' needs whole episodes"):
+    with pytest.raises(ValueError, match="num_minibatches = 2: must be 1 with surrogate = dice"):
         learners.ppo(policy, surrogate="dice", num_minibatches=2)
     learner = learners.ppo(policy, num_minibatches=5, **options(policy))
-    with pytest.raises(ValueError, match="num_minibatches = 5: must divide the batch of 48 steps"):
+    with pytest.raises(ValueError, match="num_minibatches = 5: must divide .* = 48; try 4"):
         learner.update(learner.init(params), jax.random.key(0), learner.prepare(learner.init(params), out))
     if policy.value is None:
         with pytest.raises(ValueError, match="this policy has no critic"):
@@ -166,15 +166,15 @@ def test_impossible_choices_are_named(acted):
 def test_surrogates_without_a_ratio_are_refused_where_parameters_move():
     env, tasks = mrl.make("gymnax:CartPole-v1")
     policy = mrl.networks.mlp_policy(env, (4,), critic=True)
-    with pytest.raises(ValueError, match="num_epochs = 2: must be 1 with surrogate 'vpg'"):
+    with pytest.raises(ValueError, match="num_epochs = 2: must be 1 with surrogate = vpg"):
         mrl.inner.ppo(policy, surrogate="vpg", num_epochs=2, num_minibatches=1)
-    with pytest.raises(ValueError, match="num_minibatches = 2: surrogate 'dice' needs whole episodes"):
+    with pytest.raises(ValueError, match="num_minibatches = 2: must be 1 with surrogate = dice"):
         mrl.inner.ppo(policy, surrogate="dice", num_epochs=1, num_minibatches=2)
     learner = mrl.inner.policy_gradient(policy, 0.1)
-    with pytest.raises(ValueError, match="num_outer_epochs = 2: must be 1 with outer_surrogate 'dice'"):
+    with pytest.raises(ValueError, match="num_outer_epochs = 2: must be 1 with outer_surrogate = dice"):
         mrl.maml(env, tasks, policy, learner, outer_surrogate="dice", num_outer_epochs=2)
     task = tasks.sample(jax.random.key(0))
-    with pytest.raises(ValueError, match="need baseline='critic'"):
+    with pytest.raises(TypeError, match="has no option 'baseline'"):
         mrl.ppo(env, task, policy, baseline="linear")
     with pytest.raises(ValueError, match="optimizer: ppo brings its own"):
         mrl.ppo(env, task, policy, optimizer=None)

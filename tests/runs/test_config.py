@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metarl_jax.algorithms.schemas import SCHEMAS
+from metarl_jax.algorithms import registry
 from metarl_jax.options import ConfigError
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import describe, dump, load, validate
@@ -51,8 +51,12 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
         ),
         (MAML, {"inner_microbatches": 3}, ["inner_microbatches = 3", "episodes_per_task = 20", "try 2"]),
         ({**MAML, "algorithm": "maml_trpo"}, {"differentiation": "evolution"}, ["no Fisher matrix", "use mixed"]),
-        ({**MAML, "algorithm": "reptile"}, {"exploration_coef": 1.0}, ["exploration_coef = 1.0", "no meta-loss"]),
-        ({**MAML, "algorithm": "promp"}, {"inner_surrogate": "vpg"}, ["inner_surrogate = 'vpg'", "lvc"]),
+        (
+            {**MAML, "algorithm": "reptile"},
+            {"exploration_coef": 1.0},
+            ["exploration_coef = 1.0", "not a key of algorithm reptile"],
+        ),
+        ({**MAML, "algorithm": "promp"}, {"inner_surrogate": "vpg"}, ["inner_surrogate = vpg", "lvc"]),
         (
             MAML,
             {"outer_surrogate": "dice"},
@@ -69,7 +73,7 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
 )
 def test_a_mistake_is_one_clear_line(base, change, expected):
     with pytest.raises(ConfigError) as error:
-        validate({**base, **change})
+        build(validate({**base, **change}))
     message = str(error.value)
     assert "\n" not in message and len(message) < 250
     for part in expected:
@@ -134,7 +138,7 @@ def test_every_configuration_builds(path):
     assert callable(job.algorithm.step) and job.work_per_iteration > 0
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", registry.ALGORITHMS)
 def test_every_key_is_described(name):
     for key, _, description in describe(name):
         assert key == "algorithm" or len(description) > 5, key

@@ -10,7 +10,7 @@ import pytest
 from test_sweep import base, quiet
 
 from metarl_jax.options import ConfigError
-from metarl_jax.sweeps import lanes, pbt, run, search_space
+from metarl_jax.runs import lanes, pbt, run, search_space
 
 KEY = jax.random.key(0)
 LR, GAMMA = "lr=log(1e-4,1e-1)", "gamma=uniform(.5,.9)"
@@ -84,7 +84,7 @@ def test_runs_are_kept_and_go_on_to_the_same_table(tmp_path):
     assert len(rows) == 8 and {r["population"] for r in rows} == {0, 1}
     schedule = np.load(tmp_path / "whole/schedule.npz")
     assert schedule["lr"].shape == (4, 2, 4) and len(np.unique(schedule["lr"])) > 4
-    assert (tmp_path / "whole/run.png").stat().st_size > 10_000
+    assert (tmp_path / "whole/sweep.png").stat().st_size > 10_000
 
     class Stop(Exception):
         pass
@@ -129,4 +129,4 @@ def test_mistakes_are_one_line(ranges, options, said):
 def test_the_record_says_what_was_asked(tmp_path):
     made = run.make(base(), [LR], method="pbt", num_trials=2, interval=3)
     run.run(made, tmp_path, report=quiet)
-    assert json.loads((pathlib.Path(tmp_path) / "run.json").read_text())["interval"] == 3
+    assert json.loads((pathlib.Path(tmp_path) / "sweep.json").read_text())["interval"] == 3

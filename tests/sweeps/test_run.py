@@ -129,7 +129,7 @@ def test_static_keys_make_programs_of_their_own(tmp_path):
     compiled = [line for line in said if "compiled" in line]
     assert len(compiled) == len({(s["hidden"], s["num_epochs"]) for s in made.settings}) > 2
     assert len(rows) == 12 and all(math.isfinite(row["score"]) for row in rows)
-    assert (tmp_path / "run.png").stat().st_size > 10_000
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
 
 def test_what_does_not_fit_together_is_refused_before_compiling():

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from metarl_jax.cli.main import main
-from metarl_jax.runs import config
-from metarl_jax.sweeps import lanes, run
+from metarl_jax.runs import config, lanes, run
 from metarl_jax.tuning import landscapes, optimizer, posterior, rivals, tune
 from metarl_jax.tuning.families import FAMILIES
 from metarl_jax.tuning.predictor import STEP, History, Predictor, Proposer, in_own_units
@@ -334,7 +333,7 @@ def test_learn_optimizer_makes_landscapes_and_learns_from_them(tmp_path, monkeyp
     data = landscapes.load(tmp_path / "landscapes.npz")
     assert data.names == ("half_circle", "tabular") and len(data.scores) == 256
     first = dict(zip(("lr", *(d.name for d in landscapes.space()[1:])), data.settings[0], strict=True))
-    asked = json.loads((tmp_path / "half_circle" / "run.json").read_text())["settings"][0]
+    asked = json.loads((tmp_path / "half_circle" / "sweep.json").read_text())["settings"][0]
     assert first == pytest.approx({k: asked[k] for k in first}, rel=1e-5) and data.task[0] == asked["task_seed"]
     np.testing.assert_allclose(data.points[0, 0], (np.log(first["lr"]) - np.log(1e-6)) / np.log(1e5), atol=1e-3)
     assert optimizer.load(tmp_path / "optimizer.npz").families == data.names

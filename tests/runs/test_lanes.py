@@ -8,10 +8,10 @@ import pytest
 from problems import point, point_maml
 
 import metarl_jax as mrl
-from metarl_jax import tree
+from metarl_jax import devices, tree
 from metarl_jax.options import ConfigError
 from metarl_jax.rl import learners
-from metarl_jax.sweeps import lanes as population
+from metarl_jax.runs import lanes as population
 
 
 def make_maml(h):
@@ -140,13 +140,13 @@ def test_as_many_lanes_at_a_time_as_fit_into_memory(monkeypatch):
     assert needed[16] > 3 * needed[4] > 9 * needed[1] / 2
     for memory, sizes in ((None, [None]), (1e9, [None]), (1.2 * needed[4] / population.MEMORY_SHARE, [None, 4])):
         asked.clear()
-        monkeypatch.setattr(population, "device_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(devices, "memory", lambda memory=memory: memory)
         compiled = population.compile_to_fit(make, (xs,), 16)
         assert asked == sizes or (asked[0] is None and 2 <= asked[-1] <= 4 and sizes[-1] == 4), asked
         np.testing.assert_array_equal(compiled(xs), want)
     asked.clear()
     population.compile_to_fit(make, (xs,), 16, batch_size=16)
     assert asked == [16]
-    monkeypatch.setattr(population, "device_memory", lambda: 1000)
+    monkeypatch.setattr(devices, "memory", lambda: 1000)
     with pytest.raises(ConfigError, match="16 lanes, one at a time, need .* GiB of the device's .*: train fewer"):
         population.compile_to_fit(make, (xs,), 16)

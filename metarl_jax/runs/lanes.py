@@ -1,4 +1,4 @@
-"""A population: one algorithm, many hyperparameters and seeds, as one compiled program.
+"""Lanes: one algorithm, many hyperparameters and seeds, as one compiled program. A run is lanes without varied values.
 
 A *lane* is one setting with one seed. What differs between lanes are arrays: hyperparameters [lane] and keys.
 Lanes are computed a batch at a time, to fit memory and caches, and shared out over the devices there are.
@@ -10,20 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from metarl_jax import tree
+from metarl_jax import devices, tree
 from metarl_jax.options import ConfigError
 from metarl_jax.runs.build import Job, build
+from metarl_jax.types import Metrics
 
 LANES_AT_A_TIME = 8  # on a CPU, where more fall out of cache
 MEMORY_SHARE = 0.9  # of an accelerator's memory that a program may need
 Values = dict[str, jax.Array]
+Keep = Callable[[Job, Metrics], tuple]
 
 
 def with_values(config: Any, values: dict[str, Any]) -> Job:
     """The job of `config` with these hyperparameters, which may be tracers."""
-    return build(config.model_copy(update=values))
+    return build(config.model_copy(update=values) if values else config)
 
 
 def is_traceable(config: Any, name: str) -> bool:
@@ -47,7 +48,10 @@ def is_number(value: Any) -> bool:
 
 
 def lane_keys(seeds: jax.Array, iteration: jax.Array | int) -> jax.Array:
-    """The keys of this iteration, those of `experiment.make_call`: a lane repeats the run that it stands for."""
+    """The keys of iteration i of each seed, fold_in(fold_in(key(seed), 1), i), whatever the size of the calls.
+
+    So a resumed run repeats what an uninterrupted one does, and a lane repeats the run that it stands for.
+    """
     return jax.vmap(lambda s: jax.random.fold_in(jax.random.fold_in(jax.random.key(s), 1), iteration))(seeds)
 
 
@@ -61,60 +65,52 @@ def make_init(config: Any) -> Callable[[Values, jax.Array], Any]:
     return jax.jit(lambda values, seeds: jax.lax.map(one, (values, seeds)))
 
 
-def make_call(config: Any, num_iterations: int, batch_size: int | None = None) -> Any:
+def score_and_finite(job: Job, metrics: Metrics) -> tuple[jax.Array, jax.Array]:
+    """What a sweep keeps of an iteration: the score [], and whether all numbers were finite []."""
+    finite = jnp.stack([jnp.all(leaf) for leaf in jax.tree.leaves(metrics["finite"])])
+    return metrics[job.score], jnp.all(finite)
+
+
+def everything(job: Job, metrics: Metrics) -> tuple[Metrics]:
+    """What a run keeps of an iteration."""
+    return (metrics,)
+
+
+def make_call(config: Any, num_iterations: int, batch_size: int | None = None, keep: Keep = score_and_finite) -> Any:
     """`train_lanes`, compiled; the states handed in are used up."""
-    return jax.jit(train_lanes(config, num_iterations, batch_size), donate_argnums=0)
+    return jax.jit(train_lanes(config, num_iterations, batch_size, keep), donate_argnums=0)
 
 
-def train_lanes(config: Any, num_iterations: int, batch_size: int | None = None) -> Callable[..., Any]:
-    """(states, values [lane], seeds [lane], first iteration) -> (states, score, finite [lane, num_iterations]).
+def train_lanes(
+    config: Any, num_iterations: int, batch_size: int | None = None, keep: Keep = score_and_finite
+) -> Callable[..., Any]:
+    """The one training loop: (states, values [lane], seeds [lane], start) -> (states, *kept [lane, iteration]).
 
     One program for any values. A lane whose numbers have become NaN or infinite goes on alone: lanes share nothing.
-    `batch_size` lanes are computed at a time on each device (None: `LANES_AT_A_TIME` on a CPU, all on an accelerator);
-    the devices share the lanes.
+
+    Args:
+        batch_size: lanes computed at a time on each device (None: `LANES_AT_A_TIME` on a CPU, all on an accelerator);
+            the devices share the lanes.
+        keep: (job, metrics of an iteration) -> what is kept of them, a tuple.
     """
-    call, devices = one_device(config, num_iterations, batch_size), jax.device_count()
-    if devices == 1:
-        return call
-    lane, whole = PartitionSpec("lane"), PartitionSpec()
-    mesh = jax.make_mesh((devices,), ("lane",), axis_types=(jax.sharding.AxisType.Auto,))
-    shared = jax.shard_map(call, mesh=mesh, in_specs=(lane, lane, lane, whole), out_specs=lane, check_vma=False)
 
-    def padded(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> Any:
-        lanes = seeds.shape[0]
-        spare = -lanes % devices  # the last lane is computed again where the devices do not divide them
-
-        def pad(x: jax.Array) -> jax.Array:
-            return jnp.concatenate([x, jnp.repeat(x[-1:], spare, axis=0)]) if spare else x
-
-        states, values, seeds = jax.tree.map(pad, (states, values, seeds))
-        found = shared(states, values, seeds, start)
-        return jax.tree.map(lambda x: x[:lanes], found)
-
-    return padded
-
-
-def one_device(config: Any, num_iterations: int, batch_size: int | None) -> Callable[..., Any]:
-    """`train_lanes` on one device."""
-
-    def one(x: tuple[Any, Values, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+    def one(x: tuple[Any, Values, jax.Array, jax.Array]) -> tuple[Any, ...]:
         state, values, seed, start = x
         job = with_values(config, values)
 
-        def iteration(state: Any, i: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        def iteration(state: Any, i: jax.Array) -> tuple[Any, Any]:
             state, metrics = job.algorithm.step(state, lane_keys(seed[None], i)[0])
-            finite = jnp.stack([jnp.all(leaf) for leaf in jax.tree.leaves(metrics["finite"])])
-            return state, (metrics[job.score], jnp.all(finite))
+            return state, keep(job, metrics)
 
-        state, (score, finite) = jax.lax.scan(iteration, state, start + jnp.arange(num_iterations))
-        return state, score, finite
+        state, kept = jax.lax.scan(iteration, state, start + jnp.arange(num_iterations))
+        return state, *kept
 
-    def call(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+    def call(states: Any, values: Values, seeds: jax.Array, start: jax.Array) -> tuple[Any, ...]:
         lanes = seeds.shape[0]
         size = batch_size or (LANES_AT_A_TIME if jax.default_backend() == "cpu" else lanes)
         return tree.chunked_map(one, (states, values, seeds, jnp.full(lanes, start)), min(size, lanes))
 
-    return call
+    return devices.over_lanes(call)
 
 
 def compile_to_fit(make: Callable[[int | None], Any], args: tuple, lanes: int, batch_size: int | None = None) -> Any:
@@ -125,7 +121,7 @@ def compile_to_fit(make: Callable[[int | None], Any], args: tuple, lanes: int, b
     them at most. A `batch_size` that was asked for is what is compiled.
     Raises: ConfigError where one lane at a time does not fit, with what it needs.
     """
-    size, memory = batch_size, device_memory()
+    size, memory = batch_size, devices.memory()
     while True:
         compiled = make(size).lower(*args).compile()
         if batch_size is not None or memory is None:
@@ -140,14 +136,8 @@ def compile_to_fit(make: Callable[[int | None], Any], args: tuple, lanes: int, b
                 f"{lanes} lanes, one at a time, need {needed / 2**30:.1f} GiB of the device's {memory / 2**30:.1f}: "
                 "train fewer, or make a lane smaller (num_envs, num_steps)"
             )
-        size = size or -(-lanes // jax.device_count())
+        size = size or -(-lanes // devices.count())
         size = max(1, min(size // 2, int(size * (room - fixed) / max(found.temp_size_in_bytes, 1))))
-
-
-def device_memory() -> int | None:
-    """Bytes of one accelerator that programs may use; None on a CPU."""
-    stats = jax.local_devices()[0].memory_stats()
-    return stats.get("bytes_limit") if stats else None
 
 
 def lanes(settings: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> tuple[Values, jax.Array]:

@@ -1,0 +1,124 @@
+"""What an algorithm's file gives to runs and sweeps: the keys of its configuration, and what a configuration comes to.
+
+A file ends in `ENTRY = Entry(options, build)`. `build(config, env, tasks, evaluation)` returns a `Job`. Whoever
+trains or evaluates asks the job, and never which algorithm it is of.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from pydantic import Field
+
+from metarl_jax.meta import evaluation
+from metarl_jax.options import ConfigError, Options, Positive, Seed
+from metarl_jax.types import Params, Task
+
+RANDOM_INIT = "random initialisation, same updates"
+RANDOM_POLICY = "random policy"
+ORACLE = "oracle"
+
+
+class RunOptions(Options):
+    """What every run has."""
+
+    algorithm: str = Field(description="what trains; `metarl list` names them")
+    env: str = Field(description="environment: a name of `metarl list`, gymnax:<id>, or my_package.my_module:name")
+    env_options: dict[str, Any] = Field({}, description="options of that environment, such as num_arms: 10")
+    seed: Seed = Field(0, description="seed of the first training seed; the others count up from it")
+    num_seeds: Positive = Field(1, description="independent trainings, in one program")
+    seeds_per_batch: Positive | None = Field(
+        None, description="seeds trained at a time; null: one on a CPU, all on an accelerator"
+    )
+    num_iterations: Positive = Field(description="training iterations")
+    log_every: Positive = Field(
+        1, description="iterations in one compiled call (or a divisor that fits); metrics still list each"
+    )
+    checkpoint_every: Positive = Field(50, description="iterations between checkpoints; the last always has one")
+    task_seed: Seed = Field(0, description="names the held-out tasks; the same for all runs to be compared")
+    eval_tasks: Positive = Field(40, description="held-out tasks")
+    eval_episodes: Positive | None = Field(None, description="episodes a task and update; null: as at training")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How a job is scored on tasks, and what stands beside it in the table.
+
+    Scores are [task, update + 1, episode]: before adapting and after each update (or episode, or stage of a life).
+    """
+
+    tasks: Callable[[int], Task]  # number -> the fixed held-out tasks, stacked
+    scores: Callable[[Params, jax.Array, Task, int], jax.Array]  # (params, key, tasks, num_updates) -> scores
+    num_updates: int = 0
+    stage: str = "update"  # what scores follow: "update", "episode" or "stage"
+    held_out: bool = True  # whether training leaves these tasks alone
+    check: Callable[[int, int], None] = lambda num_tasks, num_updates: None  # raises ConfigError
+    references: Mapping[str, Callable[[jax.Array, Task, int], jax.Array]] = dataclasses.field(default_factory=dict)
+    untrained: str | None = None  # the row of the same learner before training, if it belongs in the table
+    without_adaptation: dict[str, Any] | None = None  # configuration of a policy for all tasks, to be trained beside it
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a configuration comes to."""
+
+    config: Any
+    algorithm: Any  # Algorithm or MetaLearner
+    env: Any
+    tasks: Any  # the TaskDistribution; its halves are for training and for evaluation
+    horizon: int
+    work_per_iteration: int  # environment steps, or labelled examples
+    score: str  # the metric to watch
+    evaluation: Evaluation
+    unit: str = "steps"
+    higher_is_better: bool = True
+    policy: Any = None  # Policy, for reinforcement learning
+    learned: Callable[[Any], Params] = lambda state: state.params  # training state -> what was learned
+    parts: Any = None  # what else the algorithm's file wants to hand out, such as VariBAD's belief
+
+    def params(self, state: Any) -> Params:
+        """What was learned, out of a training state (Meta-SGD: with its step sizes)."""
+        return self.learned(state)
+
+    def evaluation_tasks(self, num_tasks: int) -> Any:
+        """The fixed held-out tasks that `task_seed` names, stacked; for PPO, the task that it trains on."""
+        return self.evaluation.tasks(num_tasks)
+
+
+class Entry(NamedTuple):
+    """An algorithm, for runs."""
+
+    options: type[Any]  # the pydantic model of its configuration
+    build: Callable[[Any, Any, Any, bool], Job]  # (config, env, tasks, whether for evaluation) -> job
+    needs: str = "rl"  # "rl": an environment to act in; "examples": labelled examples
+
+
+def held_out(config: Any, tasks: Any) -> Callable[[int], Task]:
+    """The evaluation half of a task distribution."""
+    return lambda num_tasks: tasks.evaluation_tasks(num_tasks, config.task_seed)
+
+
+def common_references(
+    env: Any, tasks: Any, horizon: int, num_episodes: int, episode: int | None = None
+) -> dict[str, Callable[[jax.Array, Task, int], jax.Array]]:
+    """A random policy, and the oracle where the task distribution has one for episodes of this length."""
+
+    def random(key: jax.Array, task: Task, num_updates: int) -> jax.Array:
+        act = evaluation.uniform_policy(env)
+        sizes = {"num_steps": horizon, "num_episodes": num_episodes}
+        return evaluation.policy_returns(env, act, {}, key, task, **sizes)[:, None]
+
+    def oracle(key: jax.Array, task: Task, num_updates: int) -> jax.Array:
+        return evaluation.oracle_returns(tasks.oracle, task)[:, None, None]
+
+    has_oracle = tasks.oracle is not None and (episode or horizon) == tasks.horizon
+    return {RANDOM_POLICY: random, **({ORACLE: oracle} if has_oracle else {})}
+
+
+def no_more_than_one_task(num_tasks: int, num_updates: int) -> None:
+    """The check of a run that has one task and does not adapt."""
+    if num_tasks != 1:
+        raise ConfigError(f"num-tasks = {num_tasks}: this run is evaluated on the task it trained on, so it must be 1")
+    if num_updates:
+        raise ConfigError(f"num-updates = {num_updates}: this run does not adapt, so it must be 0")

@@ -1,0 +1,112 @@
+"""Devices and processes: the one place that knows how many there are, and shares work out over them.
+
+Work is shared along two axes. *Lanes* (seeds, settings of a sweep, members of a population) depend on nothing but
+themselves: each is the same program on whichever device it runs, so that its bits do not depend on their number.
+*Tasks* of one training are shared where lanes do not fill the devices; their mean is then a sum over devices, which
+rounds in another order.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from metarl_jax import tree
+
+LANE, TASK = "lane", "task"  # names of mesh axes
+
+
+def count() -> int:
+    """Devices of all processes."""
+    return jax.device_count()
+
+
+def is_first_process() -> bool:
+    """Whether this process writes files and messages."""
+    return jax.process_index() == 0
+
+
+def memory() -> int | None:
+    """Bytes of one accelerator that programs may use; None on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats.get("bytes_limit") if stats else None
+
+
+def keep_compiled_programs() -> None:
+    """Keep compiled programs between runs, so that the same command compiles nothing the second time.
+
+    In JAX_COMPILATION_CACHE_DIR, or under XDG_CACHE_HOME, or under ~/.cache; nowhere if there is no home.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        try:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError:  # a container without a home: it compiles each time
+            return
+        jax.config.update("jax_compilation_cache_dir", str(base / "metarl_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def one_for_every_core() -> None:
+    """Let each CPU core be a device; nothing changes on accelerators, or where JAX has started or was told a number."""
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or os.environ.get("JAX_NUM_CPU_DEVICES"):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def over_lanes(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call(*lanes, start)` with the leading axis of all but the last argument shared out over the devices.
+
+    The mesh is lanes x tasks: as many devices on the first axis as there are lanes for (a divisor of their number), the
+    rest on the second, over which each lane shares its maps over tasks. Every result has the lanes as its leading axis.
+    Where the devices do not divide the lanes the last lane is computed again and dropped. One device: `call` itself.
+    """
+    devices = count()
+    if devices == 1:
+        return call
+
+    def shared(*args: Any) -> Any:
+        *by_lane, start = args
+        lanes = jax.tree.leaves(by_lane)[0].shape[0]
+        across = max(d for d in range(1, devices + 1) if devices % d == 0 and d <= lanes)
+        spare = -lanes % across
+
+        def pad(x: jax.Array) -> jax.Array:
+            return jnp.concatenate([x, jnp.repeat(x[-1:], spare, axis=0)]) if spare else x
+
+        shape = (across, devices // across)
+        mesh = jax.make_mesh(shape, (LANE, TASK), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        lane, whole = PartitionSpec(LANE), PartitionSpec()
+        specs = (*(lane for _ in by_lane), whole)
+        mapped = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=lane, check_vma=False)
+        with _sharing_tasks(shape[1]):
+            found = mapped(*jax.tree.map(pad, by_lane), start)
+        return jax.tree.map(lambda x: x[:lanes], found)
+
+    return shared
+
+
+@contextlib.contextmanager
+def _sharing_tasks(num_parts: int) -> Iterator[None]:
+    """While a lane is traced: its maps over tasks are shared out over the devices of the mesh's second axis."""
+
+    def share(f: Callable[[Any], Any], xs: Any, mean: bool) -> Any:
+        n = jax.tree.leaves(xs)[0].shape[0]
+        if n % num_parts:
+            return f(xs)  # on every device the whole of it
+        size, place = n // num_parts, jax.lax.axis_index(TASK)
+        found = f(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place * size, size), xs))
+        return jax.lax.pmean(found, TASK) if mean else jax.lax.all_gather(found, TASK, tiled=True)
+
+    token = tree.TASK_SHARING.set(share if num_parts > 1 else None)
+    try:
+        yield
+    finally:
+        tree.TASK_SHARING.reset(token)

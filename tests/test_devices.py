@@ -1,0 +1,69 @@
+"""Lanes shared out over devices keep their bits; tasks shared out keep their numbers."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+CODE = """
+import sys
+from pathlib import Path
+import jax
+import numpy as np
+from metarl_jax.runs import config, train
+from metarl_jax.runs.build import build
+from metarl_jax.tree import leaf_names
+
+devices, out = int(sys.argv[1]), Path(sys.argv[2])
+assert jax.device_count() == devices
+for name, data in {runs}.items():
+    job = build(config.validate(data))
+    states = train.train(job, out / name, report=lambda _: None)
+    leaves = zip(leaf_names(states), jax.tree.leaves(states), strict=True)
+    np.savez(out / f"{{name}}.npz", **{{f"{{i}} {{n}}": np.asarray(x) for i, (n, x) in enumerate(leaves)}})
+"""
+MAML = {
+    "algorithm": "promp", "env": "PointNavigation-v0", "num_iterations": 2, "meta_batch_size": 8,
+    "episodes_per_task": 4, "horizon": 5, "hidden": [8], "outer_epochs": 2,
+}  # fmt: skip
+PPO = {
+    "algorithm": "ppo", "env": "BernoulliBandit-v0", "num_iterations": 3, "num_envs": 2, "num_steps": 8, "hidden": [8],
+    "num_seeds": 8, "num_epochs": 2, "num_minibatches": 2,
+}  # fmt: skip
+RUNS = {"ppo8": PPO, "promp8": {**MAML, "num_seeds": 8}, "promp1": MAML, "promp2": {**MAML, "num_seeds": 2}}
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory):
+    """{(devices, run): {leaf: array}} after training on 1 and on 8 virtual CPU devices."""
+    found = {}
+    for devices in (1, 8):
+        out = tmp_path_factory.mktemp(f"on{devices}")
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", CODE.format(runs=repr(RUNS)), str(devices), str(out)]
+        subprocess.run(command, check=True, env=environment)
+        for name in RUNS:
+            with np.load(out / f"{name}.npz") as arrays:
+                found[devices, name] = {key: arrays[key] for key in arrays}
+            found[devices, name]["metrics"] = np.frombuffer((out / name / "metrics.jsonl").read_bytes(), np.uint8)
+    return found
+
+
+@pytest.mark.parametrize("name", ["ppo8", "promp8"])
+def test_seeds_that_fill_the_devices_keep_their_bits(states, name):
+    one, eight = states[1, name], states[8, name]
+    assert one.keys() == eight.keys()
+    for key in one:
+        np.testing.assert_array_equal(one[key], eight[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["promp1", "promp2"])
+def test_tasks_shared_out_keep_their_numbers(states, name):
+    """One seed: 8 tasks on 8 devices; two seeds: 4 devices each. The mean over tasks is added up in another order."""
+    one, eight = states[1, name], states[8, name]
+    for key in one:
+        if key != "metrics" and np.issubdtype(one[key].dtype, np.floating):
+            np.testing.assert_allclose(one[key], eight[key], rtol=2e-3, atol=2e-5, err_msg=key)
