@@ -121,6 +121,7 @@ def promp(tasks: int, episodes: int, horizon: int, at_a_time: int) -> Any:
         env,
         distribution,
         policy,
+        mrl.inner.policy_gradient(policy, 0.1),
         num_outer_epochs=5,
         meta_batch_size=tasks,
         episodes_per_task=episodes,
