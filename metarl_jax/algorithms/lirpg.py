@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl_jax.networks import MLP, flattener
+from metarl_jax import tree
+from metarl_jax.envs.observations import flattener
+from metarl_jax.networks import MLP
 from metarl_jax.rl import learners
 from metarl_jax.types import Learner, LearnerState, Params, Policy, Rollout
 from metarl_jax.update_rules.lifetimes import Rule
@@ -64,7 +66,7 @@ def lirpg(
         base = learners.ppo(policy, optimizer=step, **options)
 
         def prepare(state: LearnerState, rollout: Rollout) -> Any:
-            own = reward(eta, rollout.observation, rollout.action)
+            own = reward(eta, *tree.finite_behind((rollout.observation, rollout.action), rollout.mask))
             mixed = extrinsic_coef * rollout.reward + intrinsic_coef * own
             return base.prepare(state, dataclasses.replace(rollout, reward=mixed))
 

@@ -9,6 +9,7 @@ agent descends
 It knows neither observations nor actions, so that it can be taken to any environment with discrete actions.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ import optax
 from flax import struct
 
 from metarl_jax import tree
+from metarl_jax.envs.observations import flattener
 from metarl_jax.gradient import value_and_grad
-from metarl_jax.networks import MLP, Categorical, flattener, mlp_policy, orthogonal
+from metarl_jax.networks import MLP, Categorical, mlp_policy, orthogonal
 from metarl_jax.rl import learners, losses
 from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout
 from metarl_jax.update_rules.lifetimes import Rule
@@ -111,7 +113,7 @@ def lpg(
     def prediction(params: Params, observation: jax.Array) -> Any:
         return predictor.apply({"params": params["prediction"]}, flat(observation))
 
-    policy = Policy(init_agent, actor.apply)
+    policy = Policy(init_agent, actor.apply, features=flat)
 
     def init(key: jax.Array) -> Params:
         one = jnp.zeros((1, 1))
@@ -129,6 +131,9 @@ def lpg(
 
         def prepare(state: LearnerState, rollout: Rollout) -> Directions:
             params = jax.lax.stop_gradient(state.params)
+            names = ("reward", "log_prob", "observation", "next_observation")
+            real = tree.finite_behind({name: getattr(rollout, name) for name in names}, rollout.mask)
+            rollout = dataclasses.replace(rollout, **real)
             y, next_y = (prediction(params, o).probs for o in (rollout.observation, rollout.next_observation))
             inputs = (rollout.reward, rollout.done, rollout.terminated, jnp.exp(rollout.log_prob), y, next_y)
             told: Any = network.apply({"params": eta}, *inputs)
@@ -136,10 +141,12 @@ def lpg(
             return Directions(rollout.observation, rollout.action, pi_hat, y_hat, rollout.mask)
 
         def objective(params: Params, batch: Directions) -> tuple[jax.Array, Metrics]:
-            log_prob = policy.apply(params, batch.observation).log_prob(batch.action)
-            y = prediction(params, batch.observation)
-            kl = jnp.sum(y.probs * (jax.nn.log_softmax(y.logits) - jax.nn.log_softmax(batch.y_hat)), axis=-1)
-            towards = losses.masked_mean(log_prob * batch.pi_hat, batch.mask)
+            named = (batch.observation, batch.action, batch.pi_hat, batch.y_hat)
+            observation, action, pi_hat, y_hat = tree.finite_behind(named, batch.mask)
+            log_prob = policy.apply(params, observation).log_prob(action)
+            y = prediction(params, observation)
+            kl = jnp.sum(y.probs * (jax.nn.log_softmax(y.logits) - jax.nn.log_softmax(y_hat)), axis=-1)
+            towards = losses.masked_mean(log_prob * pi_hat, batch.mask)
             predicted = losses.masked_mean(kl, batch.mask)
             return towards + prediction_coef * predicted, {"policy_loss": towards, "prediction_kl": predicted}
 
@@ -156,7 +163,7 @@ def lpg(
     def penalty(params: Params, batch: Directions) -> jax.Array:
         y_hat = jax.nn.softmax(batch.y_hat)
         size = pi_hat_coef * jnp.square(batch.pi_hat) + y_hat_coef * jnp.sum(jnp.square(y_hat), axis=-1)
-        spread = losses.entropy(prediction(params, batch.observation), batch.mask)
+        spread = losses.entropy(prediction(params, tree.finite_behind(batch.observation, batch.mask)), batch.mask)
         return losses.masked_mean(size, batch.mask) - prediction_entropy_coef * spread
 
     return Rule(init, learner, policy, penalty)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.envs.observations import flattener
 from metarl_jax.types import Params, Policy
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "gelu": nn.gelu, "silu": nn.silu}
@@ -101,18 +102,6 @@ class Gaussian(nn.Module):
         return distrax.Independent(distrax.Normal(mean, scale), reinterpreted_batch_ndims=1)
 
 
-def flattener(env: Any) -> tuple[int, Any]:
-    """(size, f) with f: observations [..., *shape] -> [..., size], in JAX's float type."""
-    shape = env.observation_space(env.default_params).shape
-    size = int(np.prod(shape))
-
-    def flat(observation: jax.Array) -> jax.Array:
-        lead = observation.shape[: observation.ndim - len(shape)]
-        return jnp.asarray(observation, jnp.result_type(float)).reshape(*lead, size)
-
-    return size, flat
-
-
 def mlp_policy(
     env: Any,
     hidden: Sequence[int] = (64, 64),
@@ -127,8 +116,9 @@ def mlp_policy(
     """The MLP policy that fits `env`: categorical for a discrete action space, Gaussian for a box.
 
     With `critic`, a second MLP of the same shape estimates the value; the two share no weights.
-    `hidden=()` gives a linear policy. Observations are flattened. With `context_size` the actor also reads
-    `params["context"]` [context_size], zeros where there is none: what CAVIA adapts.
+    `hidden=()` gives a linear policy. Discrete observations are one-hot, others flattened (`envs.observations`). With
+    `context_size` the actor also reads `params["context"]` [context_size], zeros where there is none: what CAVIA
+    adapts.
     """
     params = env.default_params
     space = env.action_space(params)
@@ -161,4 +151,4 @@ def mlp_policy(
         out: Any = value.apply({"params": params["critic"]}, flat(observation))
         return out[..., 0]
 
-    return Policy(init, act, evaluate if critic else None)
+    return Policy(init, act, evaluate if critic else None, features=flat)
