@@ -30,7 +30,7 @@ from flax import struct
 from metarl_jax import tree
 from metarl_jax.meta.hyperparameters import Tuned, constant, reactive, squash, unconstrained
 from metarl_jax.rl import learners, losses
-from metarl_jax.rl.rollout import EnvCarry, completed
+from metarl_jax.rl.rollout import EnvCarry, completed, environment_metrics, faulty_steps, first_fault
 from metarl_jax.types import Learner, LearnerState, Metrics, Policy, Rollout, Task
 from metarl_jax.update_rules.lifetimes import Agent, OuterCritic, Segment, acting, born, live, relive
 
@@ -225,6 +225,7 @@ def meta_gradient_rl(
         metrics = {**tree.tree_mean(metrics), **completed(lived.rollouts)}
         metrics |= {f"tuned_{name}": jnp.mean(value) for name, value in used.items()}
         metrics["reward"] = jnp.mean(lived.rollouts.reward)
+        metrics["faulty_step"] = first_fault(jax.vmap(faulty_steps)(lived.rollouts), faulty_steps(seen))
         return jax.lax.stop_gradient((segment, after, metrics))
 
     def adapted(x: Any, segment: Segment) -> LearnerState:
@@ -258,7 +259,8 @@ def meta_gradient_rl(
         loss, grads = jax.value_and_grad(meta_loss)(state.meta, segment)
         updates, meta_state = meta_optimizer.update(grads, state.meta_state, state.meta)
         x = optax.apply_updates(state.meta, updates)
-        finite = {
+        finite: dict[str, Any] = {
+            **environment_metrics(metrics["faulty_step"])[0],
             "loss": {"agent": jnp.isfinite(metrics["loss"]), "meta": jnp.isfinite(loss)},
             "gradient": tree.finite(grads),
             "params": {"agent": tree.finite(after.learner.params), "meta": tree.finite(x)},

@@ -8,7 +8,7 @@ from flax import struct
 
 from metarl_jax import tree
 from metarl_jax.rl import learners, losses
-from metarl_jax.rl.rollout import EnvCarry, completed, reset, rollout
+from metarl_jax.rl.rollout import EnvCarry, completed, environment_metrics, faulty_steps, reset, rollout
 from metarl_jax.types import Algorithm, LearnerState, Metrics, Policy, Task
 
 Float = float | jax.Array
@@ -42,7 +42,7 @@ def ppo(
     A step collects `num_steps` from each environment, then updates. `num_iterations`, if given, anneals
     the learning rate linearly to 0 over that many steps. Other options are those of `learners.ppo`, but `optimizer`,
     `baseline` and the surrogates over whole episodes, which do not fit streams that reset themselves.
-    Step metrics: the loss terms, and mean return and length of the episodes that ended (NaN if none did).
+    Step metrics: the loss terms, and mean return and length of the episodes that ended (infinite if none did).
     """
     if "optimizer" in options:
         raise ValueError("optimizer: ppo brings its own (Adam with lr); for another one build on learners.ppo")
@@ -79,7 +79,8 @@ def ppo(
             auto_reset=True,
         )
         learned, metrics = learner.update(state.learner, update_key, learner.prepare(state.learner, data))
-        finite = {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
-        return PPOState(learned, envs), {**metrics, **completed(data), "finite": finite}
+        finite, faulty = environment_metrics(faulty_steps(data))
+        finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
+        return PPOState(learned, envs), {**metrics, **completed(data), "finite": finite, "faulty_step": faulty}
 
     return Algorithm(init, step)

@@ -62,14 +62,16 @@ def prepare_batch(
     baseline fitted to these very episodes; the horizon is then part of the task, so nothing follows it.
     `zero`: no baseline.
     """
+    mask, reward = rollout.mask, tree.masked(rollout.reward, rollout.mask)
+    seen, following = tree.finite_behind((rollout.observation, rollout.next_observation), mask)
     if baseline == "critic":
         if policy.value is None:
             raise ValueError(
                 "baseline = 'critic': this policy has no critic; use 'linear', or make one with critic=True"
             )
-        value = policy.value(params, rollout.observation)
+        value = policy.value(params, seen)
         if policy.step is None:
-            next_value = policy.value(params, rollout.next_observation)
+            next_value = policy.value(params, following)
             terminated = rollout.terminated
         else:  # a whole trial: the next value is the next step's, and nothing follows the end of it
             next_value = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
@@ -77,33 +79,32 @@ def prepare_batch(
     else:
         terminated = rollout.done
         if baseline == "linear":
-            lead = rollout.reward.shape
-            observation = rollout.observation.reshape(*lead, -1).astype(rollout.reward.dtype)
+            read = seen if policy.features is None else policy.features(seen)
+            observation = read.reshape(*reward.shape, -1).astype(reward.dtype)
             time = rollout.episode_length - 1
-            targets = returns.discounted_returns(rollout.reward, rollout.done, gamma)
-            value = returns.linear_baseline(returns.baseline_features(observation, time), targets, rollout.mask)
+            targets = returns.discounted_returns(reward, rollout.done, gamma)
+            value = returns.linear_baseline(returns.baseline_features(observation, time), targets, mask)
         else:
-            value = jnp.zeros_like(rollout.reward)
+            value = jnp.zeros_like(reward)
         next_value = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
     value, next_value = jax.lax.stop_gradient((value, next_value))
-    advantage = returns.gae(
-        rollout.reward, value, next_value, terminated, rollout.truncated & ~terminated, gamma, gae_lambda
-    )
+    truncated = rollout.truncated & ~terminated
+    advantage = returns.gae(reward, value, next_value, terminated, truncated, gamma, gae_lambda, mask)
     target = advantage + value
     if normalize_advantage:
-        advantage = returns.standardize(advantage, rollout.mask)
+        advantage = returns.standardize(advantage, mask)
     discounts = gamma ** (rollout.episode_length - 1)
     return Batch(
         observation=rollout.observation,
         action=rollout.action,
         log_prob=rollout.log_prob,
         distribution=rollout.distribution,
-        advantage=advantage * rollout.mask,
+        advantage=tree.masked(advantage, mask),
         value=value,
         target=target,
-        discounted_reward=discounts * rollout.reward,
-        discounted_value=discounts * value * rollout.mask,
-        mask=rollout.mask,
+        discounted_reward=discounts * reward,
+        discounted_value=tree.masked(discounts * value, mask),
+        mask=mask,
     )
 
 
@@ -121,13 +122,14 @@ def actor_critic_loss(
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
         critic = policy.value if use_critic else None
+        observation, action = tree.finite_behind((batch.observation, batch.action), batch.mask)
         value: jax.Array | None
         if critic is not None and policy.joint is not None:
-            distribution, value = policy.joint(params, batch.observation)
+            distribution, value = policy.joint(params, observation)
         else:
-            distribution = policy.apply(params, batch.observation)
-            value = None if critic is None else critic(params, batch.observation)
-        log_prob = distribution.log_prob(batch.action)
+            distribution = policy.apply(params, observation)
+            value = None if critic is None else critic(params, observation)
+        log_prob = distribution.log_prob(action)
         metrics = {"surrogate": surrogate(log_prob, batch)}
         total = metrics["surrogate"]
         if value is not None:
