@@ -143,7 +143,9 @@ def lpg(
         def objective(params: Params, batch: Directions) -> tuple[jax.Array, Metrics]:
             named = (batch.observation, batch.action, batch.pi_hat, batch.y_hat)
             observation, action, pi_hat, y_hat = tree.finite_behind(named, batch.mask)
-            log_prob = policy.apply(params, observation).log_prob(action)
+            now = policy.apply(params, observation)
+            with tree.usual_promotion():
+                log_prob = now.log_prob(action)
             y = prediction(params, observation)
             kl = jnp.sum(y.probs * (jax.nn.log_softmax(y.logits) - jax.nn.log_softmax(y_hat)), axis=-1)
             towards = losses.masked_mean(log_prob * pi_hat, batch.mask)
@@ -155,8 +157,8 @@ def lpg(
         ) -> tuple[LearnerState, Metrics]:
             del key
             (value, metrics), grads = value_and_grad(objective, differentiation)(state.params, batch)
-            updates, opt_state = step.update(grads, state.opt_state, state.params)
-            return LearnerState(optax.apply_updates(state.params, updates), opt_state), {"loss": value, **metrics}
+            moved, opt_state = tree.optimizer_step(step, grads, state.opt_state, state.params)
+            return LearnerState(moved, opt_state), {"loss": value, **metrics}
 
         return Learner(begin, prepare, update)
 

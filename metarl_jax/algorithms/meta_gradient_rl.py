@@ -257,8 +257,7 @@ def meta_gradient_rl(
     def step(state: MetaGradientState, key: jax.Array) -> tuple[MetaGradientState, Metrics]:
         segment, after, metrics = collect(state, key)
         loss, grads = jax.value_and_grad(meta_loss)(state.meta, segment)
-        updates, meta_state = meta_optimizer.update(grads, state.meta_state, state.meta)
-        x = optax.apply_updates(state.meta, updates)
+        x, meta_state = tree.optimizer_step(meta_optimizer, grads, state.meta_state, state.meta)
         finite: dict[str, Any] = {
             **environment_metrics(metrics["faulty_step"])[0],
             "loss": {"agent": jnp.isfinite(metrics["loss"]), "meta": jnp.isfinite(loss)},

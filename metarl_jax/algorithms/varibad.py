@@ -187,8 +187,7 @@ def varibad(
             if num_elbo_terms is not None:
                 terms = jax.random.choice(term_key, num_steps, (num_elbo_terms,), replace=False)
             grads, metrics = jax.grad(negative_elbo, has_aux=True)(params, z_key, some, terms)
-            updates, opt_state = vae.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), metrics
+            return tree.optimizer_step(vae, grads, opt_state, params), metrics
 
         (params, opt_state), metrics = jax.lax.scan(update, (params, opt_state), jax.random.split(key, num_vae_updates))
         return params, opt_state, tree.tree_mean(metrics)

@@ -72,7 +72,7 @@ class Trials(environment.Environment[TrialState, Any]):
 
         state = TrialState(
             env_state=choose(first_state, env_state),
-            episode=state.episode + over,
+            episode=state.episode + over.astype(state.episode.dtype),
             episode_time=jnp.where(over, 0, time),
             time=state.time + 1,
         )
@@ -141,6 +141,7 @@ def episode_returns(reward: Array, ends: Array, num_episodes: int) -> Array:
         reward: [T, ...], 0 after the end of the trial.
         ends: [T, ...] bool, the last step of each episode.
     """
-    index = jnp.cumsum(ends, axis=0) - ends  # episodes that had ended before this step
+    count = ends.astype(int)
+    index = jnp.cumsum(count, axis=0) - count  # episodes that had ended before this step
     which = index[None] == jnp.arange(num_episodes).reshape(-1, *[1] * reward.ndim)
     return jnp.sum(jnp.where(which, reward[None], 0), axis=1)

@@ -246,7 +246,9 @@ def policy_meta_learner(
         paid = dataclasses.replace(
             batch, advantage=jnp.zeros_like(batch.advantage) + (0.0 if credit is None else credit)
         )
-        return exploration_coef * surrogate(new.log_prob(action), paid), kl
+        with tree.usual_promotion():
+            log_prob = new.log_prob(action)
+        return exploration_coef * surrogate(log_prob, paid), kl
 
     def standardised_outcome(scores: jax.Array) -> jax.Array:
         last = scores[:, -1]  # [task, episode]

@@ -59,8 +59,7 @@ def gradient_steps(
         def epoch(carry: tuple, _: None) -> tuple[tuple, Metrics]:
             params, opt_state = carry
             (loss, metrics), grads = problem.value_and_grad(params, weights)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
+            params, opt_state = tree.optimizer_step(optimizer, grads, opt_state, params)
             finite = {"loss": tree.finite(loss), "gradient": tree.finite(grads), "params": tree.finite(params)}
             return (params, opt_state), {
                 **metrics, "loss": loss, "grad_norm": tree.global_norm(grads), "finite": finite
@@ -120,7 +119,7 @@ def trust_region(
         scale = jnp.sqrt(2 * max_kl / jnp.where(usable, curvature, 1.0))
 
         def candidate(j: jax.Array) -> Params:
-            size = scale * jnp.asarray(backtrack) ** j
+            size = scale * jax.lax.pow(jnp.asarray(backtrack, scale.dtype), j)
             return jax.tree.map(lambda p, d: (p - size * d).astype(p.dtype), params, direction)
 
         def searching(carry: tuple) -> jax.Array:

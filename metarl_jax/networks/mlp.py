@@ -62,7 +62,7 @@ def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, float]) -
         if path not in draws:
             return x
         q, r = decompose(draws[path].reshape(max(x.shape), min(x.shape)))
-        q = q * jnp.sign(jnp.diagonal(r))  # uniform over orthogonal matrices
+        q = q * jnp.sign(jnp.diagonal(r))[None]  # uniform over orthogonal matrices
         gain = output_gains[path[0].key] if path[-2].key == "output" else np.sqrt(2)
         return (gain * (q if x.shape[0] >= x.shape[1] else q.T)).astype(x.dtype)
 

@@ -93,7 +93,7 @@ def prepare_batch(
     target = advantage + value
     if normalize_advantage:
         advantage = returns.standardize(advantage, mask)
-    discounts = gamma ** (rollout.episode_length - 1)
+    discounts = returns.discounts(gamma, rollout.episode_length - 1, reward.dtype)
     return Batch(
         observation=rollout.observation,
         action=rollout.action,
@@ -129,7 +129,8 @@ def actor_critic_loss(
         else:
             distribution = policy.apply(params, observation)
             value = None if critic is None else critic(params, observation)
-        log_prob = distribution.log_prob(action)
+        with tree.usual_promotion():
+            log_prob = distribution.log_prob(action)
         metrics = {"surrogate": surrogate(log_prob, batch)}
         total = metrics["surrogate"]
         if value is not None:
@@ -271,8 +272,7 @@ def ppo(
             if rows is not None:
                 part = jax.tree.map(lambda x: jnp.take(x, rows, axis=int(remembers)), batch)
             (value, metrics), grads = gradient(adapted, part, fixed, anchor)
-            updates, opt_state = optimizer.update(grads, opt_state, adapted)
-            return (optax.apply_updates(adapted, updates), opt_state), {"loss": value, **metrics}
+            return tree.optimizer_step(optimizer, grads, opt_state, adapted), {"loss": value, **metrics}
 
         carry = (start, state.opt_state)
         if num_epochs * num_minibatches == 1:
@@ -390,8 +390,7 @@ def regression(apply: Callable[[Params, jax.Array], jax.Array], lr: Any = 0.01) 
     ) -> tuple[LearnerState, Metrics]:
         del key
         (value, _), grads = value_and_grad(objective, differentiation)(state.params, data)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return LearnerState(optax.apply_updates(state.params, updates), opt_state), {"loss": value}
+        return LearnerState(*tree.optimizer_step(optimizer, grads, state.opt_state, state.params)), {"loss": value}
 
     return Learner(init, lambda state, data: data, update)
 

@@ -189,14 +189,18 @@ def value_loss(
 
 def entropy(distribution: Any, mask: jax.Array) -> jax.Array:
     """Mean entropy in nats of a distrax distribution with batch shape that of mask."""
-    return masked_mean(_masked_distribution(distribution, mask).entropy(), mask)
+    with tree.usual_promotion():
+        each = _masked_distribution(distribution, mask).entropy()
+    return masked_mean(each, mask)
 
 
 def kl_divergence(old: Any, new: Any, mask: jax.Array) -> jax.Array:
     """Mean KL(old || new) in nats; `old` are the leaves that a rollout stored of a distribution like `new`."""
     old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
     old, new = _masked_distribution(old, mask), _masked_distribution(new, mask)
-    return masked_mean(old.kl_divergence(new), mask)
+    with tree.usual_promotion():
+        each = old.kl_divergence(new)
+    return masked_mean(each, mask)
 
 
 def _masked_ratio(
@@ -214,7 +218,7 @@ def _masked_distribution(distribution: Any, mask: jax.Array) -> Any:
     def one(x: jax.Array) -> jax.Array:
         if jnp.shape(x)[: len(shape)] != shape:
             return x
-        return jnp.where((mask != 0).reshape(*shape, *[1] * (x.ndim - len(shape))), x, jnp.ones((), x.dtype))
+        return jnp.where(mask.astype(bool).reshape(*shape, *[1] * (x.ndim - len(shape))), x, jnp.ones((), x.dtype))
 
     return jax.tree.map(one, distribution)
 

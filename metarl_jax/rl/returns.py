@@ -6,6 +6,8 @@ with respect to gamma and lambda exist. What lies beyond the end of an episode, 
 or a derivative, not even where it is NaN.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,13 @@ def discounted_returns(
         return g, g
 
     return jax.lax.scan(step, jnp.zeros_like(reward[0]), (reward, last, bootstrap), reverse=True)[1]
+
+
+def discounts(gamma: float | jax.Array, time: jax.Array, dtype: Any) -> jax.Array:
+    """gamma^time for whole numbers `time` [...] >= 0, with the right derivative at gamma = 0 too (1 at time 1)."""
+    later = jnp.maximum(time, 1).astype(dtype)
+    powers = jnp.broadcast_to(jnp.asarray(gamma, dtype), time.shape) ** later
+    return jnp.where(time > 0, powers, jnp.ones((), dtype))
 
 
 def gae(
@@ -103,8 +112,8 @@ def standardize(x: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
 
 def _varies(x: jax.Array, mask: jax.Array) -> jax.Array:
     """[] bool: the entries where mask is 1 differ by more than rounding, or are not finite."""
-    low = jnp.min(jnp.where(mask != 0, x, jnp.inf))
-    high = jnp.max(jnp.where(mask != 0, x, -jnp.inf))
+    low = jnp.min(jnp.where(mask.astype(bool), x, jnp.inf))
+    high = jnp.max(jnp.where(mask.astype(bool), x, -jnp.inf))
     rounding = MAX_ROUNDING * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
     return ~(high - low <= jnp.minimum(rounding, jnp.finfo(x.dtype).max))
 

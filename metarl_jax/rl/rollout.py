@@ -79,7 +79,8 @@ def rollout(
             distribution = act(params, now.observation)
         else:
             remembered, distribution = act(params, remembered, now.observation)
-        action, log_prob = distribution.sample_and_log_prob(seed=act_key)
+        with tree.usual_promotion():
+            action, log_prob = distribution.sample_and_log_prob(seed=act_key)
         observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
         truncated = is_truncated(env_state, task) & ~terminated
         reward = jnp.where(alive, reward, 0.0).astype(log_prob.dtype)
@@ -153,7 +154,7 @@ def faulty_steps(rollout: Rollout) -> dict[str, jax.Array]:
     action that is not finite is the agent's fault.
     """
     num_steps = rollout.mask.shape[0]
-    live = rollout.mask != 0
+    live = rollout.mask.astype(bool)
     answers = live & _is_finite(rollout.action, live)
     starts = live & (rollout.episode_length == 1)
 

@@ -177,8 +177,7 @@ def learn_rule(
         total = jax.tree.map(jnp.sum, sums)
         share = num_agents / jnp.maximum(total["ok"], 1)  # a mean over the agents that count
         grads = jax.tree.map(lambda g: jnp.mean(g, axis=0) * share, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, eta)
-        moved = optax.apply_updates(eta, updates)
+        moved, opt_state = tree.optimizer_step(optimizer, grads, state.opt_state, eta)
         finite, faulty = environment_metrics(first_fault(faults))
         metrics = {f"agent_{name}": tree.finite_mean(value) for name, value in metrics.items()}
         metrics |= {
