@@ -1,11 +1,13 @@
 """Pytree helpers that jax and optax lack: norms safe at zero, masks, chunked maps, minibatches, finiteness."""
 
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -178,6 +180,18 @@ def _chosen(tree: Any, names: Sequence[str]) -> list[bool]:
         if name not in known:
             raise ValueError(f"adapts = {name!r}: no parameter has that name; there are {', '.join(known)}")
     return [any(name in path for name in names) for path in paths]
+
+
+def known_value(x: Any) -> float | None:
+    """A number of Python's or NumPy's as a float; None for what is traced or an array, known only when it runs."""
+    if isinstance(x, np.ndarray) and x.ndim == 0:
+        x = x[()]
+    return float(x) if isinstance(x, numbers.Real | np.bool_) else None
+
+
+def is_given(x: Any, default: float) -> bool:
+    """Whether an option is something else than its default, as what is traced is."""
+    return known_value(x) != default
 
 
 def finite(tree: Any) -> Any:

@@ -101,12 +101,14 @@ class Learner(NamedTuple):
     `state`; update(state, key, batch, differentiation="reverse") -> (state, metrics), differentiable in
     `state`, where `differentiation` is handed to `gradient.value_and_grad`. `loss(params, anchor, batch)`, where
     there is one, is what an update from `anchor` descends to its minimum: implicit differentiation needs it.
+    `check()` raises a ValueError where an update has no derivative to second order, such as by its optimiser.
     """
 
     init: Callable[[Params], LearnerState]
     prepare: Callable[[LearnerState, Any], Any]
     update: Callable[..., tuple[LearnerState, Metrics]]
     loss: Callable[[Params, Params, Any], jax.Array] | None = None
+    check: Callable[[], None] | None = None
 
 
 class Algorithm(NamedTuple):

@@ -21,7 +21,7 @@ from flax import struct
 
 from metarl_jax import tree
 from metarl_jax.envs.observations import flattener
-from metarl_jax.gradient import value_and_grad
+from metarl_jax.gradient import check_differentiable, value_and_grad
 from metarl_jax.networks import MLP, Categorical, mlp_policy, orthogonal
 from metarl_jax.rl import learners, losses
 from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout
@@ -122,7 +122,7 @@ def lpg(
         return eta
 
     def learner(eta: Params) -> Learner:
-        step: optax.GradientTransformation = (optimizer or learners.sgd)(lr)
+        given = step = (optimizer or learners.sgd)(lr)
         if max_grad_norm is not None:
             step = optax.chain(tree.clip_by_global_norm(max_grad_norm), step)
 
@@ -160,7 +160,7 @@ def lpg(
             moved, opt_state = tree.optimizer_step(step, grads, state.opt_state, state.params)
             return LearnerState(moved, opt_state), {"loss": value, **metrics}
 
-        return Learner(begin, prepare, update)
+        return Learner(begin, prepare, update, check=lambda: check_differentiable(given))
 
     def penalty(params: Params, batch: Directions) -> jax.Array:
         y_hat = jax.nn.softmax(batch.y_hat)

@@ -28,6 +28,7 @@ import optax
 from flax import struct
 
 from metarl_jax import tree
+from metarl_jax.gradient import check_differentiable
 from metarl_jax.meta.hyperparameters import Tuned, constant, reactive, squash, unconstrained
 from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import EnvCarry, completed, environment_metrics, faulty_steps, first_fault
@@ -137,6 +138,8 @@ def meta_gradient_rl(
         meta-step, the mean `reward` a step, and mean return and length of the episodes that ended in its updates.
     """
     fixed = _fixed(tuned, options)
+    if differentiation != "first_order":
+        check_differentiable(optimizer(1e-3))
     bootstrapped = objective == "bootstrapped"
     _check(objective, tuned, surrogate, outer_surrogate, num_epochs * num_minibatches)
     policy_of = (lambda h: policy) if isinstance(policy, Policy) else policy
@@ -300,4 +303,4 @@ def _check(objective: str, tuned: Mapping[str, Tuned], surrogate: Any, outer: An
 
 
 def _is_zero(x: Float) -> bool:
-    return isinstance(x, (int, float)) and x == 0
+    return tree.known_value(x) == 0

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl_jax import tree
 from metarl_jax.meta import adaptation
 from metarl_jax.meta.meta_learner import policy_meta_learner
 from metarl_jax.meta.outer import gradient_steps
@@ -42,5 +43,9 @@ def reptile(
         away = optax.tree.sub(params, adaptation.adapt(learner, params, trial).params)
         return 0.5 * jnp.asarray(optax.tree.norm(away, squared=True)), away
 
+    if optimizer is not None and tree.is_given(outer_lr, 1.0):
+        raise ValueError(
+            f"outer_lr = {outer_lr}: has no part beside optimizer, which has its own; leave one of them out"
+        )
     steps = gradient_steps(optax.sgd(outer_lr) if optimizer is None else optimizer)
     return policy_meta_learner(env, tasks, policy, learner, outer=steps, estimate=estimate, **options)

@@ -13,6 +13,7 @@ The first three are names; the others are made by the functions here, which a na
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,6 +69,11 @@ def _anything(learner: Learner, num_inner_steps: int) -> None:
     del learner, num_inner_steps
 
 
+def _second_order(learner: Learner, num_inner_steps: int) -> None:
+    if learner.check is not None and num_inner_steps:
+        learner.check()
+
+
 def _unrolled(mode: str) -> MetaGradient:
     def replay_in(mode: str) -> Callable:
         def replay(learner: Learner, params: Params, trial: Trial, observe: Any = None) -> tuple[LearnerState, Any]:
@@ -76,7 +82,8 @@ def _unrolled(mode: str) -> MetaGradient:
         return replay
 
     tangents = replay_in("reverse" if mode == "mixed" else mode)
-    return MetaGradient(mode, replay_in(mode), tangents, _autodiff, _anything)
+    check = _anything if mode == "first_order" else _second_order
+    return MetaGradient(mode, replay_in(mode), tangents, _autodiff, check)
 
 
 def truncated(window: int) -> MetaGradient:
@@ -86,8 +93,9 @@ def truncated(window: int) -> MetaGradient:
     0 is `first_order` and K is `mixed`. The bias falls geometrically in `window` where the inner loss is strongly
     convex near its end (Shaban et al. 2019, theorem 3.4), and not in general.
     """
-    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
+    if isinstance(window, bool) or not isinstance(window, numbers.Integral) or window < 0:
         raise ValueError(f"truncated window = {window!r}: must be a whole number of at least 0")
+    window = int(window)
 
     def replay_in(mode: str) -> Callable:
         def replay(learner: Learner, params: Params, trial: Trial, observe: Any = None) -> tuple[LearnerState, Any]:
@@ -108,6 +116,7 @@ def truncated(window: int) -> MetaGradient:
                 f"truncated window = {window}: is longer than the inner loop of {num_inner_steps} updates; "
                 f"use at most {num_inner_steps}, or 'mixed' for all of them"
             )
+        _second_order(learner, min(window, num_inner_steps))
 
     return MetaGradient(f"truncated({window})", replay_in("mixed"), replay_in("reverse"), _autodiff, check)
 
@@ -203,8 +212,9 @@ def evolution(num_pairs: int = 64, sigma: float | jax.Array = 0.02) -> MetaGradi
     differentiated, so the inner learner may be anything. The perturbations come from the trial's last key: the same
     in every outer epoch, others for every task.
     """
-    if isinstance(num_pairs, bool) or not isinstance(num_pairs, int) or num_pairs < 1:
+    if isinstance(num_pairs, bool) or not isinstance(num_pairs, numbers.Integral) or num_pairs < 1:
         raise ValueError(f"num_pairs = {num_pairs!r}: must be a whole number of at least 1")
+    num_pairs = int(num_pairs)
 
     def value_and_grad(loss: Callable) -> Callable:
         def estimate(params: Params, trial: Trial, *rest: Any) -> Any:

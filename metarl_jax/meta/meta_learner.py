@@ -254,6 +254,15 @@ def policy_meta_learner(
         last = scores[:, -1]  # [task, episode]
         return returns.standardize(last, jnp.ones_like(last), eps=0.0).mean(axis=1)
 
+    if outer is not None:
+        ignored = (("outer_lr", outer_lr, 1e-3), ("num_outer_epochs", num_outer_epochs, 1))
+        names = [name for name, value, default in ignored if tree.is_given(value, default)]
+        names += [] if max_grad_norm is None else ["max_grad_norm"]
+        if names:
+            raise ValueError(
+                f"{', '.join(names)}: has no part beside outer, which brings its own; give it to what makes the outer "
+                "optimiser, or leave outer out"
+            )
     if outer is None:
         outer = gradient_steps(meta_optimizer(outer_lr, max_grad_norm), num_outer_epochs)
     return meta_learner(
@@ -281,4 +290,4 @@ def meta_optimizer(lr: Float, max_grad_norm: Float | None) -> optax.GradientTran
 
 def _is_zero(coefficient: Float) -> bool:
     """Whether a coefficient is known to be 0 before tracing, so that its term can be left out."""
-    return isinstance(coefficient, (int, float)) and coefficient == 0
+    return tree.known_value(coefficient) == 0

@@ -49,6 +49,11 @@ def gradient_steps(
     evaluation more).
     """
 
+    if kl_target is not None and kl_coef is None:
+        raise ValueError(
+            f"kl_target = {kl_target}: has no part without kl_coef, which it adapts; give kl_coef its start"
+        )
+
     def init(params: Params) -> Any:
         weights = None if kl_coef is None else jnp.broadcast_to(jnp.asarray(kl_coef, float), (num_inner_steps,))
         return (optimizer.init(params), weights)

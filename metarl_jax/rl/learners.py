@@ -12,24 +12,25 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import tree
-from metarl_jax.gradient import value_and_grad
+from metarl_jax.gradient import Differentiable, check_differentiable, value_and_grad
 from metarl_jax.rl import losses, returns
 from metarl_jax.types import Batch, Learner, LearnerState, Metrics, Params, Policy, Rollout
 
 Float = float | jax.Array
 BASELINES = ("critic", "linear", "zero")
+INNER_LR = 3e-4  # the default of `ppo`
 
 
 def sgd(lr: Any) -> optax.GradientTransformation:
     """theta - lr * g, where `lr` is a scalar or a tree of per-parameter step sizes, fixed or learned."""
     if jax.tree_util.all_leaves([lr]):
-        return optax.sgd(lr)
+        return Differentiable(*optax.sgd(lr))
     return optax.stateless(lambda grads, _: jax.tree.map(lambda a, g: -a * g, lr, grads))
 
 
 def adam(lr: Float | optax.Schedule, eps: Float = 1e-5) -> optax.GradientTransformation:
     """Adam whose derivative exists at zero gradients (eps_root > 0), fit for a differentiated inner loop."""
-    return optax.adam(lr, eps=eps, eps_root=1e-12)
+    return Differentiable(*optax.adam(lr, eps=eps, eps_root=1e-12))
 
 
 def annealed_adam(lr: Any, num_updates: int | None) -> optax.GradientTransformation:
@@ -43,7 +44,7 @@ def learned_sgd() -> optax.GradientTransformation:
     def update(grads: Any, lr: Any, _: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda a, g: -a * g, lr, grads), lr
 
-    return optax.GradientTransformation(lambda params: params, update)
+    return Differentiable(lambda params: params, update)
 
 
 def prepare_batch(
@@ -178,6 +179,8 @@ def ppo(
     Args:
         surrogate: "ppo", "lvc", "vpg", "dice", "loaded_dice", "tmaml", or a function (log_prob, batch) -> loss.
         baseline: "critic" (the policy's), "linear" (fitted to each batch) or "zero".
+        optimizer: in the place of SGD, without `lr`. A meta-gradient of second order needs its derivative at zero
+            gradients: optax's `adam` and `clip_by_global_norm` have none there; `learners.adam`, max_grad_norm do.
         adapts: names of the parameters (or of modules that hold them) that an update moves; None: all.
         num_microbatches: parts in which one step's gradient is added up, the same number at less memory: a second-order
             gradient then holds the activations of one part. Parts are episodes; losses must be means over steps.
@@ -198,14 +201,15 @@ def ppo(
         )
     if num_epochs > 1 and surrogate in losses.ON_POLICY:
         raise ValueError(f"num_epochs = {num_epochs}: must be 1 with surrogate {surrogate!r}; use 'lvc' or 'ppo'")
-    if surrogate in losses.NEEDS_REWARDS and isinstance(gae_lambda, (int, float)) and gae_lambda != 1:
+    if surrogate in losses.NEEDS_REWARDS and tree.known_value(gae_lambda) not in (None, 1.0):
         raise ValueError(
             f"gae_lambda = {gae_lambda}: surrogate {surrogate!r} weighs whole returns, on top of which GAE would count "
             "the future twice; use gae_lambda 1, or 'loaded_dice', which takes any advantages"
         )
     remembers = policy.step is not None
-    if optimizer is None:
-        optimizer = sgd(lr)
+    if optimizer is not None and tree.is_given(lr, INNER_LR):
+        raise ValueError(f"lr = {lr}: has no part beside optimizer, which has its own step size; leave one of them out")
+    given = optimizer = sgd(lr) if optimizer is None else optimizer
     if max_grad_norm is not None:
         optimizer = optax.chain(tree.clip_by_global_norm(max_grad_norm), optimizer)
     loss = actor_critic_loss(
@@ -215,22 +219,16 @@ def ppo(
         entropy_coef=entropy_coef,
         value_clip_eps=value_clip_eps,
         use_critic=baseline == "critic",
-        use_entropy=not (isinstance(entropy_coef, (int, float)) and entropy_coef == 0),
+        use_entropy=tree.known_value(entropy_coef) != 0,
     )
 
     def init(params: Params) -> LearnerState:
         return LearnerState(params, optimizer.init(tree.select(params, adapts)))
 
     def prepare(state: LearnerState, rollout: Rollout) -> Batch:
-        return prepare_batch(
-            policy,
-            jax.lax.stop_gradient(state.params),
-            rollout,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            baseline=baseline,
-            normalize_advantage=normalize_advantage,
-        )
+        estimated = {"gamma": gamma, "gae_lambda": gae_lambda, "baseline": baseline}
+        params = jax.lax.stop_gradient(state.params)
+        return prepare_batch(policy, params, rollout, normalize_advantage=normalize_advantage, **estimated)
 
     def objective(adapted: Any, data: tuple) -> tuple[jax.Array, Metrics]:
         batch, params, anchor = data
@@ -239,11 +237,9 @@ def ppo(
             value = value + proximal_coef / 2 * optax.tree.norm(optax.tree.sub(adapted, anchor), squared=True)
         return value, metrics
 
-    def weighed(batch: Batch) -> Batch:
-        return batch if target_return is None else losses.towards_target(batch, target_return)
-
     def regularised(params: Params, anchor: Params, batch: Batch) -> jax.Array:
-        return objective(params, (weighed(batch), params, anchor))[0]
+        batch = batch if target_return is None else losses.towards_target(batch, target_return)
+        return objective(params, (batch, params, anchor))[0]
 
     def update(
         state: LearnerState, key: jax.Array, batch: Batch, differentiation: str = "reverse"
@@ -254,7 +250,7 @@ def ppo(
             raise ValueError(
                 f"num_minibatches = {num_minibatches}: must divide the batch of {num_samples} {unit} evenly"
             )
-        batch = weighed(batch)
+        batch = batch if target_return is None else losses.towards_target(batch, target_return)
         if num_minibatches > 1:
             if not remembers:
                 batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[batch.mask.ndim :]), batch)
@@ -283,7 +279,7 @@ def ppo(
         return LearnerState(tree.replace_selected(state.params, adapts, adapted), opt_state), metrics
 
     minimises = proximal_coef is not None and num_minibatches == 1 and adapts is None
-    return Learner(init, prepare, update, regularised if minimises else None)
+    return Learner(init, prepare, update, regularised if minimises else None, lambda: check_differentiable(given))
 
 
 def _accumulated(gradient: Callable, num_parts: int) -> Callable:
@@ -327,7 +323,9 @@ def policy_gradient(
     Options are those of `ppo`; defaults here: linear baseline and gae_lambda 1.
     """
     options = {"baseline": "linear", "gae_lambda": 1.0, **options}
-    return ppo(policy, lr, surrogate=surrogate, num_epochs=1, num_minibatches=1, **options)
+    return ppo(
+        policy, _unless_replaced(lr, 0.1, options), surrogate=surrogate, num_epochs=1, num_minibatches=1, **options
+    )
 
 
 def proximal(
@@ -346,9 +344,13 @@ def proximal(
     and gae_lambda 1.
     """
     options = {"baseline": "linear", "gae_lambda": 1.0, **options}
-    return ppo(
-        policy, lr, surrogate=surrogate, num_epochs=num_steps, num_minibatches=1, proximal_coef=strength, **options
-    )
+    options |= {"num_epochs": num_steps, "num_minibatches": 1, "proximal_coef": strength}
+    return ppo(policy, _unless_replaced(lr, 0.1, options), surrogate=surrogate, **options)
+
+
+def _unless_replaced(lr: Any, default: float, options: dict[str, Any]) -> Any:
+    """`lr`, or that of `ppo` where it was not given and an optimiser takes its place."""
+    return INNER_LR if options.get("optimizer") is not None and not tree.is_given(lr, default) else lr
 
 
 def meta_sgd(policy: Policy, **options: Any) -> Learner:
@@ -366,7 +368,7 @@ def context(policy: Policy, lr: Float = 1.0, *, size: int, **options: Any) -> Le
     Only the context parameters `params["context"]` [size] move; the policy must read them, as
     `networks.mlp_policy(..., context_size=size)` does. Options are those of `policy_gradient`.
     """
-    learner = policy_gradient(policy, lr, adapts=("context",), **options)
+    learner = policy_gradient(policy, _unless_replaced(lr, 1.0, options), adapts=("context",), **options)
 
     def init(params: Params) -> LearnerState:
         dtype = jnp.result_type(*jax.tree.leaves(params))
@@ -382,9 +384,6 @@ def regression(apply: Callable[[Params, jax.Array], jax.Array], lr: Any = 0.01) 
     def objective(params: Params, data: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
         return squared_error(apply, params, data), {}
 
-    def init(params: Params) -> LearnerState:
-        return LearnerState(params, optimizer.init(params))
-
     def update(
         state: LearnerState, key: jax.Array, data: dict[str, jax.Array], differentiation: str = "reverse"
     ) -> tuple[LearnerState, Metrics]:
@@ -392,7 +391,7 @@ def regression(apply: Callable[[Params, jax.Array], jax.Array], lr: Any = 0.01) 
         (value, _), grads = value_and_grad(objective, differentiation)(state.params, data)
         return LearnerState(*tree.optimizer_step(optimizer, grads, state.opt_state, state.params)), {"loss": value}
 
-    return Learner(init, lambda state, data: data, update)
+    return Learner(lambda params: LearnerState(params, optimizer.init(params)), lambda state, data: data, update)
 
 
 def squared_error(apply: Callable, params: Params, data: dict[str, jax.Array]) -> jax.Array:

@@ -81,7 +81,8 @@ def evolve_rule(
     def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
         es = strategy(state.params)
         ask_key, tell_key, task_key, life_key = jax.random.split(key, 4)
-        rules, es_state = es.ask(ask_key, state.opt_state, es.default_params)
+        with tree.usual_promotion():
+            rules, es_state = es.ask(ask_key, state.opt_state, es.default_params)
         task = jax.vmap(tasks.sample)(jax.random.split(task_key, num_agents))
         keys = jax.random.split(life_key, num_agents)
 
@@ -99,7 +100,8 @@ def evolve_rule(
         scores = jnp.where(finite, scores, jnp.where(jnp.isfinite(worst), worst, 0.0))
         everyone = jnp.ones(population_size, scores.dtype)
         standard = jax.vmap(lambda x: standardize(x, everyone), 1, 1)(scores)  # 0 where all rules earned the same
-        es_state, _ = es.tell(tell_key, rules, -jnp.mean(standard, axis=1), es_state, es.default_params)
+        with tree.usual_promotion():
+            es_state, _ = es.tell(tell_key, rules, -jnp.mean(standard, axis=1), es_state, es.default_params)
         es_state = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), es_state, state.opt_state)
         eta = es.get_mean(es_state)
         change = jax.tree.map(jnp.subtract, eta, state.params)

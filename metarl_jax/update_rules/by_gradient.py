@@ -106,7 +106,7 @@ def learn_rule(
         losses.surrogate(outer_surrogate),
         entropy_coef=outer_entropy_coef,
         use_critic=False,
-        use_entropy=not (isinstance(outer_entropy_coef, (int, float)) and outer_entropy_coef == 0),
+        use_entropy=tree.known_value(outer_entropy_coef) != 0,
     )
     ends = jnp.iinfo(jnp.int32).max if lifetime is None else lifetime
     optimizer = optax.adam(outer_lr)

@@ -182,7 +182,10 @@ def relive(
 
     def update(state: LearnerState, key: jax.Array, data: tuple) -> LearnerState:
         recent, batch = data
-        return knowing(learner, recent).update(state, key, batch, differentiation)[0]
+        own = knowing(learner, recent)
+        if differentiation != "first_order" and own.check is not None:
+            own.check()
+        return own.update(state, key, batch, differentiation)[0]
 
     stored = (segment.rollouts, segment.params, segment.recent)
     return adaptation.unroll(update, segment.start, segment.keys, stored, experience)
