@@ -44,8 +44,6 @@ def reptile(
         return 0.5 * jnp.asarray(optax.tree.norm(away, squared=True)), away
 
     if optimizer is not None and tree.is_given(outer_lr, 1.0):
-        raise ValueError(
-            f"outer_lr = {outer_lr}: has no part beside optimizer, which has its own; leave one of them out"
-        )
+        raise ValueError(f"outer_lr = {outer_lr}: has no part beside optimizer, which has its own; leave one out")
     steps = gradient_steps(optax.sgd(outer_lr) if optimizer is None else optimizer)
     return policy_meta_learner(env, tasks, policy, learner, outer=steps, estimate=estimate, **options)

@@ -226,7 +226,7 @@ def ppo(
         return LearnerState(params, optimizer.init(tree.select(params, adapts)))
 
     def prepare(state: LearnerState, rollout: Rollout) -> Batch:
-        estimated = {"gamma": gamma, "gae_lambda": gae_lambda, "baseline": baseline}
+        estimated: dict[str, Any] = {"gamma": gamma, "gae_lambda": gae_lambda, "baseline": baseline}
         params = jax.lax.stop_gradient(state.params)
         return prepare_batch(policy, params, rollout, normalize_advantage=normalize_advantage, **estimated)
 
