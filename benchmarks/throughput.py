@@ -40,7 +40,7 @@ def ppo_cartpole(num_seeds: int, repeats: int) -> dict[str, Any]:
             return state, metrics["episode_return"]
 
         _, returns = jax.lax.scan(iteration, algo.init(key), jnp.arange(PPO_ITERATIONS))
-        return jnp.nanmean(returns[-20:])
+        return mrl.tree.finite_mean(returns[-20:])
 
     keys = jax.random.split(jax.random.key(1), num_seeds)
     together = jax.vmap(train) if num_seeds > 1 else lambda keys: train(keys[0])

@@ -15,9 +15,36 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 Differentiation = Literal["reverse", "mixed", "first_order"]
 MODES = ("reverse", "mixed", "first_order")
+
+
+class Differentiable(optax.GradientTransformation):
+    """An optimiser that is known to have a derivative at gradients that are exactly 0."""
+
+
+def check_differentiable(optimizer: optax.GradientTransformation) -> None:
+    """What second order through `optimizer` needs: a derivative at zero gradients, as a task of equal rewards has.
+
+    It is tried on two numbers, and left untried where the optimiser is made of traced values or fits its own tree only.
+    Raises: ValueError where that derivative is NaN, as it is for optax's `adam` and `clip_by_global_norm`.
+    """
+    if isinstance(optimizer, Differentiable):
+        return
+    with jax.ensure_compile_time_eval():
+        zeros, params = jnp.zeros(2), jnp.ones(2)
+        try:
+            slope = jax.grad(lambda g: jnp.sum(optimizer.update(g, optimizer.init(params), params)[0]))(zeros)
+        except Exception:  # whatever it is that this optimiser needs, only training can tell
+            return
+        if not isinstance(slope, jax.core.Tracer) and bool(jnp.any(jnp.isnan(slope))):
+            raise ValueError(
+                "optimizer: its derivative is NaN at zero gradients, and so would the meta-gradient be; use "
+                "mrl.inner.adam for optax.adam, mrl.tree.clip_by_global_norm (or max_grad_norm) for "
+                "optax.clip_by_global_norm, or differentiation='first_order'"
+            )
 
 
 def value_and_grad(loss: Callable, mode: str = "reverse") -> Callable:

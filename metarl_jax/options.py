@@ -12,6 +12,7 @@ import functools
 import importlib
 import inspect
 import math
+import numbers
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -376,11 +377,22 @@ def _divisors(size: int) -> Iterator[int]:
             yield size // d
 
 
+def known_value(value: Any) -> float | None:
+    """A number of Python's or NumPy's as a float; None for what is traced or an array, known only when it runs."""
+    value = _plain(value)
+    return float(value) if isinstance(value, numbers.Real) else None
+
+
+def is_given(value: Any, default: float) -> bool:
+    """Whether an option is something else than its default, as what is traced is."""
+    return known_value(value) != default
+
+
 def is_other_than(value: Any, number: float) -> bool:
     """Whether a value is known before tracing, and is not `number`."""
-    return isinstance(_plain(value), int | float) and value != number
+    return known_value(value) not in (None, number)
 
 
 def is_zero(coefficient: Any) -> bool:
     """Whether a coefficient is known to be 0 before tracing, so that its term can be left out of the program."""
-    return isinstance(_plain(coefficient), int | float) and coefficient == 0
+    return known_value(coefficient) == 0

@@ -1,7 +1,8 @@
-"""Pytree helpers that jax and optax lack: norms safe at zero, chunked maps, minibatches, finiteness."""
+"""Pytree helpers that jax and optax lack: norms safe at zero, masks, chunked maps, minibatches, finiteness."""
 
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -9,11 +10,46 @@ import jax.numpy as jnp
 import optax
 
 
+@contextmanager
+def usual_promotion() -> Iterator[None]:
+    """JAX's default promotion of types and ranks, for what optax, distrax and flax compute within.
+
+    Their code does not pass `jax_numpy_dtype_promotion=strict` and `jax_numpy_rank_promotion=raise`; ours does.
+    """
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def global_norm(tree: Any) -> jax.Array:
     """Euclidean norm over all leaves, with gradient 0 (not NaN) where every leaf is zero."""
     squares = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree))
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+
+
+def masked(tree: Any, mask: jax.Array) -> Any:
+    """Every leaf where `mask` is not 0, and 0 elsewhere; `mask` has the leading axes of the leaves.
+
+    What stands behind the mask has no part in the value or in any derivative, NaN and infinity included. A product
+    with the mask does not do that: 0 * NaN is NaN, and so is the derivative of a masked value where the slope is
+    infinite. Mask what goes into a formula, not only what comes out.
+    """
+    keep = mask.astype(bool)
+
+    def one(x: jax.Array) -> jax.Array:
+        return jnp.where(keep.reshape(*keep.shape, *[1] * (x.ndim - keep.ndim)), x, jnp.zeros((), x.dtype))
+
+    return jax.tree.map(one, tree)
+
+
+def finite_behind(tree: Any, mask: jax.Array) -> Any:
+    """Every leaf as it is, but 0 behind the mask where it is NaN or infinite: fit to be read by a network."""
+
+    def one(x: jax.Array) -> jax.Array:
+        real = mask.astype(bool).reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
+        return jnp.where(real | jnp.isfinite(x), x, jnp.zeros((), x.dtype))
+
+    return jax.tree.map(one, tree)
 
 
 def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
@@ -28,6 +64,13 @@ def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransforma
         return jax.tree.map(lambda g: (g * scale).astype(g.dtype), grads)
 
     return optax.stateless(clip)
+
+
+def optimizer_step(optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+    """One step of an optax optimiser: (params, opt_state)."""
+    with usual_promotion():
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
 
 
 def default_batch_size(n: int) -> int:
@@ -112,7 +155,19 @@ def _permutations(key: jax.Array, count: int, n: int) -> jax.Array:
         return jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, count))
     low = jnp.uint32((1 << (n - 1).bit_length()) - 1)
     words = jax.random.bits(key, (count, n), jnp.uint32) & ~low
-    return (jnp.sort(words | jnp.arange(n, dtype=jnp.uint32), axis=1) & low).astype(jnp.int32)
+    return (jnp.sort(words | jnp.arange(n, dtype=jnp.uint32)[None], axis=1) & low).astype(jnp.int32)
+
+
+def mean_or_nothing(total: jax.Array, count: jax.Array) -> jax.Array:
+    """total / count, and infinity where there was nothing to count: see `types.Metrics`."""
+    counted = count.astype(total.dtype)
+    return jnp.where(count > 0, total / jnp.maximum(counted, 1.0), jnp.inf)
+
+
+def finite_mean(x: jax.Array, axis: int | None = None) -> jax.Array:
+    """Mean of the finite entries, and infinity where there are none."""
+    is_finite = jnp.isfinite(x)
+    return mean_or_nothing(jnp.sum(masked(x, is_finite), axis=axis), jnp.sum(is_finite, axis=axis))
 
 
 def select(tree: Any, names: Sequence[str] | None) -> Any:

@@ -14,6 +14,8 @@ from flax import struct
 
 Params = Any  # a pytree of arrays
 Task = Any  # a gymnax EnvParams, or any other pytree that says what the task is
+# What a step reports, by name. A mean over things of which there may be none, such as the episodes that ended, is
+# infinite where there were none: null in metrics.jsonl. NaN would say so too, but 0 / 0 stops `jax_debug_nans`.
 Metrics = dict[str, Any]
 
 
@@ -63,6 +65,7 @@ class Trial:
     outer: Any  # pytree without it
     keys: jax.Array  # [K] the inner updates' own randomness (minibatch shuffles), part of the data
     credit: Any = None  # [] how good the outcome was beside the other tasks', or None: pays for exploration (E-MAML)
+    faults: Any = None  # leaves [K + 1]: `rollout.faulty_steps` before and after each update, where there were rollouts
 
 
 @struct.dataclass
@@ -77,7 +80,9 @@ class Policy(NamedTuple):
     """A network as pure functions. `value` is None for a policy without a critic.
 
     A policy with a memory reads whole trials in `apply`, `value` and `joint`, observation [T, B, obs] from the start of
-    a trial, and has two functions more: what it remembers at the start, and one step of acting.
+    a trial, and has two functions more: what it remembers at the start, and one step of acting. `features` is what the
+    network makes of an observation before it reads it (one-hot where the space is discrete, see `envs.observations`),
+    which is what a linear baseline reads too; None: the observation's own numbers.
     """
 
     init: Callable[[jax.Array], Params]  # key -> params
@@ -86,6 +91,7 @@ class Policy(NamedTuple):
     joint: Callable[[Params, jax.Array], tuple[Any, jax.Array]] | None = None  # both at once, where they share layers
     remember: Callable[[int], Any] | None = None  # number of streams B -> memory at the start of a trial, [B, ...]
     step: Callable[[Params, Any, jax.Array], tuple[Any, Any]] | None = None  # memory, [B, obs] -> memory, distribution
+    features: Callable[[jax.Array], jax.Array] | None = None  # [..., *obs] -> [..., D]
 
 
 class Learner(NamedTuple):
@@ -97,7 +103,8 @@ class Learner(NamedTuple):
     there is one, is what an update from `anchor` descends to its minimum: implicit differentiation needs it.
     `check(num_steps, num_streams, *names)`, where there is one, raises ValueError for data of a size that does not fit,
     so that a constructor can refuse it before anything is traced. `on_policy` names a surrogate without a likelihood
-    ratio, whose updates are right only from the parameters that sampled.
+    ratio, whose updates are right only from the parameters that sampled. `check_second_order()` raises ValueError where
+    an update has no derivative to second order, such as by its optimiser.
     """
 
     init: Callable[[Params], LearnerState]
@@ -106,6 +113,7 @@ class Learner(NamedTuple):
     loss: Callable[[Params, Params, Any], jax.Array] | None = None
     check: Callable[..., None] | None = None
     on_policy: str | None = None
+    check_second_order: Callable[[], None] | None = None
 
 
 class Algorithm(NamedTuple):

@@ -91,7 +91,7 @@ def test_no_circles_inside_a_room():
 
 @pytest.mark.parametrize("path", [*FILES, PACKAGE / "__init__.py"], ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_are_short(path):
-    assert len(path.read_text().splitlines()) <= 480 if path.name == "learners.py" else 400
+    assert len(path.read_text().splitlines()) <= 400
 
 
 def test_import_is_light():

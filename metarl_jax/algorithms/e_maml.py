@@ -36,15 +36,9 @@ def e_maml(
     *expected* return, in which the sampling is already counted, so that the two together count it twice
     (`exact.sampled_meta_gradient` shows it).
     """
-    return policy_meta_learner(
-        env,
-        tasks,
-        policy,
-        inner,
-        exploration_coef=exploration_coef,
-        num_outer_epochs=num_outer_epochs,
-        **options,
-    )
+    if options.get("outer") is None:
+        options["num_outer_epochs"] = num_outer_epochs
+    return policy_meta_learner(env, tasks, policy, inner, exploration_coef=exploration_coef, **options)
 
 
 # With any other inner surrogate the sampling would be counted twice.

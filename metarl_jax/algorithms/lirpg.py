@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax import tree
 from metarl_jax.algorithms.job import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
-from metarl_jax.networks import MLP, build_policy, flattener, network_part
+from metarl_jax.envs.observations import flattener
+from metarl_jax.networks import MLP, build_policy, network_part
 from metarl_jax.networks.mlp import Activation
 from metarl_jax.options import (
     NonNegative,
@@ -87,7 +89,7 @@ def lirpg(
 
     def learner(eta: Params) -> Learner:
         def prepare(state: LearnerState, rollout: Rollout) -> Any:
-            own = reward(eta, rollout.observation, rollout.action)
+            own = reward(eta, *tree.finite_behind((rollout.observation, rollout.action), rollout.mask))
             mixed = extrinsic_coef * rollout.reward + intrinsic_coef * own
             return base.prepare(state, dataclasses.replace(rollout, reward=mixed))
 

@@ -9,6 +9,7 @@ agent descends
 It knows neither observations nor actions, so that it can be taken to any environment with discrete actions.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -21,8 +22,9 @@ from flax import struct
 from metarl_jax import tree
 from metarl_jax.algorithms.job import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
-from metarl_jax.gradient import value_and_grad
-from metarl_jax.networks import MLP, Categorical, flattener, mlp_policy, orthogonal
+from metarl_jax.envs.observations import flattener
+from metarl_jax.gradient import check_differentiable, value_and_grad
+from metarl_jax.networks import MLP, Categorical, mlp_policy, orthogonal
 from metarl_jax.networks.mlp import Activation
 from metarl_jax.options import (
     NonNegative,
@@ -123,7 +125,7 @@ def lpg(
     def prediction(params: Params, observation: jax.Array) -> Any:
         return predictor.apply({"params": params["prediction"]}, flat(observation))
 
-    policy = Policy(init_agent, actor.apply)
+    policy = Policy(init_agent, actor.apply, features=flat)
 
     def init(key: jax.Array) -> Params:
         one = jnp.zeros((1, 1))
@@ -132,7 +134,7 @@ def lpg(
         return eta
 
     def learner(eta: Params) -> Learner:
-        step = learners.optimizer_of(optimizer, lr)
+        given = step = learners.optimizer_of(optimizer, lr)
         if max_grad_norm is not None:
             step = optax.chain(tree.clip_by_global_norm(max_grad_norm), step)
 
@@ -141,6 +143,9 @@ def lpg(
 
         def prepare(state: LearnerState, rollout: Rollout) -> Directions:
             params = jax.lax.stop_gradient(state.params)
+            names = ("reward", "log_prob", "observation", "next_observation")
+            real = tree.finite_behind({name: getattr(rollout, name) for name in names}, rollout.mask)
+            rollout = dataclasses.replace(rollout, **real)
             y, next_y = (prediction(params, o).probs for o in (rollout.observation, rollout.next_observation))
             inputs = (rollout.reward, rollout.done, rollout.terminated, jnp.exp(rollout.log_prob), y, next_y)
             told: Any = network.apply({"params": eta}, *inputs)
@@ -148,10 +153,14 @@ def lpg(
             return Directions(rollout.observation, rollout.action, pi_hat, y_hat, rollout.mask)
 
         def objective(params: Params, batch: Directions) -> tuple[jax.Array, Metrics]:
-            log_prob = policy.apply(params, batch.observation).log_prob(batch.action)
-            y = prediction(params, batch.observation)
-            kl = jnp.sum(y.probs * (jax.nn.log_softmax(y.logits) - jax.nn.log_softmax(batch.y_hat)), axis=-1)
-            towards = losses.masked_mean(log_prob * batch.pi_hat, batch.mask)
+            named = (batch.observation, batch.action, batch.pi_hat, batch.y_hat)
+            observation, action, pi_hat, y_hat = tree.finite_behind(named, batch.mask)
+            now = policy.apply(params, observation)
+            with tree.usual_promotion():
+                log_prob = now.log_prob(action)
+            y = prediction(params, observation)
+            kl = jnp.sum(y.probs * (jax.nn.log_softmax(y.logits) - jax.nn.log_softmax(y_hat)), axis=-1)
+            towards = losses.masked_mean(log_prob * pi_hat, batch.mask)
             predicted = losses.masked_mean(kl, batch.mask)
             return towards + prediction_coef * predicted, {"policy_loss": towards, "prediction_kl": predicted}
 
@@ -160,15 +169,15 @@ def lpg(
         ) -> tuple[LearnerState, Metrics]:
             del key
             (value, metrics), grads = value_and_grad(objective, differentiation)(state.params, batch)
-            updates, opt_state = step.update(grads, state.opt_state, state.params)
-            return LearnerState(optax.apply_updates(state.params, updates), opt_state), {"loss": value, **metrics}
+            moved, opt_state = tree.optimizer_step(step, grads, state.opt_state, state.params)
+            return LearnerState(moved, opt_state), {"loss": value, **metrics}
 
-        return Learner(begin, prepare, update)
+        return Learner(begin, prepare, update, check=lambda: check_differentiable(given))
 
     def penalty(params: Params, batch: Directions) -> jax.Array:
         y_hat = jax.nn.softmax(batch.y_hat)
         size = pi_hat_coef * jnp.square(batch.pi_hat) + y_hat_coef * jnp.sum(jnp.square(y_hat), axis=-1)
-        spread = losses.entropy(prediction(params, batch.observation), batch.mask)
+        spread = losses.entropy(prediction(params, tree.finite_behind(batch.observation, batch.mask)), batch.mask)
         return losses.masked_mean(size, batch.mask) - prediction_entropy_coef * spread
 
     return Rule(init, learner, policy, penalty)

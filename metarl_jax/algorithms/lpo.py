@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
+from metarl_jax import tree
 from metarl_jax.algorithms.job import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
 from metarl_jax.networks import build_policy, network_part
@@ -49,21 +50,32 @@ def init_drift(key: jax.Array, width: int = 128, scale: float = 1.0) -> Params:
 
 def drift(eta: Params, log_ratio: jax.Array, advantage: jax.Array, clip_eps: Float | None = None) -> jax.Array:
     """f(rho, A) >= 0, elementwise in log rho [...] and A [...]; advantages in units of their standard deviation."""
-    ratio = jnp.exp(log_ratio)
-    about = jnp.stack([1.0 - ratio, jnp.square(1.0 - ratio), log_ratio, jnp.square(log_ratio)], axis=-1)
-    x = jnp.concatenate([about, about * advantage[..., None]], axis=-1)
-    net = jnp.tanh(x @ eta["hidden"]) @ eta["output"]
+    ratio = losses.likelihood_ratio(log_ratio)
+    net = _network(eta, log_ratio, ratio, advantage)
     if clip_eps is not None:
         net = net + jax.nn.relu((ratio - jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)) * advantage)
     return jax.nn.relu(net - MARGIN)
+
+
+def _network(eta: Params, log_ratio: jax.Array, ratio: jax.Array, advantage: jax.Array) -> jax.Array:
+    about = jnp.stack([1.0 - ratio, jnp.square(1.0 - ratio), log_ratio, jnp.square(log_ratio)], axis=-1)
+    x = jnp.concatenate([about, about * advantage[..., None]], axis=-1)
+    return jnp.tanh(x @ eta["hidden"]) @ eta["output"]
 
 
 def surrogate(eta: Params, clip_eps: Float | None = None) -> losses.Surrogate:
     """-mean [rho A - f(rho, A)], for `learners.ppo`."""
 
     def loss(log_prob: jax.Array, batch: Batch) -> jax.Array:
-        log_ratio = log_prob - batch.log_prob
-        gained = jnp.exp(log_ratio) * batch.advantage - drift(eta, log_ratio, batch.advantage, clip_eps)
+        log_prob, old, advantage = tree.masked((log_prob, batch.log_prob, batch.advantage), batch.mask)
+        log_ratio = log_prob - old
+        ratio = losses.likelihood_ratio(log_ratio)
+        gained = ratio * advantage - drift(eta, log_ratio, advantage, clip_eps)
+        if clip_eps is not None:  # far out this is the difference of two huge numbers: written as what it comes to
+            clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps) * advantage
+            kept = jnp.minimum(ratio * advantage, clipped)
+            net = _network(eta, log_ratio, ratio, advantage) - MARGIN
+            gained = jnp.where(log_ratio > losses.FAR, jnp.minimum(ratio * advantage, kept - net), gained)
         return -losses.masked_mean(gained, batch.mask)
 
     return loss

@@ -32,6 +32,7 @@ from pydantic import Field
 from metarl_jax import tree
 from metarl_jax.algorithms.job import Entry, Job, RunOptions
 from metarl_jax.algorithms.one_task import on_one_task, the_task
+from metarl_jax.gradient import check_differentiable
 from metarl_jax.meta.hyperparameters import Tuned, constant, reactive, squash, unconstrained
 from metarl_jax.networks import build_policy, network_part
 from metarl_jax.options import (
@@ -51,7 +52,7 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl import learners, losses
-from metarl_jax.rl.rollout import EnvCarry, completed
+from metarl_jax.rl.rollout import EnvCarry, completed, environment_metrics, faulty_steps, first_fault
 from metarl_jax.types import Learner, LearnerState, Metrics, Policy, Rollout, Task
 from metarl_jax.update_rules.lifetimes import Agent, OuterCritic, Segment, acting, born, live, relive, with_outer_critic
 
@@ -166,6 +167,8 @@ def meta_gradient_rl(
     _check_tuned(tuned, numbers, surrogate)
     fixed: dict[str, Any] = {name: value for name, value in numbers.items() if name not in tuned}
     fixed |= {"max_grad_norm": max_grad_norm, **options}
+    if differentiation != "first_order":
+        check_differentiable(optimizer(1e-3))
     bootstrapped = objective == "bootstrapped"
     policy_of = (lambda h: policy) if isinstance(policy, Policy) else policy
     if recent and not isinstance(policy, Policy):
@@ -253,6 +256,7 @@ def meta_gradient_rl(
         metrics = {**tree.tree_mean(metrics), **completed(lived.rollouts)}
         metrics |= {f"tuned_{name}": jnp.mean(value) for name, value in used.items()}
         metrics["reward"] = jnp.mean(lived.rollouts.reward)
+        metrics["faulty_step"] = first_fault(jax.vmap(faulty_steps)(lived.rollouts), faulty_steps(seen))
         return jax.lax.stop_gradient((segment, after, metrics))
 
     def adapted(x: Any, segment: Segment) -> LearnerState:
@@ -284,9 +288,9 @@ def meta_gradient_rl(
     def step(state: MetaGradientState, key: jax.Array) -> tuple[MetaGradientState, Metrics]:
         segment, after, metrics = collect(state, key)
         loss, grads = jax.value_and_grad(meta_loss)(state.meta, segment)
-        updates, meta_state = meta_optimizer.update(grads, state.meta_state, state.meta)
-        x = optax.apply_updates(state.meta, updates)
-        finite = {
+        x, meta_state = tree.optimizer_step(meta_optimizer, grads, state.meta_state, state.meta)
+        finite: dict[str, Any] = {
+            **environment_metrics(metrics["faulty_step"])[0],
             "loss": {"agent": jnp.isfinite(metrics["loss"]), "meta": jnp.isfinite(loss)},
             "gradient": tree.finite(grads),
             "params": {"agent": tree.finite(after.learner.params), "meta": tree.finite(x)},

@@ -13,7 +13,7 @@ from metarl_jax.algorithms.one_task import on_one_task, the_task
 from metarl_jax.networks import build_policy, network_part
 from metarl_jax.options import NonNegative, Part, Positive, Rate, configuration, takes_options
 from metarl_jax.rl import learners, losses
-from metarl_jax.rl.rollout import EnvCarry, completed, reset, rollout
+from metarl_jax.rl.rollout import EnvCarry, completed, environment_metrics, faulty_steps, reset, rollout
 from metarl_jax.types import Algorithm, LearnerState, Metrics, Policy, Task
 
 
@@ -53,7 +53,7 @@ def ppo(
 
     Actor-critic PPO with Adam on `num_envs` auto-resetting copies of `task`. A step collects `num_steps` from each
     environment, then updates. The step size is annealed over `num_iterations` of them, where that is given.
-    Step metrics: the loss terms, and mean return and length of the episodes that ended (NaN if none did).
+    Step metrics: the loss terms, and mean return and length of the episodes that ended (infinite if none did).
 
     Raises: ValueError for a surrogate over whole episodes, which do not fit streams that reset themselves, and for
         minibatches that do not divide the data.
@@ -96,8 +96,9 @@ def ppo(
             auto_reset=True,
         )
         learned, metrics = learner.update(state.learner, update_key, learner.prepare(state.learner, data))
-        finite = {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
-        return PPOState(learned, envs), {**metrics, **completed(data), "finite": finite}
+        finite, faulty = environment_metrics(faulty_steps(data))
+        finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
+        return PPOState(learned, envs), {**metrics, **completed(data), "finite": finite, "faulty_step": faulty}
 
     return Algorithm(init, step)
 

@@ -10,7 +10,7 @@ from metarl_jax.algorithms.gradient_family import entry
 from metarl_jax.meta import adaptation
 from metarl_jax.meta.meta_learner import policy_meta_learner
 from metarl_jax.meta.outer import gradient_steps
-from metarl_jax.options import Positive, Rate, takes_options
+from metarl_jax.options import Positive, Rate, is_given, takes_options
 from metarl_jax.rl.learners import policy_gradient
 from metarl_jax.types import Learner, MetaLearner, Params, Policy, Trial
 
@@ -47,6 +47,8 @@ def reptile(
         away = optax.tree.sub(params, adaptation.adapt(inner, params, trial).params)
         return 0.5 * jnp.asarray(optax.tree.norm(away, squared=True)), away
 
+    if optimizer is not None and is_given(outer_lr, 1.0):
+        raise ValueError(f"outer_lr = {outer_lr}: has no part beside optimizer, which has its own; leave one out")
     return policy_meta_learner(
         env,
         tasks,

@@ -25,8 +25,8 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl import learners, losses
-from metarl_jax.rl.trial_ppo import annealed_ppo
-from metarl_jax.rl.trials import check_num_updates, sample_tasks, score_metrics, trial_rollout
+from metarl_jax.rl.rollout import environment_metrics, faulty_steps
+from metarl_jax.rl.trials import annealed_ppo, check_num_updates, sample_tasks, score_metrics, trial_rollout
 from metarl_jax.types import Batch, LearnerState, MetaLearner, MetaState, Metrics, Params, Policy, Rollout, Task, Trial
 
 
@@ -130,13 +130,17 @@ def rl2(
         task_key, trial_key, update_key = jax.random.split(key, 3)
         task = sample_tasks(tasks.sample, task_key, meta_batch_size, trials_per_task)
         data, scores = trial_rollout(env, act, remember, state.params, trial_key, task, num_trials, one_task_each=True)
+        faults = faulty_steps(data)
         if center_rewards:
-            data = dataclasses.replace(data, reward=(data.reward - data.reward.mean(axis=1, keepdims=True)) * data.mask)
+            centred = data.reward - data.reward.mean(axis=1, keepdims=True)
+            data = dataclasses.replace(data, reward=tree.masked(centred, data.mask))
         learned, metrics = learner_at(state.opt_state).update(
             LearnerState(state.params, state.opt_state), update_key, prepare(state.params, data)
         )
-        finite = {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
-        return MetaState(learned.params, learned.opt_state), {**metrics, **score_metrics(scores), "finite": finite}
+        finite, faulty = environment_metrics(faults)
+        finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
+        metrics = {**metrics, **score_metrics(scores), "finite": finite, "faulty_step": faulty}
+        return MetaState(learned.params, learned.opt_state), metrics
 
     def collect(params: Params, key: jax.Array, task: Task, num_updates: int | None = None) -> tuple[Trial, jax.Array]:
         check_num_updates(env, num_updates)

@@ -25,8 +25,8 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl import learners
-from metarl_jax.rl.trial_ppo import annealed_ppo
-from metarl_jax.rl.trials import check_num_updates, sample_tasks, score_metrics, trial_rollout
+from metarl_jax.rl.rollout import environment_metrics, faulty_steps
+from metarl_jax.rl.trials import annealed_ppo, check_num_updates, sample_tasks, score_metrics, trial_rollout
 from metarl_jax.types import (
     LearnerState,
     MetaLearner,
@@ -182,21 +182,24 @@ def varibad(
             z = z + std * jax.random.normal(key, z.shape)
         size = env.observation_size
         if condition == "next_state":
-            told, counts = data.next_observation[..., :size], data.mask * ~episode_ends(data.next_observation)
+            told, counts = data.next_observation[..., :size], data.mask
+            counts = tree.masked(counts, ~episode_ends(data.next_observation))
         else:
             action = data.next_observation[..., size : size + env.action_size]  # as the environment shows it
             told, counts = jnp.concatenate([data.observation[..., :size], action], -1), data.mask
+        told, paid = tree.masked((told, data.reward), counts)
         predicted = belief.reward(params, z[:, None], told[None])  # [E, T, B]
         if reward_levels is None:
-            log_prob = -0.5 * jnp.square(predicted - data.reward)
+            log_prob = -0.5 * jnp.square(predicted - paid[None])
         else:
-            is_high = data.reward > sum(reward_levels) / 2
+            is_high = jnp.broadcast_to(paid > sum(reward_levels) / 2, predicted.shape)
             log_prob = -optax.sigmoid_binary_cross_entropy(predicted, is_high.astype(predicted.dtype))
-        predicted_rewards = jnp.sum(log_prob * counts, axis=1)  # [E, B]
+        log_prob = tree.masked(log_prob, jnp.broadcast_to(counts, log_prob.shape))
+        predicted_rewards = jnp.sum(log_prob, axis=1)  # [E, B]
         kl = _sequential_kl(mean, log_var)[terms]  # [E, B]
         elbo = jnp.mean(predicted_rewards - kl_coef * kl)
         pairs = jnp.sum(counts) * terms.shape[0]
-        return -elbo, {"elbo": elbo, "kl": jnp.mean(kl), "reward_log_prob": jnp.sum(log_prob * counts) / pairs}
+        return -elbo, {"elbo": elbo, "kl": jnp.mean(kl), "reward_log_prob": jnp.sum(log_prob) / pairs}
 
     def train_belief(params: Params, opt_state: Any, key: jax.Array, data: Rollout) -> tuple[Params, Any, Metrics]:
         def update(carry: tuple, key: jax.Array) -> tuple[tuple, Metrics]:
@@ -209,8 +212,7 @@ def varibad(
             if num_elbo_terms is not None:
                 terms = jax.random.choice(term_key, num_steps, (num_elbo_terms,), replace=False)
             grads, metrics = jax.grad(negative_elbo, has_aux=True)(params, z_key, some, terms)
-            updates, opt_state = vae.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), metrics
+            return tree.optimizer_step(vae, grads, opt_state, params), metrics
 
         (params, opt_state), metrics = jax.lax.scan(update, (params, opt_state), jax.random.split(key, num_vae_updates))
         return params, opt_state, tree.tree_mean(metrics)
@@ -231,12 +233,14 @@ def varibad(
         acting, metrics = learner_at(acting.opt_state).update(acting, update_key, batch)
         believing, vae_state, more = train_belief(state.params["belief"], state.opt_state[1], vae_key, data)
         params = {"policy": acting.params, "belief": believing}
-        finite = {"loss": jnp.isfinite(metrics["loss"] + more["elbo"]), "params": tree.finite(params)}
+        finite, faulty = environment_metrics(faulty_steps(data))
+        finite |= {"loss": jnp.isfinite(metrics["loss"] + more["elbo"]), "params": tree.finite(params)}
         return MetaState(params, (acting.opt_state, vae_state)), {
             **metrics,
             **more,
             **score_metrics(scores),
             "finite": finite,
+            "faulty_step": faulty,
         }
 
     def collect(params: Params, key: jax.Array, task: Task, num_updates: int | None = None) -> tuple[Trial, jax.Array]:

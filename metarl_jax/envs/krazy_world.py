@@ -22,6 +22,7 @@ be walled in by death, so not every board has 3 to win: see the oracle.
 """
 
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -251,7 +252,7 @@ def krazy_world(
         int(check_positive(name, share, or_zero=True) * cells + 1e-9) for name, share in shares.items()
     )
     for name, value in (("num_transporters", num_transporters), ("min_goal_distance", min_goal_distance)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
             raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
     check_count("num_goals", num_goals)
     num_rest = num_death + num_energy + num_ice + 2 * num_transporters

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -129,7 +130,7 @@ def as_arrays(params: EnvParams) -> EnvParams:
 
 def check_count(name: str, value: int) -> int:
     """Return `value` if it is an integer of at least 1; ValueError naming it otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     return int(value)
 
@@ -137,7 +138,7 @@ def check_count(name: str, value: int) -> int:
 def check_positive(name: str, value: float, *, or_zero: bool = False) -> float:
     """Return `value` if it is a finite number above (or at) zero; ValueError naming it otherwise."""
     allowed = "a finite number of at least 0" if or_zero else "a finite number above 0"
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
     if not np.isfinite(value) or value < 0 or (value == 0 and not or_zero):
         raise ValueError(f"{name} must be {allowed}, got {value!r}")

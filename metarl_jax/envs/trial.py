@@ -14,6 +14,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from jax import Array
 
+from metarl_jax.envs.observations import check_one_array, flattener
 from metarl_jax.envs.tasks import TaskDistribution, check_count
 
 
@@ -39,17 +40,10 @@ class Trials(environment.Environment[TrialState, Any]):
         self.env = env
         self.num_episodes = check_count("num_episodes", num_episodes)
         self.horizon = check_count("horizon", horizon)
-        params = env.default_params
-        observed, acts = env.observation_space(params), env.action_space(params)
-        for what, space in (("observation", observed), ("action", acts)):
-            if not hasattr(space, "shape") or hasattr(space, "spaces"):
-                raise ValueError(
-                    f"{what} space {type(space).__name__} of {env.name}: cannot be concatenated into one vector; "
-                    "wrap the environment so that it is one array"
-                )
+        acts = env.action_space(env.default_params)
+        self.observation_size, self._features = flattener(env)
+        check_one_array("action", acts, env.name)
         self.num_options = int(acts.n) if hasattr(acts, "n") else None  # discrete actions
-        self.observation_size = int(observed.n) if hasattr(observed, "n") else int(np.prod(observed.shape))
-        self.one_hot_observation = hasattr(observed, "n")
         self.action_size = self.num_options or int(np.prod(acts.shape))
 
     @property
@@ -78,7 +72,7 @@ class Trials(environment.Environment[TrialState, Any]):
 
         state = TrialState(
             env_state=choose(first_state, env_state),
-            episode=state.episode + over,
+            episode=state.episode + over.astype(state.episode.dtype),
             episode_time=jnp.where(over, 0, time),
             time=state.time + 1,
         )
@@ -96,10 +90,8 @@ class Trials(environment.Environment[TrialState, Any]):
         return jnp.zeros((), bool)
 
     def _flat(self, observation: Any, action: Array, reward: Any, over: Any) -> Array:
-        if self.one_hot_observation:
-            observation = jax.nn.one_hot(observation, self.observation_size)
         last = jnp.stack([jnp.asarray(reward, float), jnp.asarray(over, float)])
-        return jnp.concatenate([jnp.asarray(observation, float).reshape(-1), action, last])
+        return jnp.concatenate([self._features(observation), action, last])
 
     @property
     def name(self) -> str:
@@ -149,6 +141,7 @@ def episode_returns(reward: Array, ends: Array, num_episodes: int) -> Array:
         reward: [T, ...], 0 after the end of the trial.
         ends: [T, ...] bool, the last step of each episode.
     """
-    index = jnp.cumsum(ends, axis=0) - ends  # episodes that had ended before this step
+    count = ends.astype(int)
+    index = jnp.cumsum(count, axis=0) - count  # episodes that had ended before this step
     which = index[None] == jnp.arange(num_episodes).reshape(-1, *[1] * reward.ndim)
     return jnp.sum(jnp.where(which, reward[None], 0), axis=1)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from metarl_jax.types import Learner, LearnerState, Params, Task, Trial
+from metarl_jax.rl.rollout import faulty_steps
+from metarl_jax.types import Learner, LearnerState, Params, Rollout, Task, Trial
 
 # sample(params, key, task) -> (data for learner.prepare, score): acting, or drawing labelled examples
 Sample = Callable[[Params, jax.Array, Task], tuple[Any, jax.Array]]
@@ -48,16 +50,19 @@ def collect(
     sample_keys = jax.random.split(sample_key, num_updates + 1)
     update_keys = jax.random.split(update_key, num_updates)
 
-    def experience(state: LearnerState, key: jax.Array) -> tuple[Any, tuple[Any, jax.Array]]:
+    def experience(state: LearnerState, key: jax.Array) -> tuple[Any, tuple[Any, jax.Array, Any]]:
         data, score = sample(state.params, key, task)
         batch = learner.prepare(state, data)
-        return batch, (batch, score)
+        return batch, (batch, score, faulty_steps(data) if isinstance(data, Rollout) else None)
 
     state = learner.init(jax.lax.stop_gradient(params))
-    state, (inner, scores) = unroll(lambda *x: learner.update(*x)[0], state, update_keys, sample_keys[:-1], experience)
-    outer, (_, last) = experience(state, sample_keys[-1])
-    scores = jax.numpy.concatenate([scores, last[None]])
-    return jax.lax.stop_gradient((Trial(inner, outer, update_keys), scores))
+    state, (inner, scores, faults) = unroll(
+        lambda *x: learner.update(*x)[0], state, update_keys, sample_keys[:-1], experience
+    )
+    outer, (_, *last) = experience(state, sample_keys[-1])
+    append = lambda first, then: jnp.concatenate([first, then[None]])  # noqa: E731
+    scores, faults = jax.tree.map(append, (scores, faults), tuple(last))
+    return jax.lax.stop_gradient((Trial(inner, outer, update_keys, faults=faults), scores))
 
 
 def replay(

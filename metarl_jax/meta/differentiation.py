@@ -73,6 +73,11 @@ def _anything(learner: Learner, num_inner_steps: int) -> None:
     del learner, num_inner_steps
 
 
+def _second_order(learner: Learner, num_inner_steps: int) -> None:
+    if learner.check_second_order is not None and num_inner_steps:
+        learner.check_second_order()
+
+
 def _unrolled(mode: str) -> MetaGradient:
     def replay_in(mode: str) -> Callable:
         def replay(learner: Learner, params: Params, trial: Trial, observe: Any = None) -> tuple[LearnerState, Any]:
@@ -81,7 +86,8 @@ def _unrolled(mode: str) -> MetaGradient:
         return replay
 
     tangents = replay_in("reverse" if mode == "mixed" else mode)
-    return MetaGradient(mode, replay_in(mode), tangents, _autodiff, _anything)
+    check = _anything if mode == "first_order" else _second_order
+    return MetaGradient(mode, replay_in(mode), tangents, _autodiff, check)
 
 
 @takes_options()
@@ -112,6 +118,7 @@ def truncated(window: Annotated[Count, "last inner updates that `truncated` diff
                 f"window = {window}: is longer than the inner loop, num_inner_steps = {num_inner_steps}; "
                 "use at most that, or differentiation = mixed for all of it"
             )
+        _second_order(learner, min(window, num_inner_steps))
 
     return MetaGradient(f"truncated({window})", replay_in("mixed"), replay_in("reverse"), _autodiff, check)
 

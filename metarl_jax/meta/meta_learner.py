@@ -15,9 +15,9 @@ from metarl_jax import tree
 from metarl_jax.meta import adaptation
 from metarl_jax.meta.differentiation import MetaGradient, Way, resolve
 from metarl_jax.meta.outer import Outer, Problem, gradient_steps
-from metarl_jax.options import Count, Float, NonNegative, Positive, Rate, Unit, is_zero, takes_options
-from metarl_jax.rl import learners, losses
-from metarl_jax.rl.rollout import episode_returns, rollout
+from metarl_jax.options import Count, Float, NonNegative, Positive, Rate, Unit, is_given, is_zero, takes_options
+from metarl_jax.rl import learners, losses, returns
+from metarl_jax.rl.rollout import environment_metrics, episode_returns, first_fault, rollout
 from metarl_jax.types import (
     Batch,
     Learner,
@@ -146,6 +146,9 @@ def meta_learner(
             fisher=lambda p, v, n=None: over_tasks(lambda trial: fisher(p, v, trial), n),
         )
         state, metrics = outer.update(state, problem)
+        if trials.faults is not None:
+            finite, metrics["faulty_step"] = environment_metrics(first_fault(trials.faults))
+            metrics["finite"] = {**finite, **metrics["finite"]}
         per_update = scores.reshape(meta_batch_size, num_inner_steps + 1, -1).mean(axis=(0, 2))
         named = {f"{score_name}_{k}": per_update[k] for k in range(num_inner_steps + 1)}
         return state, {**metrics, **named}
@@ -228,35 +231,48 @@ def policy_meta_learner(
         data, _ = rollout(env, policy.apply, params, key, task, num_steps=num_steps, num_envs=episodes_per_task)
         return data, episode_returns(data)
 
+    def acting(params: Params, batch: Batch) -> Any:
+        return policy.apply(params, tree.finite_behind(batch.observation, batch.mask))
+
     def after(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
         loss = outer_loss(params, batch)[0]
         if not outer_kl:
             return loss, {}
-        new = policy.apply(params, batch.observation)
-        return loss, {"kl": losses.kl_divergence(batch.distribution, new, batch.mask)}
+        return loss, {"kl": losses.kl_divergence(batch.distribution, acting(params, batch), batch.mask)}
 
     def during(params: Params, batch: Batch, credit: Any) -> tuple[jax.Array, jax.Array]:
-        new = policy.apply(params, batch.observation)
+        observation, action = tree.finite_behind((batch.observation, batch.action), batch.mask)
+        new = policy.apply(params, observation)
         kl = losses.kl_divergence(batch.distribution, new, batch.mask)
         if not explores:
             return jnp.zeros_like(kl), kl
         paid = dataclasses.replace(
             batch, advantage=jnp.zeros_like(batch.advantage) + (0.0 if credit is None else credit)
         )
-        return exploration_coef * surrogate(new.log_prob(batch.action), paid), kl
+        with tree.usual_promotion():
+            log_prob = new.log_prob(action)
+        return exploration_coef * surrogate(log_prob, paid), kl
 
     def standardised_outcome(scores: jax.Array) -> jax.Array:
         last = scores[:, -1]  # [task, episode]
-        spread = jnp.std(last)
-        return (last.mean(axis=1) - last.mean()) / jnp.where(spread > 0, spread, 1.0)
+        return returns.standardize(last, jnp.ones_like(last), eps=0.0).mean(axis=1)
 
+    if outer is not None:
+        ignored = (("outer_lr", outer_lr, 1e-3), ("num_outer_epochs", num_outer_epochs, 5))
+        names = [name for name, value, default in ignored if is_given(value, default)]
+        names += [] if max_grad_norm is None else ["max_grad_norm"]
+        if names:
+            raise ValueError(
+                f"{', '.join(names)}: has no part beside outer, which brings its own; give it to what makes the outer "
+                "optimiser, or leave outer out"
+            )
     if outer is None:
         outer = gradient_steps(meta_optimizer(outer_lr, max_grad_norm), num_outer_epochs)
     return meta_learner(
         tasks.sample,
         sample,
         inner,
-        Objective(after, during if explores or inner_kl else None, lambda p, b: policy.apply(p, b.observation)),
+        Objective(after, during if explores or inner_kl else None, acting),
         policy.init if init_params is None else init_params,
         num_inner_steps=num_inner_steps,
         meta_batch_size=meta_batch_size,

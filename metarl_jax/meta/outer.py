@@ -48,6 +48,11 @@ def gradient_steps(
     evaluation more).
     """
 
+    if kl_target is not None and kl_coef is None:
+        raise ValueError(
+            f"kl_target = {kl_target}: has no part without kl_coef, which it adapts; give kl_coef its start"
+        )
+
     def init(params: Params) -> Any:
         weights = None if kl_coef is None else jnp.broadcast_to(jnp.asarray(kl_coef, float), (num_inner_steps,))
         return (optimizer.init(params), weights)
@@ -58,8 +63,7 @@ def gradient_steps(
         def epoch(carry: tuple, _: None) -> tuple[tuple, Metrics]:
             params, opt_state = carry
             (loss, metrics), grads = problem.value_and_grad(params, weights)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
+            params, opt_state = tree.optimizer_step(optimizer, grads, opt_state, params)
             finite = {"loss": tree.finite(loss), "gradient": tree.finite(grads), "params": tree.finite(params)}
             return (params, opt_state), {
                 **metrics, "loss": loss, "grad_norm": tree.global_norm(grads), "finite": finite
@@ -120,7 +124,7 @@ def trust_region(
         scale = jnp.sqrt(2 * max_kl / jnp.where(usable, curvature, 1.0))
 
         def candidate(j: jax.Array) -> Params:
-            size = scale * jnp.asarray(backtrack) ** j
+            size = scale * jax.lax.pow(jnp.asarray(backtrack, scale.dtype), j)
             return jax.tree.map(lambda p, d: (p - size * d).astype(p.dtype), params, direction)
 
         def searching(carry: tuple) -> jax.Array:

@@ -1,7 +1,8 @@
 """Policies and regressors: flax modules that return distrax distributions, bundled as pure functions."""
 
+from metarl_jax.envs.observations import flattener
 from metarl_jax.networks.belief import belief_network, feature_policy
-from metarl_jax.networks.mlp import MLP, Categorical, Gaussian, flattener, mlp_policy, orthogonal
+from metarl_jax.networks.mlp import MLP, Categorical, Gaussian, mlp_policy, orthogonal
 from metarl_jax.networks.recurrent import recurrent_policy
 from metarl_jax.networks.registry import build_policy, network_part, register
 from metarl_jax.networks.transformer import transformer_policy

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.envs.observations import flattener
 from metarl_jax.options import Float, NonNegative, Rate, Width, takes_options
 from metarl_jax.types import Params, Policy
 
@@ -64,7 +65,7 @@ def orthogonal(key: jax.Array, params: Params, output_gains: dict[str, Float]) -
         if path not in draws:
             return x
         q, r = decompose(draws[path].reshape(max(x.shape), min(x.shape)))
-        q = q * jnp.sign(jnp.diagonal(r))  # uniform over orthogonal matrices
+        q = q * jnp.sign(jnp.diagonal(r))[None]  # uniform over orthogonal matrices
         gain = output_gains[path[0].key] if path[-2].key == "output" else np.sqrt(2)
         return (gain * (q if x.shape[0] >= x.shape[1] else q.T)).astype(x.dtype)
 
@@ -104,18 +105,6 @@ class Gaussian(nn.Module):
         return distrax.Independent(distrax.Normal(mean, scale), reinterpreted_batch_ndims=1)
 
 
-def flattener(env: Any) -> tuple[int, Any]:
-    """(size, f) with f: observations [..., *shape] -> [..., size], in JAX's float type."""
-    shape = env.observation_space(env.default_params).shape
-    size = int(np.prod(shape))
-
-    def flat(observation: jax.Array) -> jax.Array:
-        lead = observation.shape[: observation.ndim - len(shape)]
-        return jnp.asarray(observation, jnp.result_type(float)).reshape(*lead, size)
-
-    return size, flat
-
-
 @takes_options()
 def mlp_policy(
     env: Any,
@@ -131,8 +120,9 @@ def mlp_policy(
     """The MLP policy that fits `env`: categorical for a discrete action space, Gaussian for a box.
 
     With `critic`, a second MLP of the same shape estimates the value; the two share no weights.
-    `hidden=()` gives a linear policy. Observations are flattened. With `context_size` the actor also reads
-    `params["context"]` [context_size], zeros where there is none: what CAVIA adapts.
+    `hidden=()` gives a linear policy. Discrete observations are one-hot, others flattened (`envs.observations`). With
+    `context_size` the actor also reads `params["context"]` [context_size], zeros where there is none: what CAVIA
+    adapts.
     """
     params = env.default_params
     space = env.action_space(params)
@@ -165,4 +155,4 @@ def mlp_policy(
         out: Any = value.apply({"params": params["critic"]}, flat(observation))
         return out[..., 0]
 
-    return Policy(init, act, evaluate if critic else None)
+    return Policy(init, act, evaluate if critic else None, features=flat)

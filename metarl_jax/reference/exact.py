@@ -13,6 +13,7 @@ differentiated: `Trajectories.probability` and `trajectory_batch`.
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -384,7 +385,8 @@ def _probabilities(name: str, value: Any, shape: tuple) -> np.ndarray:
 
 
 def _count(name: str, value: Any, least: int) -> int:
-    _require(isinstance(value, int | np.integer) and value >= least, name, value, f"an integer of at least {least}")
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    _require(is_whole and value >= least, name, value, f"an integer of at least {least}")
     return int(value)
 
 

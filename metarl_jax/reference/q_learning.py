@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from metarl_jax import tree
+from metarl_jax.envs.observations import state_index
 from metarl_jax.envs.tasks import check_count
 from metarl_jax.reference.strategy import Strategy
 from metarl_jax.reference.tabular import explore
@@ -49,9 +51,11 @@ def q_update(q: jax.Array, transitions: Transitions, *, lr: Float, gamma: Float)
     """
 
     def step(q: jax.Array, x: Transitions) -> tuple[jax.Array, None]:
+        if x.mask is not None:  # NaN in a skipped step has no part in the table or its derivatives
+            x = tree.masked(x, x.mask)
         change = lr * temporal_difference(q, x, gamma=gamma)
         if x.mask is not None:
-            change = change * x.mask
+            change = tree.masked(change, x.mask)
         return q.at[x.state, x.action].add(change), None
 
     return jax.lax.scan(step, q, transitions)[0]
@@ -65,7 +69,7 @@ def q_learning(
     gamma: Float,
     epsilon: Float,
     initial_q: Float = 0.0,
-    state_index: Callable[[jax.Array], jax.Array] = jnp.argmax,
+    state_index: Callable[[jax.Array], jax.Array] = state_index,
 ) -> Strategy:
     """Online Q-learning; each action is the best one, ties broken at random, or with probability epsilon any action.
 
@@ -75,7 +79,7 @@ def q_learning(
     Args:
         lr, gamma, epsilon: [] floats, may be tracers.
         initial_q: [] or [S, A].
-        state_index: observation -> index of the state; the default reads a one-hot observation.
+        state_index: observation -> index of the state; the default reads a one-hot observation, or a number.
     Raises: ValueError if a count is not positive, or initial_q does not fit [S, A].
     """
     shape = (check_count("num_states", num_states), check_count("num_actions", num_actions))

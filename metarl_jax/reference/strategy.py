@@ -57,7 +57,7 @@ def play(env: Any, strategy: Strategy, key: jax.Array, task: Any, *, num_episode
         state = jax.tree.map(jnp.asarray, state)  # some gymnax states begin as Python numbers
         memory = strategy.begin_episode(memory, keys[1])
         carry: Any = (memory, observation, state, jnp.ones((), bool))
-        last, reward = jax.lax.scan(step, carry, keys[2:].reshape(horizon, 3))
+        last, reward = jax.lax.scan(step, carry, keys[2:].reshape(horizon, 3, *keys.shape[1:]))
         return last[0], reward
 
     return jax.lax.scan(episode, strategy.init(init_key), jax.random.split(scan_key, num_episodes))[1]

@@ -1,7 +1,7 @@
 """Strategies for tabular MDPs that plan in a learned model: posterior sampling, optimism, greed.
 
-S states, A actions, episodes of H steps without discount, observations that are one-hot [S]. A memory holds how often
-s' followed (s, a) and the sum of the rewards of (s, a). With the prior
+S states, A actions, episodes of H steps without discount, observations that are one-hot [S] or numbers. A memory holds
+how often s' followed (s, a) and the sum of the rewards of (s, a). With the prior
 
     P(s, a) ~ Dirichlet(concentration, ..., concentration),  R(s, a) ~ N(mean, 1 / precision),
     reward ~ N(R(s, a), 1 / noise_precision),
@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from metarl_jax.envs.observations import state_index
 from metarl_jax.envs.tasks import check_count
 from metarl_jax.reference.strategy import Strategy
 
@@ -273,7 +274,7 @@ def _planner(
         return replace(memory, q=plan(key, memory).astype(memory.q.dtype))
 
     def act(memory: TabularMemory, key: jax.Array, observation: jax.Array) -> jax.Array:
-        q = memory.q[jnp.minimum(memory.time, horizon - 1), jnp.argmax(observation)]
+        q = memory.q[jnp.minimum(memory.time, horizon - 1), state_index(observation)]
         return explore(key, q, epsilon)
 
     def observe(
@@ -285,7 +286,7 @@ def _planner(
         next_observation: jax.Array,
         done: jax.Array,
     ) -> TabularMemory:
-        state, following = jnp.argmax(observation), jnp.argmax(next_observation)
+        state, following = state_index(observation), state_index(next_observation)
         return replace(
             memory,
             counts=memory.counts.at[state, action, following].add(1.0 - done),

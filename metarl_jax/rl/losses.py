@@ -2,11 +2,13 @@
 
 All are *losses* (to be minimised), averaged over the steps where `mask` is 1, so that their gradients
 share one scale whatever the surrogate. Shapes are [T, ...]; the elementwise ones also take shuffled [N].
-Callers stop the gradients of what they feed in. The surrogates have equal gradients at the sampling
-parameters, and different Hessians, which is all that second-order MAML adds to first order:
-see `tests/meta/test_exactness.py`, which measures both against exact enumeration.
+Callers stop the gradients of what they feed in. What stands behind the mask has no part in a value or a gradient, NaN
+and infinity included; a likelihood ratio that would overflow is bounded (`likelihood_ratio`). The surrogates have
+equal gradients at the sampling parameters, and different Hessians, which is all that second-order MAML adds to first
+order: see `tests/meta/test_exactness.py`, which measures both against exact enumeration.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,15 +16,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl_jax import tree
 from metarl_jax.options import is_address, load_address, suggest
 from metarl_jax.types import Batch
 
 Surrogate = Callable[[jax.Array, Batch], jax.Array]
+FAR = 15.0  # log rho from which on the difference of rho A and what is close to it would be lost to rounding
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of x where mask is 1 (0 if nowhere)."""
-    return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    weight = mask.astype(x.dtype)
+    return jnp.sum(tree.masked(x, mask) * weight) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+def likelihood_ratio(log_ratio: jax.Array) -> jax.Array:
+    """rho = exp(log rho), and e^L (1 + log rho - L) beyond L, so that its square and its slope fit into the type.
+
+    L = .4 ln(largest float): 35 in float32, 283 in float64. Below it nothing is changed; above it value and slope stay
+    finite, of the right sign and increasing, so that a clip takes effect: 0 * inf is NaN.
+    """
+    largest = 0.4 * math.log(float(jnp.finfo(log_ratio.dtype).max))
+    return jnp.exp(jnp.minimum(log_ratio, largest)) * (1.0 + jax.nn.relu(log_ratio - largest))
 
 
 def magic_box(x: jax.Array) -> jax.Array:
@@ -32,19 +47,22 @@ def magic_box(x: jax.Array) -> jax.Array:
 
 def vpg(log_prob: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
     """-mean log pi(a|s) A: the right gradient, and a Hessian that is zero in expectation for softmax policies."""
+    log_prob, advantage = tree.masked((log_prob, advantage), mask)
     return -masked_mean(log_prob * advantage, mask)
 
 
 def lvc(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
     """-mean pi / pi_old A: low-variance curvature (Rothfuss et al. 2018, eq. 11), pi_old stored at sampling."""
-    return -masked_mean(jnp.exp(log_prob - log_prob_old) * advantage, mask)
+    log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
+    return -masked_mean(likelihood_ratio(log_ratio) * advantage, mask)
 
 
 def ppo_clip(
     log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array, clip_eps: float | jax.Array
 ) -> jax.Array:
     """-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7)."""
-    ratio = jnp.exp(log_prob - log_prob_old)
+    log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
+    ratio = likelihood_ratio(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
     return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
 
@@ -57,7 +75,8 @@ def smooth_ppo(
     The slope of a step falls as sech^2((rho - 1) / eps) instead of dropping to 0; gradient and Hessian at rho = 1 are
     those of `ppo_clip`. It is what lets clip_eps be tuned by meta-gradients.
     """
-    ratio = jnp.exp(log_prob - log_prob_old)
+    log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
+    ratio = likelihood_ratio(log_ratio)
     clipped = 1.0 + clip_eps * jnp.tanh((ratio - 1.0) / clip_eps)
     return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
 
@@ -70,15 +89,20 @@ def dpo(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask
     one it turns round far out. Value, gradient and Hessian at rho = 1 are those of `lvc`. Advantages have to be
     standardised: 2 and .6 have their unit.
     """
-    log_ratio = log_prob - log_prob_old
-    ratio = jnp.exp(log_ratio)
+    log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
+    ratio = likelihood_ratio(log_ratio)
     with_it, against_it = (ratio - 1.0) * advantage, log_ratio * advantage
     drift = jnp.where(
         advantage >= 0,
         jax.nn.relu(with_it - 2.0 * jnp.tanh(with_it / 2.0)),
         jax.nn.relu(against_it - 0.6 * jnp.tanh(against_it / 0.6)),
     )
-    return -masked_mean(ratio * advantage - drift, mask)
+    # Far out rho A - drift is the difference of two huge numbers: there it is written as what it comes to.
+    far = (log_ratio > FAR) & (advantage >= 0)
+    return -masked_mean(
+        jnp.where(far, advantage + 2.0 * jnp.tanh(with_it / 2.0), ratio * advantage - drift),
+        mask,
+    )
 
 
 def dice(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
@@ -88,7 +112,7 @@ def dice(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: ja
     unbiased. Time is axis 0. The weights gamma^t are those of the discounted objective; the other
     surrogates follow the field in leaving them out, so the two agree exactly only for gamma = 1.
     """
-    log_prob = log_prob * mask
+    log_prob, discounted_reward, discounted_value = tree.masked((log_prob, discounted_reward, discounted_value), mask)
     reward_term = magic_box(jnp.cumsum(log_prob, axis=0)) * discounted_reward
     baseline_term = (1.0 - magic_box(log_prob)) * discounted_value
     return -masked_mean(reward_term + baseline_term, mask)
@@ -103,11 +127,13 @@ def loaded_dice(
     of every order; lambda = 0 is `lvc` in expectation; between them, bias buys variance.
     """
 
+    log_prob, advantage = tree.masked((log_prob, advantage), mask)
+
     def step(w: jax.Array, log_pi: jax.Array) -> tuple[jax.Array, tuple]:
         v = dice_lambda * w
         return v + log_pi, (v + log_pi, v)
 
-    _, (w, v) = jax.lax.scan(step, jnp.zeros_like(log_prob[0]), log_prob * mask)
+    _, (w, v) = jax.lax.scan(step, jnp.zeros_like(log_prob[0]), log_prob)
     return -masked_mean((magic_box(w) - magic_box(v)) * advantage, mask)
 
 
@@ -120,7 +146,7 @@ def tmaml(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: j
     at every order, because the past M_{t-1} is exclusive. Time is axis 0. Equal at every order to loaded_dice with
     lambda = 1 on the advantages G_t - V_t, from which it differs in what it is fed: rewards, not advantages.
     """
-    log_prob = log_prob * mask
+    log_prob, discounted_reward, discounted_value = tree.masked((log_prob, discounted_reward, discounted_value), mask)
     total = jnp.cumsum(log_prob, axis=0)
     now, past = magic_box(log_prob), magic_box(total - log_prob)
     value_terms = (1.0 - now) * discounted_value - (1.0 - past) * (1.0 - now) * discounted_value
@@ -138,7 +164,7 @@ def towards_target(batch: Batch, target_return: float | jax.Array) -> Batch:
     R is data, as advantages are, and not differentiated: of the Hessian, grad R grad R^T is left out.
     """
     num_steps, num_episodes = batch.mask.shape
-    mean_return = jnp.sum(batch.discounted_reward * batch.mask) / num_episodes
+    mean_return = jnp.sum(tree.masked(batch.discounted_reward, batch.mask)) / num_episodes
     missing = (target_return - mean_return) / num_steps
     names = ("advantage", "discounted_reward", "discounted_value")
     return batch.replace(**{name: missing * getattr(batch, name) for name in names})  # type: ignore[attr-defined]
@@ -152,8 +178,10 @@ def value_loss(
     clip_eps: float | jax.Array | None = None,
 ) -> jax.Array:
     """mean (V - target)^2 / 2, or the clipped form max of it and (V_old + clip(V - V_old, +-eps) - target)^2 / 2."""
+    value, target = tree.masked((value, target), mask)
     error = jnp.square(value - target)
     if clip_eps is not None and value_old is not None:
+        value_old = tree.masked(value_old, mask)
         clipped = value_old + jnp.clip(value - value_old, -clip_eps, clip_eps)
         error = jnp.maximum(error, jnp.square(clipped - target))
     return 0.5 * masked_mean(error, mask)
@@ -161,13 +189,38 @@ def value_loss(
 
 def entropy(distribution: Any, mask: jax.Array) -> jax.Array:
     """Mean entropy in nats of a distrax distribution with batch shape that of mask."""
-    return masked_mean(distribution.entropy(), mask)
+    with tree.usual_promotion():
+        each = _masked_distribution(distribution, mask).entropy()
+    return masked_mean(each, mask)
 
 
 def kl_divergence(old: Any, new: Any, mask: jax.Array) -> jax.Array:
     """Mean KL(old || new) in nats; `old` are the leaves that a rollout stored of a distribution like `new`."""
     old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
-    return masked_mean(old.kl_divergence(new), mask)
+    old, new = _masked_distribution(old, mask), _masked_distribution(new, mask)
+    with tree.usual_promotion():
+        each = old.kl_divergence(new)
+    return masked_mean(each, mask)
+
+
+def _masked_ratio(
+    log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(log rho, A), 0 behind the mask."""
+    log_prob, log_prob_old, advantage = tree.masked((log_prob, log_prob_old, advantage), mask)
+    return log_prob - log_prob_old, advantage
+
+
+def _masked_distribution(distribution: Any, mask: jax.Array) -> Any:
+    """`distribution` with parameters of 1 behind the mask: finite, with a finite slope, for logits and scales alike."""
+    shape = mask.shape
+
+    def one(x: jax.Array) -> jax.Array:
+        if jnp.shape(x)[: len(shape)] != shape:
+            return x
+        return jnp.where(mask.astype(bool).reshape(*shape, *[1] * (x.ndim - len(shape))), x, jnp.ones((), x.dtype))
+
+    return jax.tree.map(one, distribution)
 
 
 class SurrogateSpec(NamedTuple):

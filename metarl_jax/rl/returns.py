@@ -2,16 +2,27 @@
 
 Every function takes time as its leading axis, [T]; trailing axes, [T, B], are independent streams.
 Nothing here stops a gradient: callers stop what they feed in (usually the values), so that derivatives
-with respect to gamma and lambda exist.
+with respect to gamma and lambda exist. What lies beyond the end of an episode, or behind a mask, has no part in a value
+or a derivative, not even where it is NaN.
 """
+
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from metarl_jax import tree
+
+MAX_ROUNDING = 32  # in units of the last place: numbers that differ by less than this are equal
+
 
 def discounted_returns(
-    reward: jax.Array, done: jax.Array, gamma: float | jax.Array, bootstrap: jax.Array | None = None
+    reward: jax.Array,
+    done: jax.Array,
+    gamma: float | jax.Array,
+    bootstrap: jax.Array | None = None,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """G_t = r_t + gamma (b_t if done_t else G_{t+1}).
 
@@ -21,10 +32,13 @@ def discounted_returns(
         gamma: discount in [0, 1].
         bootstrap: [T, ...] value of the state that follows a done step (0 if None); where the episode
             terminated it must be 0.
+        mask: [T, ...] 1 for real steps; the others are 0 (None: all are real).
     Returns: [T, ...].
     """
     chex.assert_equal_shape([reward, done])
     bootstrap = jnp.zeros_like(reward) if bootstrap is None else bootstrap
+    if mask is not None:
+        reward, bootstrap = tree.masked((reward, bootstrap), mask)
     last = done.at[-1].set(True)
 
     def step(following: jax.Array, x: tuple) -> tuple[jax.Array, jax.Array]:
@@ -35,6 +49,13 @@ def discounted_returns(
     return jax.lax.scan(step, jnp.zeros_like(reward[0]), (reward, last, bootstrap), reverse=True)[1]
 
 
+def discounts(gamma: float | jax.Array, time: jax.Array, dtype: Any) -> jax.Array:
+    """gamma^time for whole numbers `time` [...] >= 0, with the right derivative at gamma = 0 too (1 at time 1)."""
+    later = jnp.maximum(time, 1).astype(dtype)
+    powers = jnp.broadcast_to(jnp.asarray(gamma, dtype), time.shape) ** later
+    return jnp.where(time > 0, powers, jnp.ones((), dtype))
+
+
 def gae(
     reward: jax.Array,
     value: jax.Array,
@@ -43,6 +64,7 @@ def gae(
     truncated: jax.Array,
     gamma: float | jax.Array,
     gae_lambda: float | jax.Array,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
 
@@ -54,31 +76,46 @@ def gae(
         next_value: [T, ...] V(s'_t) of the state that the step led to, before any reset: at a truncation
             it is the value of the final observation, so the time limit does not look like a bad state.
         terminated, truncated: [T, ...] bool.
+        mask: [T, ...] 1 for real steps; the advantages of the others are 0 (None: all are real).
     Returns: [T, ...] advantages; `A + V` is the critic's target.
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
+    done = terminated | truncated
+    if mask is not None:
+        reward, value, next_value = tree.masked((reward, value, next_value), mask)
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
-    carry_on = gamma * gae_lambda * (1.0 - (terminated | truncated))
+    carry_on = gamma * gae_lambda * jnp.where(done, jnp.zeros_like(delta), jnp.ones_like(delta))
 
     def step(following: jax.Array, x: tuple) -> tuple[jax.Array, jax.Array]:
-        d, c = x
-        advantage = d + c * following
+        d, c, end = x
+        advantage = d + c * jnp.where(end, 0.0, following)
         return advantage, advantage
 
-    return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)[1]
+    return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on, done), reverse=True)[1]
 
 
 def standardize(x: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
     """(x - mean) / (standard deviation + eps) over the entries where mask is 1; 0 elsewhere.
 
-    Safe at zero variance: all-equal entries give zeros, with finite derivatives.
+    Equal entries give zeros, with derivative 0. Equal are entries that differ by no more than rounding makes of one
+    number, `MAX_ROUNDING` units in the last place of the largest: their computed deviation is that of the sums.
     """
-    count = jnp.maximum(jnp.sum(mask), 1.0)
-    centred = (x - jnp.sum(x * mask) / count) * mask
+    x = tree.masked(x, mask)
+    weight = mask.astype(x.dtype)
+    count = jnp.maximum(jnp.sum(weight), 1.0)
+    centred = tree.masked(x - jnp.sum(x) / count, mask)
     variance = jnp.sum(jnp.square(centred)) / count
-    positive = variance > 0
-    std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
-    return centred / (std + eps)
+    varies = jax.lax.stop_gradient(_varies(x, mask) & ~(variance <= 0))
+    std = jnp.sqrt(jnp.where(varies, variance, 1.0))
+    return jnp.where(varies, centred, 0.0) / (std + eps)
+
+
+def _varies(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """[] bool: the entries where mask is 1 differ by more than rounding, or are not finite."""
+    low = jnp.min(jnp.where(mask.astype(bool), x, jnp.inf))
+    high = jnp.max(jnp.where(mask.astype(bool), x, -jnp.inf))
+    rounding = MAX_ROUNDING * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    return ~(high - low <= jnp.minimum(rounding, jnp.finfo(x.dtype).max))
 
 
 def baseline_features(observation: jax.Array, time: jax.Array) -> jax.Array:
@@ -88,7 +125,7 @@ def baseline_features(observation: jax.Array, time: jax.Array) -> jax.Array:
     Returns: [..., 2 D + 4].
     """
     o = jnp.clip(observation, -10.0, 10.0)
-    t = (time / 100.0)[..., None].astype(o.dtype)
+    t = (time.astype(jnp.result_type(float)) / 100.0)[..., None].astype(o.dtype)
     return jnp.concatenate([o, o**2, t, t**2, t**3, jnp.ones_like(t)], axis=-1)
 
 
@@ -103,11 +140,11 @@ def linear_baseline(features: jax.Array, targets: jax.Array, mask: jax.Array, ri
     """
     chex.assert_equal_shape([targets, mask])
     num_features = features.shape[-1]
-    weight = mask.reshape(-1, 1)
-    x = features.reshape(-1, num_features) * weight
-    y = targets.reshape(-1, 1) * weight
+    real = mask.reshape(-1)
+    x = tree.masked(features.reshape(-1, num_features), real)
+    y = tree.masked(targets.reshape(-1, 1), real)
     penalty = jnp.sqrt(ridge) * jnp.eye(num_features, num_features + 1, dtype=x.dtype)
     rows = jax.lax.stop_gradient(jnp.concatenate([jnp.concatenate([x, y], axis=1), penalty]))
     r = jnp.linalg.qr(rows, mode="r")
     w = jax.scipy.linalg.solve_triangular(r[:num_features, :num_features], r[:num_features, num_features])
-    return jax.lax.stop_gradient(features @ w)
+    return jax.lax.stop_gradient(tree.finite_behind(features, mask) @ w)

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from metarl_jax import tree
 from metarl_jax.types import Params, Rollout, Task
+
+NEVER = 2**31 - 1  # a step that no rollout has
 
 
 @struct.dataclass
@@ -48,7 +51,7 @@ def rollout(
     """Act for `num_steps` steps in `num_envs` copies of one task.
 
     Episodes (`auto_reset=False`): every column is one episode from a fresh start. After its end the
-    environment stands still and `mask` is 0; one that reaches `num_steps` is truncated there.
+    environment stands still at its last observation and `mask` is 0; one that reaches `num_steps` is truncated there.
     Auto-reset: columns are streams that start a new episode of the *same task* after each end, and
     go on from `carry` in the next call; `next_observation` still holds the final observation.
 
@@ -76,11 +79,14 @@ def rollout(
             distribution = act(params, now.observation)
         else:
             remembered, distribution = act(params, remembered, now.observation)
-        action, log_prob = distribution.sample_and_log_prob(seed=act_key)
+        with tree.usual_promotion():
+            action, log_prob = distribution.sample_and_log_prob(seed=act_key)
         observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
         truncated = is_truncated(env_state, task) & ~terminated
         reward = jnp.where(alive, reward, 0.0).astype(log_prob.dtype)
         terminated = terminated & alive
+        if not auto_reset:  # what a step from beyond the end gives, NaN maybe, is nobody's
+            observation = _where(alive, observation, now.observation)
         stepped = EnvCarry(
             observation, env_state, now.episode_return + reward, now.episode_length + alive.astype(jnp.int32)
         )
@@ -127,10 +133,53 @@ def episode_returns(rollout: Rollout) -> jax.Array:
 
 
 def completed(rollout: Rollout) -> dict[str, jax.Array]:
-    """Mean return and length of the episodes that ended in an auto-reset rollout (NaN if none), and their number."""
+    """Mean return and length of the episodes that ended in an auto-reset rollout, and their number.
+
+    The means are infinite where none ended, see `types.Metrics`.
+    """
     count = jnp.sum(rollout.done)
+    total = jnp.sum(tree.masked(rollout.episode_return, rollout.done))
+    length = jnp.sum(tree.masked(rollout.episode_length, rollout.done)).astype(total.dtype)
     return {
-        "episode_return": jnp.sum(rollout.episode_return * rollout.done) / count,
-        "episode_length": jnp.sum(rollout.episode_length * rollout.done) / count,
+        "episode_return": tree.mean_or_nothing(total, count),
+        "episode_length": tree.mean_or_nothing(length, count),
         "num_episodes": count,
     }
+
+
+def faulty_steps(rollout: Rollout) -> dict[str, jax.Array]:
+    """The first live step in which the environment gave an `observation`, a `reward` that is NaN or infinite, [] each.
+
+    Steps count from 1, 0 is the reset before them, `NEVER` says that there was none. What an environment makes of an
+    action that is not finite is the agent's fault.
+    """
+    num_steps = rollout.mask.shape[0]
+    live = rollout.mask.astype(bool)
+    answers = live & _is_finite(rollout.action, live)
+    starts = live & (rollout.episode_length == 1)
+
+    def first(bad: jax.Array, offset: int) -> jax.Array:
+        number = jnp.arange(num_steps, dtype=jnp.int32) + offset
+        return jnp.min(jnp.where(jnp.any(bad, axis=1), number, NEVER))
+
+    at_start = first(starts & ~_is_finite(rollout.observation, live), 0)
+    later = first(answers & ~_is_finite(rollout.next_observation, live), 1)
+    return {
+        "observation": jnp.minimum(at_start, later),
+        "reward": first(answers & ~jnp.isfinite(rollout.reward), 1),
+    }
+
+
+def first_fault(*faults: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The earliest of many `faulty_steps`, leaves [...] -> []."""
+    return jax.tree.map(lambda *x: jnp.min(jnp.stack([jnp.min(each) for each in x])), *faults)
+
+
+def environment_metrics(faults: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """What a step reports of `faulty_steps`: their part of the metric `finite`, and the metric `faulty_step`."""
+    return {name: step == NEVER for name, step in faults.items()}, faults
+
+
+def _is_finite(x: jax.Array, like: jax.Array) -> jax.Array:
+    """[T, B] bool: all of x [T, B, ...] is finite."""
+    return jnp.all(jnp.isfinite(x), axis=tuple(range(like.ndim, x.ndim)))

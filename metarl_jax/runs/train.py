@@ -104,12 +104,12 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
             metrics = jax.tree.map(lambda x: np.swapaxes(np.asarray(x), 0, 1), metrics)  # [iteration, seed]
             seconds = time.perf_counter() - began
             last = first + length
-            finite = metrics.pop("finite")
+            finite, faulty = metrics.pop("finite"), metrics.pop("faulty_step", {})
             bad = _first_bad(finite)
             rows = _rows(metrics, first, length if bad is None else bad[0])
             write(rows, {"iteration": last, "seconds": seconds})
             if bad is not None:
-                raise _failure(first + bad[0], bad[1], checkpoints)
+                raise _failure(first + bad[0], _cause(job, bad, faulty), checkpoints)
             progress.update(last, rows[-1], seconds)
             if last % config.checkpoint_every == 0 or last == config.num_iterations:
                 checkpoints.save(last, states)
@@ -243,9 +243,9 @@ def _rows(metrics: Metrics, first: int, count: int) -> list[dict]:
 
 
 def _first_bad(finite: Any) -> tuple[int, str] | None:
-    """(offset of the first iteration with a False, name of its first leaf: loss, gradient, then params)."""
+    """(offset of the first iteration with a False, name of its first leaf: the environment's, then loss, ...)."""
     bad = []
-    for part in ("loss", "gradient", "params"):
+    for part in ("reward", "observation", "loss", "gradient", "params"):
         if part not in finite:
             continue
         for name, ok in zip(leaf_names_of(part, finite[part]), jax.tree.leaves(finite[part]), strict=True):
@@ -260,13 +260,26 @@ def leaf_names_of(part: str, leaves: Any) -> list[str]:
     return [f"{part} {name}".strip() for name in tree.leaf_names(leaves)]
 
 
-def _failure(iteration: int, name: str, checkpoints: Checkpoints) -> RunFailed:
+def _cause(job: Job, bad: tuple[int, str], faulty: Any) -> tuple[str, str]:
+    """(what was first to be NaN or infinite, what usually helps)."""
+    offset, name = bad
+    if name not in faulty:
+        return f"first in {name}", "a new run with a smaller step size or max_grad_norm usually helps"
+    step, what = min((int(faulty[each][offset].min()), each) for each in ("reward", "observation"))
+    if (what, step) == ("observation", int(faulty["reward"][offset].min())):
+        what = "reward"  # some environments show the reward in their observation
+    where = f"in step {step}" if step else "at a reset"
+    thing = "an observation" if what == "observation" else "a reward"
+    return (
+        f"the environment {job.config.env} gave {thing} that is not finite {where} of that iteration",
+        f"no step size helps: mend the {what} of that environment, or its env_options",
+    )
+
+
+def _failure(iteration: int, cause: tuple[str, str], checkpoints: Checkpoints) -> RunFailed:
     good = checkpoints.iterations()
     kept = f"the last good checkpoint, of iteration {good[-1]}, is kept" if good else "no checkpoint had been written"
-    return RunFailed(
-        f"NaN or infinity at iteration {iteration + 1}, first in {name}; {kept}; a new run with a "
-        "smaller step size or max_grad_norm usually helps"
-    )
+    return RunFailed(f"NaN or infinity at iteration {iteration + 1}, {cause[0]}; {kept}; {cause[1]}")
 
 
 # --- progress -------------------------------------------------------------------------------------------

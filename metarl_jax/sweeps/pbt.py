@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from metarl_jax import tree
 from metarl_jax.runs import lanes
 from metarl_jax.sweeps.search_space import Dimension
 
@@ -95,8 +96,8 @@ def make_call(
         states, score, finite = train(states, values, seeds, first)
         sign = 1.0 if higher_is_better else -1.0
         diverged = ~jnp.all(finite, axis=1)
-        fitness = jnp.where(diverged, -jnp.inf, sign * jnp.nanmean(score, axis=1))
-        fitness = jnp.nan_to_num(fitness, nan=-jnp.inf, posinf=-jnp.inf, neginf=-jnp.inf).reshape(-1, num_members)
+        scored = tree.finite_mean(score, axis=1)
+        fitness = jnp.where(diverged | ~jnp.isfinite(scored), -jnp.inf, sign * scored).reshape(-1, num_members)
         by_seed = {name: v.reshape(-1, num_members) for name, v in values.items()}
         keys = jax.vmap(
             lambda s: jax.random.fold_in(jax.random.fold_in(jax.random.key(s), EVOLVE), first),

@@ -118,6 +118,7 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
 
 def _curves(score: np.ndarray) -> np.ndarray:
     """[interval, population, member, step] -> [member, population, iteration], as other sweeps have them."""
+    score = np.where(np.isfinite(score), score, np.nan)  # not finite: no episode ended
     return np.moveaxis(score, 0, 2).reshape(*score.shape[1:3], -1).swapaxes(0, 1)
 
 

@@ -126,7 +126,7 @@ def _train(
         began, first, shown = time.perf_counter(), start, 0.0
         while start < end:
             states, score, finite = compiled(states, values, seeds, jnp.asarray(start))
-            curves[:, start : start + length] = np.asarray(score)
+            curves[:, start : start + length] = np.where(np.isfinite(score), score, np.nan)
             failed = ~np.asarray(finite)
             new = (bad < 0) & failed.any(axis=1)
             bad[new] = start + failed[new].argmax(axis=1)
@@ -179,10 +179,11 @@ def format_rows(sweep: Sweep, rows: list[dict], most: int = 10) -> str:
 def final_scores(curves: np.ndarray, done: np.ndarray) -> np.ndarray:
     """[trial, seed] mean score over the last tenth of the iterations `done` [trial]; NaN where there is none.
 
-    Scores that are NaN (no episode ended) are left out.
+    Scores that are not finite (no episode ended) are left out.
     """
     import warnings
 
+    curves = np.where(np.isfinite(curves), curves, np.nan)
     scores = np.full(curves.shape[:2], np.nan)
     for trial, end in enumerate(done):
         if end:

@@ -134,7 +134,7 @@ def shorten(curves: np.ndarray) -> np.ndarray:
     """[run, iteration] -> [run, 16], means over sixteenths; where no episode ended, the value before (or after)."""
     import warnings
 
-    parts = np.array_split(curves, CURVE_POINTS, axis=1)
+    parts = np.array_split(np.where(np.isfinite(curves), curves, np.nan), CURVE_POINTS, axis=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         short = np.stack([np.nanmean(part, axis=1) for part in parts], axis=1)

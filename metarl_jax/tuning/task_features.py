@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.envs.observations import flattener
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.runs.build import build
 from metarl_jax.runs.lanes import with_values
@@ -40,11 +41,11 @@ def describe(config: Any, task_seeds: Sequence[int]) -> np.ndarray:
     reward = reward.reshape(len(task_seeds), -1)
     size = np.abs(reward).mean(axis=1) + 1e-8
     task = jax.tree.map(lambda x: x[0], job.evaluation_tasks(1))
-    actions, observations = job.env.action_space(task), job.env.observation_space(task)
+    actions = job.env.action_space(task)
     discrete = hasattr(actions, "n")
     fixed = [
         np.log10(job.horizon),
-        np.log10(np.prod(observations.shape)),
+        np.log10(flattener(job.env)[0]),
         0.0 if discrete else 1.0,
         np.log10(actions.n if discrete else np.prod(actions.shape)),
     ]

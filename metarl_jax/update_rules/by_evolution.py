@@ -15,6 +15,8 @@ import optax
 
 from metarl_jax import tree
 from metarl_jax.options import Positive, Rate, takes_options
+from metarl_jax.rl.returns import standardize
+from metarl_jax.rl.rollout import environment_metrics, first_fault
 from metarl_jax.types import Algorithm, MetaState, Metrics, Params
 from metarl_jax.update_rules.lifetimes import Rule, lives
 
@@ -81,37 +83,42 @@ def evolve_rule(
     def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
         es = strategy(state.params)
         ask_key, tell_key, task_key, life_key = jax.random.split(key, 4)
-        rules, es_state = es.ask(ask_key, state.opt_state, es.default_params)
+        with tree.usual_promotion():
+            rules, es_state = es.ask(ask_key, state.opt_state, es.default_params)
         task = jax.vmap(tasks.sample)(jax.random.split(task_key, num_agents))
         keys = jax.random.split(life_key, num_agents)
 
-        def one(i: jax.Array) -> jax.Array:
+        def one(i: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             eta = jax.tree.map(lambda x: x[i // num_agents], rules)
             key, mine = keys[i % num_agents], jax.tree.map(lambda x: x[i % num_agents], task)
-            return jnp.mean(whole.collect(eta, key, mine, num_stages)[1][1:], axis=1)  # [S]
+            faults, scores = whole.collect(eta, key, mine, num_stages)
+            return jnp.mean(scores[1:], axis=1), faults  # [S]
 
-        returns = tree.chunked_map(one, jnp.arange(population_size * num_agents), agents_per_batch)
+        returns, faults = tree.chunked_map(one, jnp.arange(population_size * num_agents), agents_per_batch)
         returns = returns.reshape(population_size, num_agents, num_stages)
         scores = jnp.mean(returns, axis=-1)  # [rule, task]
         finite = jnp.isfinite(scores)
         worst = jnp.min(jnp.where(finite, scores, jnp.inf), axis=0)
         scores = jnp.where(finite, scores, jnp.where(jnp.isfinite(worst), worst, 0.0))
-        deviation = jnp.std(scores, axis=0)
-        standard = (scores - jnp.mean(scores, axis=0)) / jnp.maximum(deviation, 1e-8)
-        es_state, _ = es.tell(tell_key, rules, -jnp.mean(standard, axis=1), es_state, es.default_params)
+        everyone = jnp.ones(population_size, scores.dtype)
+        standard = jax.vmap(lambda x: standardize(x, everyone), 1, 1)(scores)  # 0 where all rules earned the same
+        with tree.usual_promotion():
+            es_state, _ = es.tell(tell_key, rules, -jnp.mean(standard, axis=1), es_state, es.default_params)
         es_state = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), es_state, state.opt_state)
         eta = es.get_mean(es_state)
         change = jax.tree.map(jnp.subtract, eta, state.params)
         fitness = jnp.mean(scores, axis=1)
+        healthy, faulty = environment_metrics(first_fault(faults))
         metrics = {
             "loss": -jnp.mean(fitness),
             "fitness_best": jnp.max(fitness),
             "fitness_mean": jnp.mean(fitness),
             "fitness_std": jnp.std(fitness),
-            "late_return": jnp.nanmean(jnp.where(jnp.isfinite(returns[..., -1]), returns[..., -1], jnp.nan)),
+            "late_return": tree.finite_mean(returns[..., -1]),
             "grad_norm": tree.global_norm(change) / outer_lr,
             "num_diverged": jnp.sum(~finite),
-            "finite": {"params": tree.finite(eta)},
+            "finite": {**healthy, "params": tree.finite(eta)},
+            "faulty_step": faulty,
         }
         return MetaState(eta, es_state), metrics
 

@@ -21,6 +21,7 @@ from flax import struct
 from metarl_jax import tree
 from metarl_jax.options import NonNegative, Positive, Rate, Unit, is_zero, takes_options
 from metarl_jax.rl import learners, losses
+from metarl_jax.rl.rollout import environment_metrics, faulty_steps, first_fault
 from metarl_jax.types import LearnerState, Metrics, Params, Policy, Task
 from metarl_jax.update_rules.lifetimes import Agent, Rule, Segment, acting, born, live, relive, with_outer_critic
 
@@ -92,7 +93,8 @@ def learn_rule(
     Not differentiated: samples, what was stored of values, the outer advantages, what came before the segment.
     An agent whose meta-gradient is not finite is left out of the mean, counted (`num_diverged`) and replaced.
     Step metrics: loss, grad_norm, num_diverged; episode_return of all agents and late_return of those in the last
-        quarter of their lives, means over the episodes that ended (NaN where none did); the updates' own, `agent_...`.
+        quarter of their lives, means over the episodes that ended (infinite where none did); the updates' own,
+        `agent_...`.
     """
     if lifetime is not None and lifetime % num_inner_steps:
         raise ValueError(f"lifetime = {lifetime}: must be a multiple of num_inner_steps = {num_inner_steps}")
@@ -125,6 +127,7 @@ def learn_rule(
         lived, after, metrics = live(act, rule.learner(eta), values_learner, agent, keys)
         seen, envs = act(after.learner.params, outer_key, after.envs)
         lived = dataclasses.replace(lived, outer=judge.prepare(after.learner, seen))
+        metrics["faulty_step"] = first_fault(jax.vmap(faulty_steps)(lived.rollouts), faulty_steps(seen))
         return jax.lax.stop_gradient((lived, dataclasses.replace(after, envs=envs), metrics))
 
     def replayed(eta: Params, segment: Segment) -> tuple[LearnerState, Any]:
@@ -156,31 +159,37 @@ def learn_rule(
                 lambda: (now.agent, now.task, now.age),
             )
             lived, after, metrics = segment(eta, agent, live_key, task)
+            faults = metrics.pop("faulty_step")
             loss, grads = jax.value_and_grad(meta_loss)(eta, lived)
             ok = jnp.all(jnp.asarray(jax.tree.leaves(tree.finite((grads, after.learner.params)))))
             grads = jax.tree.map(lambda g: jnp.where(ok, g, jnp.zeros_like(g)), grads)
             late = lifetime is None or age + num_inner_steps > ends - ends // 4
             done = lived.rollouts.done
-            total, count = jnp.sum(lived.rollouts.episode_return * done), jnp.sum(done)
+            total, count = jnp.sum(tree.masked(lived.rollouts.episode_return, done)), jnp.sum(done)
+            total, count = tree.masked((total, count), jnp.isfinite(total))
             aged = jnp.where(ok, age + num_inner_steps, ends)
-            sums = {"ok": ok, "total": total, "count": count, "late_total": late * total, "late_count": late * count}
-            return grads, Population(after, task, aged), jnp.where(ok, loss, 0.0), sums, tree.tree_mean(metrics)
+            of_late = tree.masked((total, count), jnp.asarray(late))
+            sums = {"ok": ok, "total": total, "count": count, "late_total": of_late[0], "late_count": of_late[1]}
+            return grads, Population(after, task, aged), jnp.where(ok, loss, 0.0), sums, tree.tree_mean(metrics), faults
 
         keys = jax.random.split(key, num_agents)
-        grads, population, loss, sums, metrics = tree.chunked_map(one, (state.population, keys), agents_per_batch)
+        grads, population, loss, sums, metrics, faults = tree.chunked_map(
+            one, (state.population, keys), agents_per_batch
+        )
         total = jax.tree.map(jnp.sum, sums)
         share = num_agents / jnp.maximum(total["ok"], 1)  # a mean over the agents that count
         grads = jax.tree.map(lambda g: jnp.mean(g, axis=0) * share, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, eta)
-        moved = optax.apply_updates(eta, updates)
-        metrics = {f"agent_{name}": jnp.nanmean(value) for name, value in metrics.items()}
+        moved, opt_state = tree.optimizer_step(optimizer, grads, state.opt_state, eta)
+        finite, faulty = environment_metrics(first_fault(faults))
+        metrics = {f"agent_{name}": tree.finite_mean(value) for name, value in metrics.items()}
         metrics |= {
             "loss": jnp.mean(loss) * share,
             "grad_norm": tree.global_norm(grads),
             "num_diverged": num_agents - total["ok"],
-            "episode_return": total["total"] / total["count"],
-            "late_return": total["late_total"] / total["late_count"],
-            "finite": {"params": tree.finite(moved)},
+            "episode_return": tree.mean_or_nothing(total["total"], total["count"]),
+            "late_return": tree.mean_or_nothing(total["late_total"], total["late_count"]),
+            "finite": {**finite, "params": tree.finite(moved)},
+            "faulty_step": faulty,
         }
         return RuleState(moved, opt_state, population), metrics
 

@@ -21,7 +21,7 @@ from flax import struct
 from metarl_jax import tree
 from metarl_jax.meta import adaptation
 from metarl_jax.rl import learners
-from metarl_jax.rl.rollout import EnvCarry, episode_returns, reset, rollout
+from metarl_jax.rl.rollout import EnvCarry, episode_returns, faulty_steps, first_fault, reset, rollout
 from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout, Task
 
 Float = float | jax.Array
@@ -182,7 +182,10 @@ def relive(
 
     def update(state: LearnerState, key: jax.Array, data: tuple) -> LearnerState:
         recent, batch = data
-        return knowing(learner, recent).update(state, key, batch, differentiation)[0]
+        own = knowing(learner, recent)
+        if differentiation != "first_order" and own.check_second_order is not None:
+            own.check_second_order()
+        return own.update(state, key, batch, differentiation)[0]
 
     stored = (segment.rollouts, segment.params, segment.recent)
     return adaptation.unroll(update, segment.start, segment.keys, stored, experience)
@@ -191,7 +194,8 @@ def relive(
 class Lives(NamedTuple):
     """Whole lives under a rule, as `evaluation.adaptation_curve` takes them."""
 
-    collect: Callable[..., tuple[None, jax.Array]]  # (eta, key, task, num_updates=S) -> None, scores [S + 1, E]
+    # (eta, key, task, num_updates=S) -> first faulty steps of the environment, scores [S + 1, E]
+    collect: Callable[..., tuple[dict[str, jax.Array], jax.Array]]
 
 
 def lives(
@@ -211,29 +215,32 @@ def lives(
     Raises: ValueError where S does not divide the lifetime.
     """
 
-    def collect(eta: Params, key: jax.Array, task: Task, num_updates: int) -> tuple[None, jax.Array]:
+    def collect(eta: Params, key: jax.Array, task: Task, num_updates: int) -> tuple[dict[str, jax.Array], jax.Array]:
         if num_updates and lifetime % num_updates:
             raise ValueError(f"num_updates = {num_updates}: must divide the lifetime of {lifetime} updates evenly")
         born_key, live_key, test_key = jax.random.split(key, 3)
         learner = rule.learner(eta)
         act = acting(env, rule.policy, task, num_steps, num_envs)
 
-        def test(agent: Agent, i: Any) -> jax.Array:
+        def test(agent: Agent, i: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
             k = jax.random.fold_in(test_key, i)
             sizes: dict[str, Any] = {"num_steps": horizon, "num_envs": num_episodes}
             params = agent.learner.params
-            returns = episode_returns(rollout(env, rule.policy.apply, params, k, task, **sizes)[0])
+            seen, _ = rollout(env, rule.policy.apply, params, k, task, **sizes)
             is_alive = jnp.all(jnp.asarray(jax.tree.leaves(tree.finite(params))))  # NaN logits too choose some action
-            return jnp.where(is_alive, returns, jnp.nan)
+            return jnp.where(is_alive, episode_returns(seen), jnp.nan), faulty_steps(seen)
 
-        def stage(agent: Agent, i: jax.Array) -> tuple[Agent, jax.Array]:
+        def stage(agent: Agent, i: jax.Array) -> tuple[Agent, tuple[jax.Array, dict[str, jax.Array]]]:
             keys = jax.random.split(jax.random.fold_in(live_key, i), (2, lifetime // max(num_updates, 1)))
-            agent = live(act, learner, None, agent, (keys[0], keys[1]))[1]
-            return agent, test(agent, i + 1)
+            lived, agent, _ = live(act, learner, None, agent, (keys[0], keys[1]))
+            scores, faults = test(agent, i + 1)
+            return agent, (scores, first_fault(jax.vmap(faulty_steps)(lived.rollouts), faults))
 
         agent = born(env, task, rule.policy, learner, None, born_key, num_envs)
-        first = test(agent, 0)
-        _, later = jax.lax.scan(stage, agent, jnp.arange(num_updates))
-        return None, jnp.concatenate([first[None], later])
+        first, faults = test(agent, 0)
+        _, (later, more) = jax.lax.scan(stage, agent, jnp.arange(num_updates))
+        if num_updates:
+            faults = first_fault(faults, more)
+        return faults, jnp.concatenate([first[None], later])
 
     return Lives(collect)

@@ -176,5 +176,5 @@ def test_surrogates_without_a_ratio_are_refused_where_parameters_move():
     task = tasks.sample(jax.random.key(0))
     with pytest.raises(TypeError, match="has no option 'baseline'"):
         mrl.ppo(env, task, policy, baseline="linear")
-    with pytest.raises(ValueError, match="optimizer: ppo brings its own"):
+    with pytest.raises(TypeError, match="has no option 'optimizer'"):
         mrl.ppo(env, task, policy, optimizer=None)

@@ -136,8 +136,8 @@ def test_ppo_goes_on_where_its_environments_stand():
     train = jax.jit(lambda keys: jax.lax.scan(algo.step, algo.init(keys[0]), keys[1:]))
     _, metrics = train(keys)
     assert metrics["num_episodes"].tolist() == [0, 2, 2]
-    np.testing.assert_array_equal(metrics["episode_return"], [np.nan, 3, 3])
-    np.testing.assert_array_equal(metrics["episode_length"], [np.nan, 3, 3])
+    np.testing.assert_array_equal(metrics["episode_return"], [np.inf, 3, 3])
+    np.testing.assert_array_equal(metrics["episode_length"], [np.inf, 3, 3])
 
 
 PROBES = {

@@ -1,0 +1,45 @@
+"""Optimisers of agents: SGD and Adam that can be differentiated at every gradient, zero included."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax
+import optax
+
+from metarl_jax.gradient import Differentiable
+from metarl_jax.options import Float, one_of
+
+
+def sgd(lr: Any) -> optax.GradientTransformation:
+    """theta - lr * g, where `lr` is a scalar or a tree of per-parameter step sizes, fixed or learned."""
+    if jax.tree_util.all_leaves([lr]):
+        return Differentiable(*optax.sgd(lr))
+    return optax.stateless(lambda grads, _: jax.tree.map(lambda a, g: -a * g, lr, grads))
+
+
+def adam(lr: Float | optax.Schedule, eps: Float = 1e-5) -> optax.GradientTransformation:
+    """Adam whose derivative exists at zero gradients (eps_root > 0), fit for a differentiated inner loop."""
+    return Differentiable(*optax.adam(lr, eps=eps, eps_root=1e-12))
+
+
+def annealed_adam(lr: Any, num_updates: int | None) -> optax.GradientTransformation:
+    """Adam as PPO uses it, with the step size falling linearly to 0 over `num_updates` steps (None: constant)."""
+    return optax.adam(lr if num_updates is None else optax.linear_schedule(lr, 0.0, num_updates), eps=1e-5)
+
+
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {"adam": adam, "sgd": sgd}
+OptimizerName = Annotated[Any, one_of(lambda: OPTIMIZERS, ", or a function of the step size")]
+
+
+def optimizer_of(optimizer: Any, lr: Any) -> optax.GradientTransformation:
+    """The named optimiser, or the user's own, with its step size."""
+    return OPTIMIZERS[optimizer](lr) if isinstance(optimizer, str) else optimizer(lr)
+
+
+def learned_sgd() -> optax.GradientTransformation:
+    """theta - lr (.) g with the step sizes as the optimiser's state, where `meta_sgd` puts what was meta-learned."""
+
+    def update(grads: Any, lr: Any, _: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda a, g: -a * g, lr, grads), lr
+
+    return Differentiable(lambda params: params, update)
