@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from metarl_jax.runs.train import environment_info
+from metarl_jax.runs.directory import environment_info
 
 
 def measure(function: Callable, *arguments: Any, repeats: int = 3) -> dict[str, Any]:

@@ -70,10 +70,15 @@ class Trial:
 
 @struct.dataclass
 class LearnerState:
-    """An agent inside a task."""
+    """An agent inside a task.
+
+    `memory` is what it has learned by acting: the state of a recurrent network or of a cache (RL2), a belief (VariBAD).
+    None for agents that learn by updates.
+    """
 
     params: Params
     opt_state: Any
+    memory: Any = None
 
 
 class Policy(NamedTuple):

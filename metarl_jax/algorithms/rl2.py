@@ -79,7 +79,7 @@ def rl2(
             is how this trial differs from others.
         Other options: see `learners.ppo`.
     Returns: a MetaLearner. `collect` scores each episode of a trial, [num_episodes, trials_per_task]; `adapt` returns
-        the memory at the end of the trial as `opt_state`; `meta_loss` is PPO's loss on it.
+        the memory at the end of the trial, `LearnerState.memory`; `meta_loss` is PPO's loss on it.
     Step metrics: loss terms, `trial_return`, and the mean return of the first and the last episode.
     Raises: ValueError for a policy without a memory or one that cannot hold a trial, and for minibatches that do not
         divide the trials.
@@ -154,7 +154,7 @@ def rl2(
             return act(params, memory, seen)[0], None
 
         memory, _ = jax.lax.scan(remember_one, remember(observation.shape[1]), observation)
-        return LearnerState(params, memory)
+        return LearnerState(params, None, memory)
 
     def meta_loss(params: Params, trial: Trial) -> jax.Array:
         return loss(params, trial.outer)[0]

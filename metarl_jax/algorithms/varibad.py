@@ -114,7 +114,7 @@ def varibad(
             read the belief of before the last `num_vae_updates`.
         lr and below: PPO's, as in `algorithms.rl2`; its minibatches are of single steps.
     Returns: a MetaLearner. `collect` scores each episode of a trial; `adapt` returns the belief (mean, log_var) at the
-        trial's end as `opt_state`; `meta_loss` is minus the ELBO of a trial, each z at its mean.
+        trial's end as `LearnerState.memory`; `meta_loss` is minus the ELBO of a trial, each z at its mean.
     Step metrics: PPO's loss terms, `elbo`, `reward_log_prob` (a step's, mean over all pairs), `kl`, `trial_return`,
         and the mean return of the first and the last episode.
     Raises: ValueError for an unknown condition, minibatches that do not divide the steps, more ELBO terms than steps.
@@ -250,7 +250,7 @@ def varibad(
 
     def adapt(params: Params, trial: Trial) -> LearnerState:
         mean, log_var = belief.encode(params["belief"], trial.outer.observation)
-        return LearnerState(params, (mean[-1], log_var[-1]))
+        return LearnerState(params, None, (mean[-1], log_var[-1]))
 
     def meta_loss(params: Params, trial: Trial) -> jax.Array:
         return negative_elbo(params["belief"], None, trial.outer, jnp.arange(num_steps))[0]

@@ -99,11 +99,11 @@ def _train(arguments: argparse.Namespace) -> int:
     if run_dir.exists() and not arguments.resume and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(f"run directory {run_dir}: is not empty; add --resume to go on with it, or name another")
 
-    from metarl_jax.runs import report, train
+    from metarl_jax.runs import directory, report, train
     from metarl_jax.runs.build import build
 
     job = build(config)
-    info = train.environment_info()
+    info = directory.environment_info()
     device = f"{info['device']} ({info['backend']})"
     _say(f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s), {device}; run directory {run_dir}")
     train.train(job, run_dir, resume=arguments.resume, report=_say)
@@ -261,7 +261,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     import json
     import shutil
 
-    from metarl_jax.runs.train import environment_info, write_whole
+    from metarl_jax.runs.directory import environment_info, write_whole
 
     entry = REPRODUCTIONS[name]
     directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"

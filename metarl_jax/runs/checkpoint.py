@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import struct
 
 from metarl_jax.options import ConfigError
 from metarl_jax.tree import leaf_names
+from metarl_jax.types import LearnerState
 
 KEEP = 2  # the newest, and the one before it
 
@@ -38,7 +40,7 @@ class Checkpoints:
 
     def save(self, iteration: int, state: Any) -> None:
         """Write the state reached after `iteration` iterations; returns once it is on disk."""
-        host = jax.tree.map(np.asarray, state)
+        host = _stored(jax.tree.map(np.asarray, state))
         ocp = self._ocp
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(host), digest=ocp.args.JsonSave({"sha256": digest(host)})
@@ -62,7 +64,7 @@ class Checkpoints:
         path = self.directory / str(iteration)
         ocp = self._ocp
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-        abstract = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+        abstract = _stored(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract))
         try:
             items = ocp.args.Composite(
                 state=ocp.args.StandardRestore(abstract, strict=True), digest=ocp.args.JsonRestore()
@@ -80,7 +82,7 @@ class Checkpoints:
                 )
         if digest(state) != stored:
             raise self._damaged(path, iteration, available, "its contents do not match their digest")
-        return iteration, state
+        return iteration, _live(state)
 
     @staticmethod
     def _damaged(path: Path, iteration: int, available: list[int], reason: str) -> ConfigError:
@@ -90,6 +92,30 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+@struct.dataclass
+class _Stored:
+    """A `LearnerState` without a memory, on disk."""
+
+    params: Any
+    opt_state: Any
+
+
+def _stored(state: Any) -> Any:
+    """A state as it is written: what has no memory has no place for one, as before there were any."""
+
+    def change(x: Any) -> Any:
+        return _Stored(x.params, x.opt_state) if isinstance(x, LearnerState) and x.memory is None else x
+
+    return jax.tree.map(change, state, is_leaf=lambda x: isinstance(x, LearnerState))
+
+
+def _live(state: Any) -> Any:
+    def change(x: Any) -> Any:
+        return LearnerState(x.params, x.opt_state) if isinstance(x, _Stored) else x
+
+    return jax.tree.map(change, state, is_leaf=lambda x: isinstance(x, _Stored))
 
 
 def digest(tree: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from metarl_jax.algorithms import registry
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import parts, train
+from metarl_jax.runs import directory, parts, train
 from metarl_jax.runs.build import Job, build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.config import load, validate
@@ -192,7 +192,7 @@ def save(run_dir: Path, table: dict[str, Any], scores: dict[str, np.ndarray]) ->
             tag = f"-{table['num_tasks']}x{table['num_episodes']}-{len(table['adaptation']) - 1}"
             tag += "" if table["baselines"] else "-no-baselines"
     path = run_dir / f"evaluation{tag}.json"
-    train.write_whole(path, json.dumps(table, indent=2) + "\n")
+    directory.write_whole(path, json.dumps(table, indent=2) + "\n")
     named = {name.replace(" ", "_").replace(",", ""): values for name, values in scores.items()}
     np.savez_compressed(run_dir / f"scores{tag}.npz", allow_pickle=False, **named)
     return path

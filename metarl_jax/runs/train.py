@@ -10,11 +10,8 @@ A run directory holds
   *.png, *.gif      pictures, by `report`
 """
 
-import importlib.metadata
 import json
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,17 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows: runs are not locked there
-    fcntl = None  # type: ignore[assignment]
-
-from metarl_jax import __version__, tree
-from metarl_jax.options import ConfigError
-from metarl_jax.runs import lanes, parts
+from metarl_jax import tree
+from metarl_jax.runs import lanes
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.config import dump
+from metarl_jax.runs.directory import locked, open_directory, write_whole
 from metarl_jax.types import Metrics
 
 
@@ -72,7 +63,7 @@ def train(job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[An
     Raises: ConfigError for a directory that is in use or does not fit; RunFailed at the first NaN or infinity
         in a loss, gradient or parameter, with the last good checkpoint kept.
     """
-    _open_directory(job, run_dir, resume)
+    open_directory(job.config, run_dir, resume)
     with locked(run_dir):
         return _train(job, run_dir, resume, report)
 
@@ -117,74 +108,7 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
     return states
 
 
-# --- the run directory ----------------------------------------------------------------------------------
-
-
-def _open_directory(job: Job, run_dir: Path, resume: bool) -> None:
-    config_file = run_dir / "config.yaml"
-    text = dump(job.config)
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        if not resume:
-            raise ConfigError(f"run directory {run_dir}: is not empty; add --resume to go on with it, or name another")
-        if config_file.exists():
-            if config_file.read_text() != text:
-                raise ConfigError(
-                    f"run directory {run_dir}: holds a run of another configuration ({_difference(config_file, text)})"
-                )
-            return
-        if any(p.name not in ("config.yaml.tmp", "info.json", "info.json.tmp", ".lock") for p in run_dir.iterdir()):
-            raise ConfigError(f"run directory {run_dir}: is not a run of metarl (it has no config.yaml)")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
-    parts.remember(run_dir, job.config)
-    write_whole(config_file, text)
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run for one process; the operating system lets go when that process ends, however it ends."""
-    with open(run_dir / ".lock", "a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(f"run directory {run_dir}: another process is training in it") from None
-        yield
-
-
-def _difference(config_file: Path, text: str) -> str:
-    old, new = config_file.read_text().splitlines(), text.splitlines()
-    line = next((f"{a} there, {b} now" for a, b in zip(old, new, strict=False) if a != b), "a key more or less")
-    return line
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def environment_info() -> dict[str, Any]:
-    """Versions, device and command: what a figure needs beside it."""
-    packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "distrax", "chex", "numpy")
-    versions = {"metarl_jax": __version__}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    device = jax.devices()[0]
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "num_devices": jax.device_count(),
-        "cpu_count": os.cpu_count(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
-    }
+# --- the files of a run ---------------------------------------------------------------------------------
 
 
 def _truncate(path: Path, iteration: int) -> None:

@@ -23,7 +23,8 @@ import numpy as np
 from metarl_jax.runs import lanes as population
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.train import RunFailed, locked, write_whole
+from metarl_jax.runs.directory import locked, write_whole
+from metarl_jax.runs.train import RunFailed
 from metarl_jax.sweeps import pbt
 from metarl_jax.sweeps.pictures import schedule_picture
 from metarl_jax.sweeps.plan import Sweep, open_directory

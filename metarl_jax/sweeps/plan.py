@@ -10,7 +10,7 @@ from metarl_jax.options import ConfigError
 from metarl_jax.runs import lanes, parts
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
-from metarl_jax.runs.train import environment_info, write_whole
+from metarl_jax.runs.directory import environment_info, write_whole
 from metarl_jax.sweeps import search_space
 from metarl_jax.sweeps.search_space import Dimension
 
@@ -157,7 +157,11 @@ def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
             )
         if not file.exists():
             raise ConfigError(f"sweep directory {directory}: is not a sweep of metarl (it has no sweep.json)")
-        if {k: v for k, v in json.loads(file.read_text()).items() if k != "info"} != asked:
+        there = {k: v for k, v in json.loads(file.read_text()).items() if k != "info"}
+        there["config"] = validate(
+            there["config"]
+        ).model_dump()  # a key that an older version did not write: its default
+        if json.loads(json.dumps(there)) != asked:
             raise ConfigError(f"sweep directory {directory}: holds another sweep, see {file}")
         return
     directory.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,8 @@ import numpy as np
 from metarl_jax.runs import lanes as population
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.train import RunFailed, locked, write_whole
+from metarl_jax.runs.directory import locked, write_whole
+from metarl_jax.runs.train import RunFailed
 from metarl_jax.sweeps import pbt_run
 from metarl_jax.sweeps.pictures import sweep_picture
 from metarl_jax.sweeps.plan import ETA, Sweep, groups, make, open_directory, with_static

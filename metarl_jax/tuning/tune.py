@@ -20,7 +20,8 @@ from metarl_jax.runs import config as configs
 from metarl_jax.runs import lanes as population
 from metarl_jax.runs import parts
 from metarl_jax.runs.build import build
-from metarl_jax.runs.train import RunFailed, environment_info, locked, write_whole
+from metarl_jax.runs.directory import environment_info, locked, write_whole
+from metarl_jax.runs.train import RunFailed
 from metarl_jax.tuning import landscapes, optimizer
 from metarl_jax.tuning.optimizer import Optimizer
 from metarl_jax.tuning.task_features import describe

@@ -107,7 +107,7 @@ def test_adapt_ends_in_the_memory_that_acting_ended_in():
     memory = policy.remember(2)
     for x in trial.outer.observation:
         memory, _ = policy.step(params, memory, x)
-    np.testing.assert_allclose(algo.adapt(params, trial).opt_state, memory, atol=1e-6)
+    np.testing.assert_allclose(algo.adapt(params, trial).memory, memory, atol=1e-6)
 
 
 def one_arm_pays(num_episodes):

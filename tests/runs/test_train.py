@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import evaluate, train
+from metarl_jax.runs import directory, evaluate, train
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints, digest
 from metarl_jax.runs.config import validate
@@ -122,7 +122,7 @@ def test_an_existing_run_is_not_overwritten(trained):
 
 
 def test_two_processes_cannot_share_a_run(trained):
-    with train.locked(trained), pytest.raises(ConfigError, match="another process is training in it"):
+    with directory.locked(trained), pytest.raises(ConfigError, match="another process is training in it"):
         train.train(build(validate(MAML)), trained, resume=True, report=lambda _: None)
 
 
