@@ -6,33 +6,19 @@ The public names are imported on first use, so that `import metarl_jax` costs mi
 import importlib
 from typing import Any
 
+from metarl_jax.algorithms.registry import ALGORITHMS
+
 __version__ = "0.1.0"
 
 _NAMES = {
     "make": "metarl_jax.envs",
+    **{name: address.partition(":")[0] for name, (address, _) in ALGORITHMS.items()},
     "register": "metarl_jax.envs",
     "registered": "metarl_jax.envs",
     "TaskDistribution": "metarl_jax.envs",
     "from_gymnax": "metarl_jax.envs",
-    "maml": "metarl_jax.algorithms.maml",
-    "maml_trpo": "metarl_jax.algorithms.maml_trpo",
-    "promp": "metarl_jax.algorithms.promp",
-    "e_maml": "metarl_jax.algorithms.e_maml",
-    "reptile": "metarl_jax.algorithms.reptile",
-    "anil": "metarl_jax.algorithms.anil",
-    "meta_sgd": "metarl_jax.algorithms.meta_sgd",
-    "cavia": "metarl_jax.algorithms.cavia",
-    "imaml": "metarl_jax.algorithms.imaml",
-    "ppo": "metarl_jax.algorithms.ppo",
-    "meta_gradient_rl": "metarl_jax.algorithms.meta_gradient_rl",
-    "lirpg": "metarl_jax.algorithms.lirpg",
-    "lpg": "metarl_jax.algorithms.lpg",
-    "lpo": "metarl_jax.algorithms.lpo",
     "evolve_rule": "metarl_jax.update_rules.by_evolution",
     "learn_rule": "metarl_jax.update_rules.by_gradient",
-    "rl2": "metarl_jax.algorithms.rl2",
-    "varibad": "metarl_jax.algorithms.varibad",
-    "supervised_maml": "metarl_jax.algorithms.supervised_maml",
 }
 _MODULES = {
     "adapt": "meta.adaptation",
@@ -42,12 +28,14 @@ _MODULES = {
     "exact": "reference.exact",
     "gradient": "gradient",
     "inner": "rl.learners",
+    "learners": "rl.learners",
     "lifetime": "update_rules.lifetimes",
     "losses": "rl.losses",
     "meta_gradient": "meta.differentiation",
     "meta_learner": "meta.meta_learner",
     "networks": "networks",
     "outer": "meta.outer",
+    "reference": "reference",
     "returns": "rl.returns",
     "rollout": "rl.rollout",
     "tree": "tree",

@@ -1,9 +1,6 @@
 """The algorithms by name: "module:ENTRY" addresses and one sentence, so that listing them imports nothing."""
 
-import importlib.metadata
 from typing import Any
-
-from metarl_jax.options import ConfigError, load_address, suggest
 
 _HERE = "metarl_jax.algorithms"
 ALGORITHMS: dict[str, tuple[str, str]] = {
@@ -60,6 +57,8 @@ def entry(name: str) -> Any:
 
     Raises: ConfigError for an unknown name, with the nearest spelling, and for one that cannot be imported.
     """
+    from metarl_jax.options import ConfigError, load_address, suggest  # heavier than a list of names
+
     if name in _registered:
         found = _registered[name][0]
     elif name in ALGORITHMS:
@@ -73,5 +72,7 @@ def entry(name: str) -> Any:
     return load_address(found, "algorithm") if isinstance(found, str) else found
 
 
-def _published() -> list[importlib.metadata.EntryPoint]:
+def _published() -> list[Any]:
+    import importlib.metadata
+
     return list(importlib.metadata.entry_points(group=GROUP))
