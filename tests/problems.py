@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 import metarl_jax as mrl
+from metarl_jax.algorithms import registry
+from metarl_jax.algorithms.gradient_family import EvaluationOptions
 from metarl_jax.networks import mlp_policy
 from metarl_jax.rl import learners
 
@@ -22,6 +24,11 @@ def point_maml(problem, lr=0.1, *, inner_options=None, **options):
     inner_options = {"num_epochs": 2, "num_minibatches": 2, "baseline": baseline, **(inner_options or {})}
     options = {"num_inner_steps": 2, "meta_batch_size": 2, "episodes_per_task": 4, "num_outer_epochs": 1, **options}
     return mrl.maml(env, tasks, policy, learners.ppo(policy, lr, **inner_options), **options)
+
+
+def gradient_family():
+    """Names of the gradient-based meta-learners on episodes."""
+    return [n for n in registry.ALGORITHMS if issubclass(registry.entry(n).options, EvaluationOptions)]
 
 
 INNER = {  # what adapts inside the algorithms that are not MAML with any learner

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from problems import is_finite, of_family, point, point_maml
+from problems import gradient_family, is_finite, of_family, point, point_maml
 
 import metarl_jax as mrl
 from metarl_jax.algorithms.varibad import condition_size
@@ -119,14 +119,9 @@ ALGORITHMS = {
     "fomaml": family(
         lambda *a, **o: mrl.maml(*a[:3], learners.policy_gradient(a[2]), differentiation="first_order", **o)
     ),
-    "maml_trpo": family("maml_trpo"),
+    **{name: family(name) for name in gradient_family() if name not in ("maml", "promp", "reptile")},
     "promp": family("promp", num_inner_steps=2, kl_target=0.01),
-    "e_maml": family("e_maml"),
     "reptile": family("reptile", num_inner_steps=2),
-    "anil": family("anil"),
-    "meta_sgd": family("meta_sgd"),
-    "cavia": family("cavia"),
-    "imaml": family("imaml"),
     "rl2-gru": on_trials(lambda env, tasks: mrl.rl2(env, tasks, recurrent_policy(env, 4), meta_batch_size=8)),
     "rl2-transformer": on_trials(
         lambda env, tasks: mrl.rl2(env, tasks, transformer_policy(env, 3, 8, num_heads=2), meta_batch_size=8)

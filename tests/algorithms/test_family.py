@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import flat, of_family, point, random_directions, relative_error, store_trial
+from problems import flat, gradient_family, of_family, point, random_directions, relative_error, store_trial
 
 import metarl_jax as mrl
 from metarl_jax import tree
@@ -66,7 +66,7 @@ def start(algo):
 
 # --- one step moves everything ---------------------------------------------------------------------------
 
-FAMILY = ("maml_trpo", "promp", "e_maml", "reptile", "anil", "meta_sgd", "cavia", "imaml")
+FAMILY = [name for name in gradient_family() if name != "maml"]
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from problems import gradient_family
 
 from metarl_jax.cli.main import main
 
@@ -13,7 +14,7 @@ TINY = [
 ]  # fmt: skip
 OWN = {"promp": ["kl_target=0.01"], "imaml": ["num_proximal_steps=2"]}
 QUICK = ("promp", "meta_sgd")  # a state with coefficients, one with step sizes
-FAMILY = ("maml", "maml_trpo", "promp", "e_maml", "reptile", "anil", "meta_sgd", "cavia", "imaml")
+FAMILY = gradient_family()
 
 
 TRIALS = ["num_iterations=2", "checkpoint_every=1", "meta_batch_size=2", "num_episodes=2", "horizon=3", "eval_tasks=2"]
