@@ -6,6 +6,7 @@ from jax.flatten_util import ravel_pytree
 
 import metarl_jax as mrl
 from metarl_jax.algorithms import registry
+from metarl_jax.algorithms.boil import body
 from metarl_jax.algorithms.gradient_family import EvaluationOptions
 from metarl_jax.networks import mlp_policy
 from metarl_jax.rl import learners
@@ -34,6 +35,7 @@ def gradient_family():
 INNER = {  # what adapts inside the algorithms that are not MAML with any learner
     "e_maml": lambda policy, lr: learners.policy_gradient(policy, lr, surrogate="vpg"),
     "anil": learners.head,
+    "boil": body,
     "meta_sgd": lambda policy, lr: learners.meta_sgd(policy),
     "cavia": learners.context,
     "imaml": lambda policy, lr: learners.proximal(policy, lr, num_steps=3),

@@ -13,6 +13,7 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "e_maml": (f"{_HERE}.e_maml:ENTRY", "MAML with the term for how the policy chooses what it adapts to."),
     "reptile": (f"{_HERE}.reptile:ENTRY", "Steps towards the mean of the adapted parameters."),
     "anil": (f"{_HERE}.anil:ENTRY", "MAML in which only the last layer adapts."),
+    "boil": (f"{_HERE}.boil:ENTRY", "MAML in which all but the last layer adapts."),
     "meta_sgd": (f"{_HERE}.meta_sgd:ENTRY", "MAML with a learned step size for every parameter."),
     "cavia": (
         f"{_HERE}.cavia:ENTRY",

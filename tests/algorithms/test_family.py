@@ -12,6 +12,7 @@ from problems import flat, gradient_family, of_family, point, random_directions,
 
 import metarl_jax as mrl
 from metarl_jax import tree
+from metarl_jax.algorithms.boil import body
 from metarl_jax.meta.outer import gradient_steps
 from metarl_jax.networks import mlp_policy
 from metarl_jax.reference import exact
@@ -148,6 +149,27 @@ def test_anil(x64):
     assert all(float(jnp.linalg.norm(g)) > 1e-6 for g in jax.tree.leaves(found))
     assert relative_error(adapted, other) < 1e-14 and relative_error(found, expected) < 1e-12
     np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-9)
+
+
+def test_boil(x64):
+    """The complement of ANIL: the head stays, all is trained, and the gradient is that of finite differences."""
+    here, params, trial = stored()
+    algo = of_family("boil", *here, LR, num_inner_steps=2, outer_surrogate="lvc", **SMALL)
+    is_head = ["output" in name.split(".") for name in tree.leaf_names(params)]
+
+    @jax.jit
+    def compute(params):
+        found = algo.meta_gradient(params, trial)[1]
+        return algo.adapt(params, trial).params, found, slopes(lambda p: algo.meta_loss(p, trial), params, found)
+
+    adapted, found, (slope, difference) = compute(params)
+    for head, before, after in zip(is_head, jax.tree.leaves(params), jax.tree.leaves(adapted), strict=True):
+        assert bool(jnp.all(before == after)) if head else bool(jnp.any(before != after))
+    assert any(is_head) and not all(is_head)
+    assert all(float(jnp.linalg.norm(g)) > 1e-6 for g in jax.tree.leaves(found))
+    np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match="outptu"):
+        body(here[2], frozen=("outptu",))
 
 
 def test_cavia(x64):
