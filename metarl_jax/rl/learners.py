@@ -18,7 +18,6 @@ from metarl_jax.types import Batch, Learner, LearnerState, Metrics, Params, Poli
 
 Float = float | jax.Array
 BASELINES = ("critic", "linear", "zero")
-INNER_LR = 3e-4  # the default of `ppo`
 
 
 def sgd(lr: Any) -> optax.GradientTransformation:
@@ -179,8 +178,9 @@ def ppo(
     Args:
         surrogate: "ppo", "lvc", "vpg", "dice", "loaded_dice", "tmaml", or a function (log_prob, batch) -> loss.
         baseline: "critic" (the policy's), "linear" (fitted to each batch) or "zero".
-        optimizer: in the place of SGD, without `lr`. A meta-gradient of second order needs its derivative at zero
-            gradients: optax's `adam` and `clip_by_global_norm` have none there; `learners.adam`, max_grad_norm do.
+        optimizer: in the place of SGD with `lr`, which then has no part. A meta-gradient of second order needs its
+            derivative at zero gradients: optax's `adam` and `clip_by_global_norm` have none there, and are refused by
+            meta-learners that pass through them; use `learners.adam`, `tree.clip_by_global_norm` or max_grad_norm.
         adapts: names of the parameters (or of modules that hold them) that an update moves; None: all.
         num_microbatches: parts in which one step's gradient is added up, the same number at less memory: a second-order
             gradient then holds the activations of one part. Parts are episodes; losses must be means over steps.
@@ -207,8 +207,6 @@ def ppo(
             "the future twice; use gae_lambda 1, or 'loaded_dice', which takes any advantages"
         )
     remembers = policy.step is not None
-    if optimizer is not None and tree.is_given(lr, INNER_LR):
-        raise ValueError(f"lr = {lr}: has no part beside optimizer, which has its own step size; leave one of them out")
     given = optimizer = sgd(lr) if optimizer is None else optimizer
     if max_grad_norm is not None:
         optimizer = optax.chain(tree.clip_by_global_norm(max_grad_norm), optimizer)
@@ -323,9 +321,7 @@ def policy_gradient(
     Options are those of `ppo`; defaults here: linear baseline and gae_lambda 1.
     """
     options = {"baseline": "linear", "gae_lambda": 1.0, **options}
-    return ppo(
-        policy, _unless_replaced(lr, 0.1, options), surrogate=surrogate, num_epochs=1, num_minibatches=1, **options
-    )
+    return ppo(policy, lr, surrogate=surrogate, num_epochs=1, num_minibatches=1, **options)
 
 
 def proximal(
@@ -345,12 +341,7 @@ def proximal(
     """
     options = {"baseline": "linear", "gae_lambda": 1.0, **options}
     options |= {"num_epochs": num_steps, "num_minibatches": 1, "proximal_coef": strength}
-    return ppo(policy, _unless_replaced(lr, 0.1, options), surrogate=surrogate, **options)
-
-
-def _unless_replaced(lr: Any, default: float, options: dict[str, Any]) -> Any:
-    """`lr`, or that of `ppo` where it was not given and an optimiser takes its place."""
-    return INNER_LR if options.get("optimizer") is not None and not tree.is_given(lr, default) else lr
+    return ppo(policy, lr, surrogate=surrogate, **options)
 
 
 def meta_sgd(policy: Policy, **options: Any) -> Learner:
@@ -368,7 +359,7 @@ def context(policy: Policy, lr: Float = 1.0, *, size: int, **options: Any) -> Le
     Only the context parameters `params["context"]` [size] move; the policy must read them, as
     `networks.mlp_policy(..., context_size=size)` does. Options are those of `policy_gradient`.
     """
-    learner = policy_gradient(policy, _unless_replaced(lr, 1.0, options), adapts=("context",), **options)
+    learner = policy_gradient(policy, lr, adapts=("context",), **options)
 
     def init(params: Params) -> LearnerState:
         dtype = jnp.result_type(*jax.tree.leaves(params))
