@@ -89,7 +89,7 @@ def prepare_batch(
         next_value = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
     value, next_value = jax.lax.stop_gradient((value, next_value))
     truncated = rollout.truncated & ~terminated
-    advantage = returns.gae(reward, value, next_value, terminated, truncated, gamma, gae_lambda, mask)
+    advantage = returns.gae(reward, value, next_value, terminated, truncated, gamma, gae_lambda)
     target = advantage + value
     if normalize_advantage:
         advantage = returns.standardize(advantage, mask)
