@@ -59,7 +59,7 @@ from metarl_jax.update_rules.lifetimes import Agent, OuterCritic, Segment, actin
 UP_TO_1 = ("gamma", "gae_lambda", "clip_eps")  # others have no upper end unless a range says so
 TunedName = Literal["gamma", "gae_lambda", "lr", "entropy_coef", "value_coef", "policy_coef", "clip_eps"]
 TUNABLE: tuple[str, ...] = get_args(TunedName)
-SET_HERE = ("optimizer", "baseline", "adapts", "proximal_coef", "num_microbatches", "dice_lambda", "target_return")
+SET_HERE = ("optimizer", "baseline", "adapts", "proximal_coef", "dice_lambda", "target_return")
 FOR_LIBRARY_USE = (  # no keys of the configuration
     "outer_value_coef", "outer_normalize_advantage", "outer_surrogate", "value_matching_coef",
 )  # fmt: skip

@@ -148,7 +148,7 @@ def meta_learner(
         state, metrics = outer.update(state, problem)
         if trials.faults is not None:
             finite, metrics["faulty_step"] = environment_metrics(first_fault(trials.faults))
-            metrics["finite"] = {**finite, **metrics["finite"]}
+            metrics["finite"] = {**finite, **metrics.get("finite", {})}
         per_update = scores.reshape(meta_batch_size, num_inner_steps + 1, -1).mean(axis=(0, 2))
         named = {f"{score_name}_{k}": per_update[k] for k in range(num_inner_steps + 1)}
         return state, {**metrics, **named}

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from metarl_jax import tree
 from metarl_jax.gradient import value_and_grad
-from metarl_jax.options import Positive, Rate, Unit, is_given, takes_options
+from metarl_jax.options import Positive, Rate, Unit, takes_options
 from metarl_jax.rl.optimizers import OPTIMIZERS, OptimizerName, adam, annealed_adam, learned_sgd, optimizer_of, sgd
-from metarl_jax.rl.ppo import INNER_LR, SurrogateName, actor_critic_loss, ppo, prepare_batch
+from metarl_jax.rl.ppo import SurrogateName, actor_critic_loss, ppo, prepare_batch
 from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy
 
 __all__ = [
@@ -59,7 +59,7 @@ def policy_gradient(
     """
     return ppo(
         policy,
-        _unless_replaced(lr, 0.1, options),
+        lr,
         surrogate=surrogate,
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
@@ -87,11 +87,6 @@ def proximal(
     return policy_gradient(policy, lr, num_epochs=num_steps, proximal_coef=strength, **options)
 
 
-def _unless_replaced(lr: Any, default: float, options: dict[str, Any]) -> Any:
-    """`lr`, or that of `ppo` where it was not given and an optimiser takes its place."""
-    return INNER_LR if options.get("optimizer") is not None and not is_given(lr, default) else lr
-
-
 @takes_options(policy_gradient, without=("num_epochs", "num_minibatches"))
 def meta_sgd(policy: Policy, **options: Any) -> Learner:
     """theta' = theta - lr (.) grad L with a learned step size for every parameter (Meta-SGD, Li et al. 2017, eq. 2).
@@ -115,7 +110,7 @@ def context(
     Only the context parameters `params["context"]` [size] move; the policy must read them, as
     `networks.mlp_policy(..., context_size=size)` does. Options are those of `policy_gradient`.
     """
-    learner = policy_gradient(policy, _unless_replaced(lr, 1.0, options), adapts=("context",), **options)
+    learner = policy_gradient(policy, lr, adapts=("context",), **options)
 
     def init(params: Params) -> LearnerState:
         dtype = jnp.result_type(*jax.tree.leaves(params))

@@ -20,7 +20,6 @@ from metarl_jax.options import (
     Rate,
     Unit,
     check_divides,
-    is_given,
     is_other_than,
     is_zero,
     one_of,
@@ -29,8 +28,6 @@ from metarl_jax.options import (
 from metarl_jax.rl import losses, returns
 from metarl_jax.rl.optimizers import sgd
 from metarl_jax.types import Batch, Learner, LearnerState, Metrics, Params, Policy, Rollout
-
-INNER_LR = 3e-4  # the default of `ppo`
 
 
 def prepare_batch(
@@ -76,7 +73,7 @@ def prepare_batch(
         next_value = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
     value, next_value = jax.lax.stop_gradient((value, next_value))
     truncated = rollout.truncated & ~terminated
-    advantage = returns.gae(reward, value, next_value, terminated, truncated, gamma, gae_lambda, mask)
+    advantage = returns.gae(reward, value, next_value, terminated, truncated, gamma, gae_lambda)
     target = advantage + value
     if normalize_advantage:
         advantage = returns.standardize(advantage, mask)
@@ -173,8 +170,9 @@ def ppo(
     Args:
         surrogate: a name of `losses.SURROGATES`, or a function (log_prob, batch) -> loss.
         baseline: "critic" (the policy's), "linear" (fitted to each batch) or "zero".
-        optimizer: in the place of SGD, without `lr`. A meta-gradient of second order needs its derivative at zero
-            gradients: optax's `adam` and `clip_by_global_norm` have none there; `learners.adam`, max_grad_norm do.
+        optimizer: in the place of SGD with `lr`, which then has no part. A meta-gradient of second order needs its
+            derivative at zero gradients: optax's `adam` and `clip_by_global_norm` have none there, and are refused by
+            meta-learners that pass through them; use `learners.adam`, `tree.clip_by_global_norm` or max_grad_norm.
         adapts: names of the parameters (or of modules that hold them) that an update moves; None: all.
         num_microbatches: parts in which one step's gradient is added up, the same number at less memory: a second-order
             gradient then holds the activations of one part. Parts are episodes; losses must be means over steps.
@@ -202,8 +200,6 @@ def ppo(
             "counts the future twice); use loaded_dice, which takes any advantages"
         )
     remembers = policy.step is not None
-    if optimizer is not None and is_given(lr, INNER_LR):
-        raise ValueError(f"lr = {lr}: has no part beside optimizer, which has its own step size; leave one of them out")
     given = optimizer = sgd(lr) if optimizer is None else optimizer
     if max_grad_norm is not None:
         optimizer = optax.chain(tree.clip_by_global_norm(max_grad_norm), optimizer)

@@ -215,7 +215,7 @@ def test_sequential_kl_is_that_of_gaussians():
 
 def test_ppo_does_not_move_the_encoder_and_the_elbo_does_not_move_the_policy():
     env, tasks = bandit()
-    still = make_varibad(env, tasks, "state_action", vae_lr=0.0)
+    still = make_varibad(env, tasks, "state_action", vae_lr=jnp.zeros(()))
     state = still.init(jax.random.key(0))
     after, _ = jax.jit(still.step)(state, jax.random.key(1))
     assert relative_error(after.params["belief"], state.params["belief"]) == 0

@@ -87,13 +87,6 @@ def test_an_option_that_another_replaces_is_refused():
     with pytest.raises(ValueError, match="kl_coef"):
         outer.gradient_steps(optax.sgd(0.1), kl_target=0.01)
     mrl.maml(env, tasks, policy, inner, outer=steps)
-    sgd = optax.sgd(0.1)
-    for make in (learners.ppo, learners.policy_gradient, learners.proximal):
-        with pytest.raises(ValueError, match="lr = 0.2: has no part beside optimizer"):
-            make(policy, 0.2, optimizer=sgd, baseline="zero")
-        make(policy, optimizer=sgd, baseline="zero")
-    learners.context(policy, size=2, optimizer=sgd)
-    learners.meta_sgd(policy)
 
 
 def test_numpy_numbers_are_numbers():

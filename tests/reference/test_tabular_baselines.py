@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import linprog
 
 from metarl_jax.envs.tabular import tabular_mdp
-from metarl_jax.reference import tabular_mdp as strategies
+from metarl_jax.reference import tabular as strategies
 from metarl_jax.reference.q_learning import Transitions, q_learning, q_update
 from metarl_jax.reference.strategy import play
 from metarl_jax.reference.tabular import Prior, TabularMemory

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from metarl_jax.algorithms import job
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import directory, evaluate, train
 from metarl_jax.runs.build import build
@@ -189,7 +190,7 @@ def test_assessment_has_every_row_and_keeps_its_scores(trained, tmp_path):
     table, scores = evaluate.assess(run, report=lambda _: None)
     assert [row["update"] for row in table["adaptation"]] == [0, 1, 2, 3]
     assert set(table["baselines"]) == {
-        evaluate.NO_ADAPTATION, evaluate.RANDOM_INIT, evaluate.RANDOM_POLICY,
+        evaluate.NO_ADAPTATION, job.RANDOM_INIT, job.RANDOM_POLICY,
     }  # fmt: skip  # no oracle: the horizon is not the environment's own
     assert scores["run"].shape == (1, 3, 4, 2)
     again, _ = evaluate.assess(run, report=lambda _: None)

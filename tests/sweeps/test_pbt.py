@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_sweep import base, quiet
+from test_run import base, quiet
 
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import lanes, pbt, run, search_space

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from metarl_jax.cli.main import main
-from metarl_jax.runs import config, lanes, run
-from metarl_jax.tuning import landscapes, optimizer, posterior, rivals, tune
+from metarl_jax.runs import config, lanes
+from metarl_jax.sweeps import run
+from metarl_jax.tuning import landscapes, optimizer, posterior, search_methods, tune
 from metarl_jax.tuning.families import FAMILIES
 from metarl_jax.tuning.predictor import STEP, History, Predictor, Proposer, in_own_units
 from metarl_jax.tuning.task_features import NAMES, describe
@@ -271,7 +272,7 @@ def test_searches_know_only_themselves_and_share_no_training_seed():
         seen.append((s, tried.scores.shape[1]))
         return np.full(7, (s + 1) / 10 + tried.scores.shape[1] / 100)
 
-    tried = rivals.run(trainer, ask, 3, 4, task=0, tag=2)
+    tried = search_methods.run(trainer, ask, 3, 4, task=0, tag=2)
     assert tried.points.shape == (3, 4, 7) and len(set(used)) == 12
     np.testing.assert_allclose(tried.scores[1], [0.2, 0.21, 0.22, 0.23])
     np.testing.assert_array_equal(tried.best(2), [1, 1, 1])
@@ -279,13 +280,13 @@ def test_searches_know_only_themselves_and_share_no_training_seed():
 
 
 def test_a_search_may_diverge():
-    tried = rivals.Tried(np.zeros((1, 3, 7)), np.zeros((1, 3, 16)), np.asarray([[np.nan, -5.0, np.nan]]))
+    tried = search_methods.Tried(np.zeros((1, 3, 7)), np.zeros((1, 3, 16)), np.asarray([[np.nan, -5.0, np.nan]]))
     assert tried.best(3)[0] == 1
 
 
 def test_grid_search_crosses_two_values_of_four_keys():
-    ask = rivals.grid_search()
-    points = [ask(0, rivals.Tried(np.zeros((1, t, 7)), None, None)) for t in range(16)]
+    ask = search_methods.grid_search()
+    points = [ask(0, search_methods.Tried(np.zeros((1, t, 7)), None, None)) for t in range(16)]
     assert len({tuple(p) for p in points}) == 16
     varied = [len({p[i] for p in points}) for i in range(7)]
     assert sorted(varied) == [1, 1, 1, 2, 2, 2, 2]
@@ -299,7 +300,7 @@ def test_tpe_is_told_what_it_asked_for():
         score[0] = np.nan  # a search that always diverges does not stop the others
         return np.zeros((len(points), landscapes.CURVE_POINTS)), score
 
-    tried = rivals.run(trainer, rivals.tpe(3), 3, 30, task=0, tag=1)
+    tried = search_methods.run(trainer, search_methods.tpe(3), 3, 30, task=0, tag=1)
     early, late = (abs(tried.points[1:, part, 0] - 0.3).mean() for part in (slice(0, 10), slice(20, 30)))
     assert late < early
 

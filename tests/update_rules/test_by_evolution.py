@@ -95,16 +95,17 @@ def test_train_evaluate(name, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, change, said",
     [
-        ("lpg", {"lifetime": 5}, "num_inner_steps = 2: must divide lifetime = 5"),
+        ("lpg", {"lifetime": 5}, "eval_updates = 2: must divide eval_lifetime"),
         ("lpg", {"lifetime": None}, "eval_lifetime is missing"),
         ("lpg", {"eval_updates": 3}, "eval_updates = 3: must divide eval_lifetime"),
-        ("lpg", {"num_epochs": 2}, "num_epochs = 2: must be 1"),
+        ("lpg", {"num_epochs": 2}, "num_epochs = 2: not a key of algorithm lpg"),
+        ("lpg", {"num_inner_steps": 3}, "lifetime = 4: must be a multiple of num_inner_steps = 3"),
         ("lpg", {"env": "PointNavigation-v0"}, "must be discrete; use lpo"),
-        ("lpo", {"eval_updates": 3, "eval_lifetime": 6}, "eval_updates = 3: must divide lifetime = 4"),
+        ("lpo", {"eval_updates": 3, "eval_lifetime": 6}, "lifetime = 4: must be a multiple of eval_updates = 3"),
         ("lpo", {"population_size": 3}, "population_size = 3: must be even"),
-        ("lpo", {"lifetime": None}, "lifetime = null: evolution judges a rule by whole lives"),
+        ("lpo", {"lifetime": None, "eval_lifetime": 4}, "lifetime = null: evolution judges whole lives"),
         ("lpo", {"num_epochs": 1, "num_minibatches": 1}, "the ratio is 1 and the drift 0"),
-        ("lirpg", {"surrogate": "vpg", "num_epochs": 2}, "surrogate = vpg: has no ratio"),
+        ("lirpg", {"surrogate": "vpg", "num_epochs": 2}, "num_epochs = 2: must be 1 with surrogate = vpg"),
         ("lirpg", {"num_minibatches": 3}, "num_minibatches = 3: must divide num_envs . num_steps = 8; try 2"),
     ],
 )

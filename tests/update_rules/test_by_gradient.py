@@ -32,7 +32,7 @@ RULES = {
     ),
     "lpo-clip": lambda env: RULES["lpo"](env, 0.05)._replace(init=lambda key: lpo_module.init_drift(key, 8)),
     "lirpg": lambda env: mrl.lirpg(
-        env, agents(env), 0.1, hidden=(4,), intrinsic_coef=0.7, num_epochs=2, num_minibatches=1, clip_eps=0.5
+        env, agents(env), 0.1, reward_hidden=(4,), intrinsic_coef=0.7, num_epochs=2, num_minibatches=1, clip_eps=0.5
     ),
 }  # fmt: skip
 
@@ -117,7 +117,7 @@ def test_nothing_flows_through_what_was_stored():
 
 def test_agents_die_at_their_age_and_others_take_their_place():
     """Two agents of lifetime 6, K = 3: ages begin at 0 and 3; a birth brings new parameters and fresh streams."""
-    algo = make("lpg", outer_lr=0.0)
+    algo = make("lpg", outer_lr=jnp.zeros(()))
     state = jax.jit(algo.init)(jax.random.key(0))
     step = jax.jit(algo.step)
     np.testing.assert_array_equal(state.population.age, [0, 3])
@@ -254,7 +254,7 @@ def test_an_agent_follows_the_reward_it_is_given():
     """With the environment's reward at 0 to the agent, what it does is what the learned reward pays for."""
     env, policy = Probe(), mlp_policy(Probe(), (), critic=True)
     rule = mrl.lirpg(
-        env, policy, 0.1, hidden=(), intrinsic_coef=1.0, extrinsic_coef=0.0, num_epochs=1, num_minibatches=1
+        env, policy, 0.1, reward_hidden=(), intrinsic_coef=1.0, extrinsic_coef=0.0, num_epochs=1, num_minibatches=1
     )
     whole = lives(env, rule, lifetime=20, horizon=5, num_episodes=32, num_steps=10, num_envs=8)
     eta = jax.tree.map(jnp.zeros_like, rule.init(jax.random.key(0)))
@@ -296,7 +296,7 @@ def test_meta_gradients_find_a_reward_that_teaches():
     """The environment pays the agents nothing that they see; the learned reward has to come to stand for it."""
     env, policy = Probe(), mlp_policy(Probe(), (), critic=True)
     rule = mrl.lirpg(
-        env, policy, 0.1, hidden=(8,), intrinsic_coef=1.0, extrinsic_coef=0.0, num_epochs=1, num_minibatches=1
+        env, policy, 0.1, reward_hidden=(8,), intrinsic_coef=1.0, extrinsic_coef=0.0, num_epochs=1, num_minibatches=1
     )
     options = {"num_envs": 8, "num_steps": 10, "num_agents": 8, "lifetime": 12, "outer_lr": 0.03}
     algo = make(rule, outer_entropy_coef=0.0, critic_lr=0.03, **options)
