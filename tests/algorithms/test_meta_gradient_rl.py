@@ -34,6 +34,8 @@ ALL = {
 }
 TWO = {name: ALL[name] for name in ("gamma", "lr")}
 
+NO_STEP = jnp.zeros(())  # a number that nobody checks: an optimiser that stands still
+
 
 def make(tuned=TWO, outer_critic=False, task=None, **options):
     """(algorithm, policy) on a probe whose reward depends on observation and action; tiny networks."""
@@ -107,7 +109,9 @@ def test_meta_gradient_by_hand(x64):
     judge = segment.outer
     outer = jax.grad(lambda p: -jnp.mean(policy.apply(p, judge.observation).log_prob(judge.action) * judge.advantage))
     share = (0.7 - 0.5) / 0.4  # dgamma/dx = (high - low) share (1 - share)
-    frozen = make(tuned, optimizer=learners.sgd, lr=0.3, entropy_coef=0.0, normalize_advantage=False, meta_lr=jnp.zeros(()))[0]
+    frozen = make(tuned, optimizer=learners.sgd, lr=0.3, entropy_coef=0.0, normalize_advantage=False, meta_lr=NO_STEP)[
+        0
+    ]
     x = unconstrained(tuned)
     segment = segment.replace(rule=squash(x, tuned))
     moved = frozen.adapt(x, segment)
@@ -207,7 +211,7 @@ def test_replaying_is_what_happened(x64):
 
 def test_the_outer_critic_learns_its_own_values_and_moves_nothing_else():
     """An endless reward of 1 is worth 1 / (1 - gamma) of the outer gamma; the agent does not notice the learning."""
-    options = {"num_envs": 4, "num_inner_steps": 4, "outer_gamma": 0.9, "outer_gae_lambda": 1.0, "meta_lr": jnp.zeros(())}
+    options = {"num_envs": 4, "num_inner_steps": 4, "outer_gamma": 0.9, "outer_gae_lambda": 1.0, "meta_lr": NO_STEP}
     env, task = Probe(), probe(constant=1.0, length=10**6)
     policy, critic = with_outer_critic(*[mlp_policy(env, (3,), critic=True)] * 2, lr=0.01)
     learning, still = (

@@ -32,14 +32,14 @@ MAML = {
 
 def final_state(run: Path):
     """(iteration, digest) of the newest checkpoint, after checking that it restores."""
-    job = evaluate.open_run(run)
-    states = jax.eval_shape(lambda: train.initial_states(job))
+    opened = evaluate.open_run(run)
+    states = jax.eval_shape(lambda: train.initial_states(opened))
     iteration, state = Checkpoints(run / "checkpoints").restore(states)
     return iteration, digest(jax.tree.map(np.asarray, state))
 
 
 def start(config: Path, run: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "metarl_jax.cli.main", "train", str(config), "--run-dir", str(run), *more]
+    command = [sys.executable, "-m", "metarl_jax.cli", "train", str(config), "--run-dir", str(run), *more]
     with open(run.with_suffix(".log"), "a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 

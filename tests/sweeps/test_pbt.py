@@ -10,7 +10,8 @@ import pytest
 from test_run import base, quiet
 
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import lanes, pbt, run, search_space
+from metarl_jax.runs import lanes
+from metarl_jax.sweeps import pbt, run, search_space
 
 KEY = jax.random.key(0)
 LR, GAMMA = "lr=log(1e-4,1e-1)", "gamma=uniform(.5,.9)"
