@@ -54,7 +54,16 @@ from metarl_jax.options import (
 from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import EnvCarry, completed, environment_metrics, faulty_steps, first_fault
 from metarl_jax.types import Learner, LearnerState, Metrics, Policy, Rollout, Task
-from metarl_jax.update_rules.lifetimes import Agent, OuterCritic, Segment, acting, born, live, relive, with_outer_critic
+from metarl_jax.update_rules.lifetimes import (
+    Agent,
+    OuterCritic,
+    Segment,
+    acting,
+    init_agent,
+    live,
+    replay,
+    with_outer_critic,
+)
 
 UP_TO_1 = ("gamma", "gae_lambda", "clip_eps")  # others have no upper end unless a range says so
 TunedName = Literal["gamma", "gae_lambda", "lr", "entropy_coef", "value_coef", "policy_coef", "clip_eps"]
@@ -218,10 +227,10 @@ def meta_gradient_rl(
         return None if outer_critic is None else outer_critic.learner(policy, **{**outer_options, **repeats})
 
     def init(key: jax.Array) -> MetaGradientState:
-        x = schedule.init(jax.random.fold_in(key, 2))  # `born` splits the key in two, which are 0 and 1
+        x = schedule.init(jax.random.fold_in(key, 2))  # `init_agent` splits the key in two, which are 0 and 1
         policy = policy_of({**fixed, **squash(unconstrained(tuned), tuned)})
         learner, critic = learner_at(x, policy), critic_learner_of(policy)
-        agent = born(env, task, policy, learner, critic, key, num_envs, recent)
+        agent = init_agent(env, task, policy, learner, critic, key, num_envs, recent)
         return MetaGradientState(agent.learner, agent.envs, agent.critic_state, x, meta_optimizer.init(x), agent.recent)
 
     def collect(state: MetaGradientState, key: jax.Array) -> tuple[Segment, MetaGradientState, Metrics]:
@@ -261,7 +270,7 @@ def meta_gradient_rl(
 
     def adapted(x: Any, segment: Segment) -> LearnerState:
         policy = policy_of({**fixed, **segment.rule})
-        return relive(learner_at(x, policy), segment, differentiation)[0]
+        return replay(learner_at(x, policy), segment, differentiation)[0]
 
     def meta_loss(x: Any, segment: Segment) -> jax.Array:
         params = adapted(x, segment).params

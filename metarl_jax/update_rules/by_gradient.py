@@ -23,7 +23,7 @@ from metarl_jax.options import NonNegative, Positive, Rate, Unit, is_zero, takes
 from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import environment_metrics, faulty_steps, first_fault
 from metarl_jax.types import LearnerState, Metrics, Params, Policy, Task
-from metarl_jax.update_rules.lifetimes import Agent, Rule, Segment, acting, born, live, relive, with_outer_critic
+from metarl_jax.update_rules.lifetimes import Agent, Rule, Segment, acting, init_agent, live, replay, with_outer_critic
 
 
 @struct.dataclass
@@ -116,9 +116,9 @@ def learn_rule(
         optimizer = optax.chain(tree.clip_by_global_norm(max_grad_norm), optimizer)
 
     def newborn(eta: Params, key: jax.Array) -> tuple[Agent, Task]:
-        task_key, born_key = jax.random.split(key)
+        task_key, init_key = jax.random.split(key)
         task = tasks.sample(task_key)
-        return born(env, task, policy, rule.learner(eta), values_learner, born_key, num_envs), task
+        return init_agent(env, task, policy, rule.learner(eta), values_learner, init_key, num_envs), task
 
     def segment(eta: Params, agent: Agent, key: jax.Array, task: Task) -> tuple[Segment, Agent, Metrics]:
         act_key, update_key, outer_key = jax.random.split(key, 3)
@@ -131,7 +131,7 @@ def learn_rule(
         return jax.lax.stop_gradient((lived, dataclasses.replace(after, envs=envs), metrics))
 
     def replayed(eta: Params, segment: Segment) -> tuple[LearnerState, Any]:
-        return relive(rule.learner(eta), segment, differentiation, rule.penalty)
+        return replay(rule.learner(eta), segment, differentiation, rule.penalty)
 
     def meta_loss(eta: Params, segment: Segment) -> jax.Array:
         state, penalties = replayed(eta, segment)
@@ -152,10 +152,10 @@ def learn_rule(
 
         def one(x: tuple[Population, jax.Array]) -> Any:
             now, key = x
-            born_key, live_key = jax.random.split(key)
+            init_key, live_key = jax.random.split(key)
             agent, task, age = jax.lax.cond(
                 now.age >= ends,
-                lambda: (*newborn(eta, born_key), jnp.zeros_like(now.age)),
+                lambda: (*newborn(eta, init_key), jnp.zeros_like(now.age)),
                 lambda: (now.agent, now.task, now.age),
             )
             lived, after, metrics = segment(eta, agent, live_key, task)

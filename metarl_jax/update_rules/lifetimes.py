@@ -1,7 +1,7 @@
 """An agent's life: updates made while it acts, and the same updates made again under another rule.
 
 A *rule* is what an agent learns by, as numbers eta: hyperparameters, a reward, a network that is the update. `live`
-acts, learns, acts, learns ... and stores what it saw, a `Segment` of K updates; `relive` makes those updates again on
+acts, learns, acts, learns ... and stores what it saw, a `Segment` of K updates; `replay` makes those updates again on
 what was stored, a deterministic function of eta that meta-gradients pass through. The agent goes on from where it is,
 so that a life is many segments long; `lives` are whole ones, for those who only want to see how they went.
 
@@ -124,7 +124,7 @@ def acting(env: Any, policy: Policy, task: Task, num_steps: int, num_envs: int) 
     return act
 
 
-def born(
+def init_agent(
     env: Any,
     task: Task,
     policy: Policy,
@@ -166,7 +166,7 @@ def live(
     return Segment(agent.learner, data, params, keys[1], recent), after, metrics
 
 
-def relive(
+def replay(
     learner: LearnerOf, segment: Segment, differentiation: str = "mixed", observe: adaptation.Observe | None = None
 ) -> tuple[LearnerState, Any]:
     """The K updates made again by `learner`, and what `observe` saw before each of them, leaves [K, ...].
@@ -218,7 +218,7 @@ def lives(
     def collect(eta: Params, key: jax.Array, task: Task, num_updates: int) -> tuple[dict[str, jax.Array], jax.Array]:
         if num_updates and lifetime % num_updates:
             raise ValueError(f"num_updates = {num_updates}: must divide the lifetime of {lifetime} updates evenly")
-        born_key, live_key, test_key = jax.random.split(key, 3)
+        init_key, live_key, test_key = jax.random.split(key, 3)
         learner = rule.learner(eta)
         act = acting(env, rule.policy, task, num_steps, num_envs)
 
@@ -236,7 +236,7 @@ def lives(
             scores, faults = test(agent, i + 1)
             return agent, (scores, first_fault(jax.vmap(faulty_steps)(lived.rollouts), faults))
 
-        agent = born(env, task, rule.policy, learner, None, born_key, num_envs)
+        agent = init_agent(env, task, rule.policy, learner, None, init_key, num_envs)
         first, faults = test(agent, 0)
         _, (later, more) = jax.lax.scan(stage, agent, jnp.arange(num_updates))
         if num_updates:

@@ -14,7 +14,7 @@ from metarl_jax.meta import outer
 from metarl_jax.meta.differentiation import evolution, truncated
 from metarl_jax.meta.hyperparameters import Tuned
 from metarl_jax.rl import learners
-from metarl_jax.update_rules.lifetimes import acting, born, live, relive
+from metarl_jax.update_rules.lifetimes import acting, init_agent, live, replay
 
 UNSAFE = {
     "adam": lambda: optax.adam(0.1),
@@ -63,10 +63,10 @@ def test_rules_and_tuned_hyperparameters_check_it_too():
     def lived(eta):
         learner = rule.learner(eta)
         task = tasks.sample(jax.random.key(0))
-        agent = born(env, task, policy, learner, None, jax.random.key(1), 2)
+        agent = init_agent(env, task, policy, learner, None, jax.random.key(1), 2)
         keys = jax.random.split(jax.random.key(2), (2, 1))
         segment, _, _ = live(acting(env, policy, task, 2, 2), learner, None, agent, (keys[0], keys[1]))
-        return relive(learner, segment)[0]
+        return replay(learner, segment)[0]
 
     with pytest.raises(ValueError, match=r"mrl\.inner\.adam"):
         jax.eval_shape(lived, jax.eval_shape(rule.init, jax.random.key(0)))

@@ -273,7 +273,7 @@ def test_lpg_reads_nothing_of_the_next_episode():
     agent = learner.init(rule.policy.init(jax.random.key(1)))
     task = probe(**STREAM)
     act = lifetimes.acting(env, rule.policy, task, 12, 2)
-    envs = lifetimes.born(env, task, rule.policy, learner, None, jax.random.key(2), 2).envs
+    envs = lifetimes.init_agent(env, task, rule.policy, learner, None, jax.random.key(2), 2).envs
     data, _ = act(agent.params, jax.random.key(3), envs)
     ends = np.flatnonzero(np.asarray(data.done[:, 0]))
     assert ends.tolist() == [4, 9]
