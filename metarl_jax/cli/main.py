@@ -220,8 +220,8 @@ def _list(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     what = arguments.what
     if what in registry.names():
-        for key, default, description in describe(what):
-            print(f"{key:22} {default:14} {description}")
+        for key, default, values, description in describe(what):
+            print(f"{key:22} {default:14} {values:14} {description}")
         return 0
     run = Path(what)
     if (run / "config.yaml").is_file():

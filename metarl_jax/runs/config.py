@@ -4,10 +4,12 @@ Every mistake becomes one line that names the key, the value, what is allowed an
 """
 
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
 import yaml
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
 
 from metarl_jax.algorithms import registry
@@ -102,13 +104,36 @@ def dump(config: Any) -> str:
     return yaml.safe_dump(config.model_dump(), sort_keys=False)
 
 
-def describe(name: str) -> list[tuple[str, str, str]]:
-    """(key, default, description) of every field of an algorithm's configuration."""
+def describe(name: str) -> list[tuple[str, str, str, str]]:
+    """(key, default, what is allowed, description) of every field of an algorithm's configuration."""
     rows = []
     for key, field in registry.entry(name).options.model_fields.items():
         default = "required" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True)
-        rows.append((key, default.removesuffix("\n").removesuffix("\n...").strip(), field.description or ""))
+        text = default.removesuffix("\n").removesuffix("\n...").strip()
+        rows.append((key, text, allowed(field), field.description or ""))
     return rows
+
+
+def allowed(field: Any) -> str:
+    """What a pydantic field takes, in a few words: "> 0", "0 to 1", "tanh | relu", "... or null"."""
+    kind, limits, null = field.annotation, list(field.metadata), False
+    if type(None) in typing.get_args(kind):
+        kind, null = next(a for a in typing.get_args(kind) if a is not type(None)), True
+    if hasattr(kind, "__metadata__"):
+        kind, limits = kind.__origin__, [*limits, *kind.__metadata__]
+    bounds = {
+        type(x).__name__: getattr(x, type(x).__name__.lower()) for x in limits if isinstance(x, Ge | Gt | Le | Lt)
+    }
+    if typing.get_origin(kind) is typing.Literal:
+        text = " | ".join(str(x) for x in typing.get_args(kind))
+    elif kind is bool:
+        text = "true | false"
+    elif "Ge" in bounds and "Le" in bounds:
+        text = f"{bounds['Ge']} to {bounds['Le']}"
+    else:
+        signs = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
+        text = ", ".join(f"{signs[name]} {value}" for name, value in bounds.items())
+    return f"{text} or null" if null and text else text
 
 
 def config_directory() -> Path:

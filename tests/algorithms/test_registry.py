@@ -118,8 +118,15 @@ def test_the_registry_says_what_the_file_says(name):
     entry, (_, about) = registry.entry(name), registry.ALGORITHMS[name]
     assert isinstance(entry, Entry) and issubclass(entry.options, RunOptions)
     assert (entry.options.__doc__ or "").splitlines()[0] == about
-    for key, _, sentence in describe(name):
+    for key, _, _, sentence in describe(name):
         assert len(sentence) > 5, key
+
+
+def test_show_says_what_is_allowed():
+    said = {key: (default, values) for key, default, values, _ in describe("maml")}
+    assert said["gamma"] == ("0.99", "0 to 1") and said["inner_lr"] == ("0.1", "> 0")
+    assert said["max_grad_norm"] == ("null", "> 0 or null") and said["num_inner_steps"] == ("1", ">= 0")
+    assert said["baseline"][1] == "linear | critic | zero" and said["normalize_advantage"][1] == "true | false"
 
 
 def test_a_registered_algorithm_is_known_everywhere():

@@ -140,5 +140,5 @@ def test_every_configuration_builds(path):
 
 @pytest.mark.parametrize("name", registry.ALGORITHMS)
 def test_every_key_is_described(name):
-    for key, _, description in describe(name):
+    for key, _, _, description in describe(name):
         assert key == "algorithm" or len(description) > 5, key
