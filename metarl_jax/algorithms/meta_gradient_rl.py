@@ -65,6 +65,7 @@ from metarl_jax.update_rules.lifetimes import (
     with_outer_critic,
 )
 
+OUTER_SURROGATES = ("vpg", "lvc")  # it judges on data of the adapted agent, where the others are one of these
 UP_TO_1 = ("gamma", "gae_lambda", "clip_eps")  # others have no upper end unless a range says so
 TunedName = Literal["gamma", "gae_lambda", "lr", "entropy_coef", "value_coef", "policy_coef", "clip_eps"]
 TUNABLE: tuple[str, ...] = get_args(TunedName)
@@ -174,6 +175,7 @@ def meta_gradient_rl(
         "policy_coef": policy_coef, "clip_eps": clip_eps,
     }  # fmt: skip
     _check_tuned(tuned, numbers, surrogate)
+    _check_surrogates(surrogate, outer_surrogate, num_epochs * num_minibatches)
     fixed: dict[str, Any] = {name: value for name, value in numbers.items() if name not in tuned}
     fixed |= {"max_grad_norm": max_grad_norm, **options}
     if differentiation != "first_order":
@@ -321,6 +323,20 @@ def _check_tuned(tuned: Mapping[str, Tuned], numbers: dict[str, Any], surrogate:
         raise ValueError(
             f"tuned = clip_eps with surrogate = {surrogate}: its derivative is 0 almost everywhere; use smooth_ppo"
         )
+
+
+def _check_surrogates(surrogate: Any, outer: Any, num_steps: int) -> None:
+    """Raises: ValueError for surrogates that do not fit streams, updates of several steps, or the outer loss."""
+    spec = losses.spec_of(surrogate)
+    if spec.needs_time:
+        fitting = ", ".join(losses.surrogate_names(needs_time=False))
+        raise ValueError(f"surrogate = {surrogate}: must be one of {fitting}, as streams cut episodes")
+    if spec.on_policy and num_steps > 1:
+        raise ValueError(
+            f"surrogate = {surrogate}: has no ratio, so an update must be one step, not {num_steps}; use ppo"
+        )
+    if isinstance(outer, str) and outer not in OUTER_SURROGATES:
+        raise ValueError(f"outer_surrogate = {outer!r}: must be one of {', '.join(OUTER_SURROGATES)}, or a function")
 
 
 # --- as a configuration ---------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_an_existing_run_is_not_overwritten(trained):
     with pytest.raises(ConfigError, match="is not empty; add --resume"):
         train.train(build(validate(MAML)), trained, report=lambda _: None)
     changed = validate({**MAML, "inner_lr": 0.2})
-    with pytest.raises(ConfigError, match="another configuration .*inner_lr: 0.1 there, inner_lr: 0.2 now"):
+    with pytest.raises(ConfigError, match="another configuration .*inner_lr: 0.1 there, 0.2 now"):
         train.train(build(changed), trained, resume=True, report=lambda _: None)
     assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
 
