@@ -43,7 +43,7 @@ def lirpg(
     *,
     reward_hidden: Annotated[Sequence[Width], "hidden layer widths of the learned reward"] = (64, 64),
     reward_activation: Annotated[Activation, "activation function of the learned reward"] = "tanh",
-    intrinsic_coef: Annotated[Rate, "weight of the learned reward, which is between -1 and 1"] = 0.01,
+    intrinsic_coef: Annotated[NonNegative, "weight of the learned reward, which is between -1 and 1"] = 0.01,
     extrinsic_coef: Annotated[NonNegative, "weight of the environment's reward to the agents"] = 1.0,
     surrogate: Annotated[learners.SurrogateName, "surrogate of the updates; vpg: A2C"] = "ppo",
     num_epochs: Annotated[Positive, "passes over the data an update"] = 1,

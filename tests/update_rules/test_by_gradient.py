@@ -24,8 +24,9 @@ def agents(env):
     return mlp_policy(env, (3,), critic=True, output_gain=1.0)
 
 
+SGD = {"optimizer": "sgd", "max_grad_norm": None}
 RULES = {
-    "lpg": lambda env, **o: mrl.lpg(env, 0.3, hidden=(3,), outcomes=3, width=4, embedding=3, **o),
+    "lpg": lambda env, **o: mrl.lpg(env, 0.3, hidden=(3,), outcomes=3, width=4, embedding=3, **{**SGD, **o}),
     "lpg-adam": lambda env: RULES["lpg"](env, optimizer=learners.adam, max_grad_norm=0.3),
     "lpo": lambda env, eps=None: mrl.lpo(
         agents(env), 0.1, width=8, clip_eps=eps, num_epochs=2, num_minibatches=2, max_grad_norm=0.5
