@@ -346,7 +346,7 @@ def test_varibad_refuses_what_it_cannot_do():
         make_varibad(env, tasks)
     with pytest.raises(ValueError, match="num_elbo_terms = 6: must be at most the 5 steps"):
         make_varibad(env, tasks, "state_action", num_elbo_terms=6)
-    with pytest.raises(ValueError, match="vae_batch_size = 5: must be from 1 to 4"):
+    with pytest.raises(ValueError, match="vae_batch_size = 5: must be at most the 4 trials"):
         make_varibad(env, tasks, "state_action", vae_batch_size=5)
     with pytest.raises(ValueError, match="num_minibatches = 3: must divide the 20 steps"):
         make_varibad(env, tasks, "state_action", num_minibatches=3)

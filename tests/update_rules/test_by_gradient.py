@@ -241,7 +241,7 @@ def test_lpo_with_a_clip_begins_at_ppo():
 
 def test_an_intrinsic_reward_of_weight_zero_is_ppo():
     env, policy = Probe(), agents(Probe())
-    options = {"num_epochs": 2, "num_minibatches": 1}
+    options = {"num_epochs": 2, "num_minibatches": 1, "max_grad_norm": None, "entropy_coef": 0.0}
     rule = mrl.lirpg(env, policy, 0.1, intrinsic_coef=0.0, **options)
     plain = Rule(rule.init, lambda eta: learners.ppo(policy, optimizer=learners.adam(0.1), **options), policy)
     found, want = (make(r) for r in (rule, plain))
