@@ -126,9 +126,9 @@ def test_the_acting_cost_of_a_transformer_is_linear_in_its_context():
     ("make", "message"),
     [
         (lambda env: recurrent_policy(env, 8, cell="rnn"), "cell = 'rnn': must be one of gru, lstm"),
-        (lambda env: recurrent_policy(env, 8, chunk=0), "chunk = 0: must be at least 1"),
-        (lambda env: recurrent_policy(env, 8, truncate=True), "truncate: needs a chunk"),
-        (lambda env: transformer_policy(env, 5, 10, num_heads=4), "size = 10: must be a multiple of num_heads = 4"),
+        (lambda env: recurrent_policy(env, 8, chunk=0), "chunk = 0: must be greater than or equal to 1"),
+        (lambda env: recurrent_policy(env, 8, truncate=True), "truncate = True: needs chunk"),
+        (lambda env: transformer_policy(env, 5, 10, num_heads=4), "num_heads = 4: must divide size = 10"),
     ],
 )
 def test_mistakes_are_one_line(make, message):
