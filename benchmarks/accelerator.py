@@ -7,9 +7,10 @@
 (a) PPO on CartPole, 1 to 4,096 members (seeds x learning rates) in one program, beside rejax where it is installed.
 (b) An iteration of ProMP: 40 to 10,240 tasks x 20 episodes x 100 steps, 5 outer epochs.
 (c) The meta-gradient alone: reverse, mixed and first order, 1 to 16 inner steps, 2 x 256, 40 tasks x 2,000 samples.
-(d) RL2 training, GRU and transformer, trials of 10, 100 and 500.
+(d) RL2 training, GRU and transformer, trials of 10, 100 and 500; on XLand-MiniGrid, where it is installed.
 (e) Matrix products at the default precision against the highest: time, and how far the meta-gradients differ.
-(f) The ten most expensive kernels of (b), and the share of the card's copy and matmul rates that (b) reaches.
+(f) The ten most expensive kernels of the largest of (a), (b) and (d), and the share of the card's copy and matmul rates
+    that (b) reaches.
 
 A row that no longer fits the minutes is skipped, one that fails says why, and the JSON is whole after each row. Tasks
 (members, trials) at a time are what the memory holds. Times are of the wall clock, compilation apart. Memory is what
@@ -55,13 +56,21 @@ TO_BEAT: list[Facts] = [
 ]  # fmt: skip
 
 
+def keep(kept: Facts, name: str, size: float, measured: work.Measured) -> Facts:
+    """The facts of what was measured; the largest of each name is profiled in part (f)."""
+    kept[name], kept[f"{name}, size"] = measured, size
+    return measured.facts
+
+
 def part_a(session: Session, sizes: work.Sizes, kept: Facts) -> None:
     one: Facts = {}  # iteration_ms of one member, ours and rejax's
     of_a_member = 0.0  # seconds of an iteration, at most
     for n in sizes.members:
         seconds = max(sizes.seconds, work.FEWEST * n * of_a_member)
         label, same = f"PPO CartPole, {n} member{'s' * (n > 1)}", {"size": seconds, "members": n}
-        ours = session.row("a", label, lambda n=n: work.ppo(session, n, sizes.seconds), group="ppo", **same)
+        ours = session.row(
+            "a", label, lambda n=n: keep(kept, "PPO", n, work.ppo(session, n, sizes.seconds)), group="ppo", **same
+        )
         of_a_member = ours.get("iteration_ms", 1e3 * n * of_a_member) / 1e3 / n
         iterations = ours.get("iterations", work.FEWEST)
         peer = session.row(
@@ -76,9 +85,8 @@ def part_b(session: Session, sizes: work.Sizes, kept: Facts) -> None:
     for n in sizes.tasks:
 
         def iteration(n: int = n) -> Facts:
-            kept["promp"] = kept[f"promp, {n} tasks"] = work.promp_iteration(session, n, sizes)
-            kept["promp tasks"] = n  # the largest that ran is part (f)'s
-            return kept["promp"].facts
+            kept[f"promp, {n} tasks"] = work.promp_iteration(session, n, sizes)
+            return keep(kept, "ProMP", n, kept[f"promp, {n} tasks"])
 
         session.row("b", f"ProMP iteration, {n} tasks", iteration, group="promp", size=n, tasks=n)
 
@@ -106,10 +114,17 @@ def part_d(session: Session, sizes: work.Sizes, kept: Facts) -> None:
     for network in ("gru", "transformer"):
         for pulls in sizes.pulls:
             label, facts = f"RL2 {network}, trials of {pulls}", {"network": network, "pulls": pulls}
+            name = f"RL2 {network}"
             session.row(
-                "d", label, lambda n=network, p=pulls: work.rl2(session, n, p, sizes.trials),
+                "d", label, lambda n=network, p=pulls, k=name: keep(kept, k, p, work.rl2(session, n, p, sizes.trials)),
                 group=f"rl2, {network}", size=pulls, **facts,
             )  # fmt: skip
+
+    def on_xland() -> Facts:
+        measured = work.xland(session, sizes)
+        return measured if isinstance(measured, dict) else keep(kept, "RL2 XLand", sizes.xland_trials, measured)
+
+    session.row("d", "RL2 gru, XLand-MiniGrid R1-9x9", on_xland)
 
 
 def part_e(session: Session, sizes: work.Sizes, kept: Facts) -> None:
@@ -161,20 +176,19 @@ def part_f(session: Session, sizes: work.Sizes, kept: Facts) -> None:
     for name, measure in peaks:
         session.row("f", f"peak: {name}", lambda n=name, m=measure: rated(m(), n), floor_s=5.0)
     session.row("f", "counts over the truth, on scans", counts.check, floor_s=5.0)
-    label = f"ProMP iteration, {kept.get('promp tasks', 'no')} tasks"
-    session.row("f", f"kernels of the {label}", lambda: kernels(kept), floor_s=10.0)
-    session.row("f", f"rates of the {label}", lambda: rates(session, kept), floor_s=10.0)
+    for name in PROFILED:
+        size = kept.get(f"{name}, size")
+        if size is None:
+            session.row("f", f"kernels of {name}", lambda: {"missing": "its part was not run"}, floor_s=1.0)
+            continue
+        session.row("f", f"kernels of {name}, {size}", lambda n=name: kernels(kept[n]), floor_s=10.0)
+    if "ProMP" in kept:
+        label = f"rates of ProMP, {kept['ProMP, size']}"
+        session.row("f", label, lambda: rates(session, kept), floor_s=10.0)
 
 
-def _measured(kept: Facts) -> work.Iteration:
-    if "promp" not in kept:
-        raise ValueError("no iteration of part (b) was measured")
-    return kept["promp"]
-
-
-def kernels(kept: Facts) -> Facts:
-    """Where the time of part (b)'s iteration goes."""
-    measured = _measured(kept)
+def kernels(measured: work.Measured) -> Facts:
+    """Where the time of a program goes."""
     program = measured.program.compiled
     events, seconds = counts.traced(lambda: program(*measured.arguments))
     found = counts.kernels(events, program.as_text())
@@ -188,7 +202,7 @@ def kernels(kept: Facts) -> Facts:
 
 def rates(session: Session, kept: Facts) -> Facts:
     """What that iteration computes and moves a second, over what the card can, where the counts hold on known loops."""
-    measured = _measured(kept)
+    measured = kept["ProMP"]
     checked = next(r for r in session.rows if r["work"].startswith("counts over"))
     seconds = measured.facts["run_s"]
     facts: Facts = {}
@@ -208,6 +222,7 @@ def rates(session: Session, kept: Facts) -> Facts:
     return facts
 
 
+PROFILED = ("PPO", "ProMP", "RL2 gru", "RL2 transformer", "RL2 XLand")
 PARTS: dict[str, Callable[[Session, work.Sizes, Facts], None]] = {
     "a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f,
 }  # fmt: skip

@@ -1,7 +1,9 @@
 """The work of `benchmarks.accelerator`, parts (a) to (e): each function here measures one row."""
 
 import functools
+import importlib
 import importlib.metadata
+import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ class Sizes(NamedTuple):
     """How much of everything."""
 
     members: tuple[int, ...] = (1, 64, 1024, 4096)
-    seconds: float = 2.0  # that a run of PPO is cut to
+    seconds: float = 1.0  # that a run of PPO is cut to
     tasks: tuple[int, ...] = (40, 640, 10_240)
     episodes: int = 20
     horizon: int = 100
@@ -35,6 +37,9 @@ class Sizes(NamedTuple):
     gradient_tasks: int = 40  # of 20 x 100 samples
     pulls: tuple[int, ...] = (10, 100, 500)
     trials: int = 4096
+    xland_trials: int = 16_384  # of 256 steps, as XLand-MiniGrid's script trains
+    xland_steps: int = 256
+    xland_width: int = 1024
     precision_steps: int = 4
     precision_tasks: int = 640
     copy_mb: int = 1024
@@ -43,7 +48,8 @@ class Sizes(NamedTuple):
 
 SMALL = Sizes(
     members=(2,), seconds=0.01, tasks=(2,), episodes=2, horizon=5, inner_steps=(1,), hidden=4, gradient_tasks=2,
-    pulls=(3,), trials=8, precision_steps=1, precision_tasks=2, copy_mb=4, matmul=128,
+    pulls=(3,), trials=8, xland_trials=16, xland_steps=4, xland_width=8, precision_steps=1, precision_tasks=2,
+    copy_mb=4, matmul=128,
 )  # fmt: skip
 ON_CPU = Sizes(copy_mb=128, matmul=1024)  # what does not fit the minutes is skipped
 
@@ -56,7 +62,7 @@ def _at_most(n: int, on_cpu: int = 1) -> int:
 # (a) ------------------------------------------------------------------------------------------------------
 
 
-def ppo(session: Session, members: int, seconds: float) -> Facts:
+def ppo(session: Session, members: int, seconds: float) -> "Measured":
     """PPO on CartPole, learning rates x 4 seeds, as many iterations as take `seconds`.
 
     The setting is PureJaxRL's: 4 environments x 128 steps, 4 epochs, 4 minibatches, 64x64 tanh.
@@ -88,7 +94,8 @@ def ppo(session: Session, members: int, seconds: float) -> Facts:
     an_iteration = (time.perf_counter() - began) / FEWEST
     iterations = int(min(max(seconds / an_iteration, FEWEST), WHOLE_TRAINING))
     timed = session.timed(program.compiled, (lanes, iterations), members * iterations * AGENT_STEPS)
-    return {**program.facts, **timed, "iterations": iterations, "iteration_ms": 1e3 * timed["run_s"] / iterations}
+    facts = {"iterations": iterations, "iteration_ms": 1e3 * timed["run_s"] / iterations}
+    return Measured(program, (lanes, FEWEST), make(program.at_a_time), {**program.facts, **timed, **facts})
 
 
 def rejax(session: Session, members: int, iterations: int) -> Facts:
@@ -130,8 +137,8 @@ def promp(tasks: int, episodes: int, horizon: int, at_a_time: int) -> Any:
     )
 
 
-class Iteration(NamedTuple):
-    """A compiled iteration of ProMP, for part (f)."""
+class Measured(NamedTuple):
+    """A program that was compiled and timed, for part (f)."""
 
     program: Program
     arguments: tuple
@@ -139,7 +146,7 @@ class Iteration(NamedTuple):
     facts: Facts
 
 
-def promp_iteration(session: Session, tasks: int, sizes: Sizes) -> Iteration:
+def promp_iteration(session: Session, tasks: int, sizes: Sizes) -> Measured:
     """Trials before and after one inner step, 5 outer epochs on them."""
 
     def make(at_a_time: int) -> Callable:
@@ -149,7 +156,7 @@ def promp_iteration(session: Session, tasks: int, sizes: Sizes) -> Iteration:
     arguments = (state, jax.random.key(1))
     program = compile_to_fit(make, arguments, _at_most(tasks))
     timed = session.timed(program.compiled, arguments, 2 * tasks * sizes.episodes * sizes.horizon)
-    return Iteration(program, arguments, make(program.at_a_time), {**program.facts, **timed})
+    return Measured(program, arguments, make(program.at_a_time), {**program.facts, **timed})
 
 
 # (c) ------------------------------------------------------------------------------------------------------
@@ -190,7 +197,7 @@ def _gradient(session: Session, way: str, inner_steps: int, sizes: Sizes, argume
 # (d) ------------------------------------------------------------------------------------------------------
 
 
-def rl2(session: Session, network: str, pulls: int, most: int) -> Facts:
+def rl2(session: Session, network: str, pulls: int, most: int) -> Measured:
     """An iteration of RL2 on five Bernoulli arms: GRU of 64 units, or transformer of 2 layers of width 64."""
     bandit, tasks = mrl.make("BernoulliBandit-v0", num_arms=5)
     env = trials(bandit, tasks, pulls)
@@ -204,7 +211,44 @@ def rl2(session: Session, network: str, pulls: int, most: int) -> Facts:
 
     arguments = (jax.jit(learner(TRIALS_LEAST).init)(jax.random.key(0)), jax.random.key(1))
     program = compile_to_fit(lambda n: learner(n).step, arguments, most, least=TRIALS_LEAST)
-    return {**program.facts, **session.timed(program.compiled, arguments, program.at_a_time * pulls)}
+    timed = session.timed(program.compiled, arguments, program.at_a_time * pulls)
+    return Measured(program, arguments, learner(program.at_a_time).step, {**program.facts, **timed})
+
+
+def rulesets(count: int) -> Any:
+    """A benchmark of XLand-MiniGrid: be beside one of four objects, drawn with the task, no rule of production."""
+    goals, rules = importlib.import_module("xminigrid.core.goals"), importlib.import_module("xminigrid.core.rules")
+    kinds, colors = np.array([3, 4, 5, 7, 11, 12]), np.arange(1, 12)  # what can be picked up; all that is no wall
+    draws = np.random.default_rng(0)
+    pairs = np.stack(np.meshgrid(kinds, colors, indexing="ij"), -1).reshape(-1, 2)
+    tiles = np.stack([draws.permutation(pairs)[:4] for _ in range(count)]).astype(np.uint8)
+    benchmark = importlib.import_module("xminigrid.benchmarks").Benchmark
+    return benchmark(
+        goals=jax.vmap(lambda tile: goals.AgentNearGoal(tile=tile).encode())(jnp.asarray(tiles[:, 0])),
+        rules=jnp.tile(rules.EmptyRule().encode(), (count, 1, 1)),
+        init_tiles=jnp.asarray(tiles),
+        num_rules=jnp.zeros(count, jnp.uint8),
+    )
+
+
+def xland(session: Session, sizes: Sizes) -> Measured | Facts:
+    """An iteration of RL2 on XLand-MiniGrid R1-9x9, one episode a trial: GRU, 1 epoch of 16 minibatches, float32."""
+    if importlib.util.find_spec("xminigrid") is None:
+        return {"missing": "not installed", "install": "pip install 'metarl_jax[xland]'"}
+    grid, tasks = mrl.make(
+        "XLand-MiniGrid:R1-9x9", benchmark=rulesets(1024), horizon=sizes.xland_steps, observation="symbolic"
+    )
+    env = trials(grid, tasks, 1)
+    policy = mrl.networks.recurrent_policy(env, sizes.xland_width)
+
+    def learner(trials_at_once: int) -> Any:
+        return mrl.rl2(env, tasks, policy, meta_batch_size=trials_at_once, num_epochs=1, num_minibatches=16)
+
+    arguments = (jax.jit(learner(16).init)(jax.random.key(0)), jax.random.key(1))
+    program = compile_to_fit(lambda n: learner(n).step, arguments, sizes.xland_trials, least=16)
+    timed = session.timed(program.compiled, arguments, program.at_a_time * sizes.xland_steps)
+    facts = {**program.facts, **timed, "peer_version": importlib.metadata.version("xminigrid")}
+    return Measured(program, arguments, learner(program.at_a_time).step, facts)
 
 
 # (e) ------------------------------------------------------------------------------------------------------

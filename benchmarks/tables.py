@@ -153,7 +153,48 @@ def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.1e}" if x and abs(x) < 1e-3 else f"{x:.3f}"
 
 
+def accelerator() -> str:
+    """Environment steps a second on a GPU, beside the published figures."""
+    rows = []
+    for r in _load("benchmarks/results/accelerator_nvidia-h200.json")["rows"]:
+        if "env_steps_per_s" in r and r["part"] in "abd":
+            needed = f"{r['needed_mb']:,.0f}" if "needed_mb" in r else "-"
+            times = f"{r['times_one']:.2f}" if "times_one" in r else "-"
+            ms = r.get("iteration_ms", 1e3 * r["run_s"])
+            rows.append(
+                [r["work"], f"{r['compile_s']:.1f}", f"{ms:.1f}", times, f"{r['env_steps_per_s']:,.0f}", needed]
+            )
+    head = ["work, NVIDIA H200", "trace + compile s", "ms an iteration", "times one member", "env steps a second"]
+    return _markdown([*head, "needed MB"], rows)
+
+
+def accelerator_gradients() -> str:
+    """The meta-gradient on a GPU: ways to differentiate, and precisions."""
+    rows = []
+    for r in _load("benchmarks/results/accelerator_nvidia-h200.json")["rows"]:
+        if r["part"] in "ce" and "run_s" in r:
+            less = f"{r['times_less_memory']:.1f}" if "times_less_memory" in r else "-"
+            faster = r.get("times_faster", 1 / r["slower"] if "slower" in r else None)
+            apart = f"{r['differences']['default']['relative']:.0e}" if r.get("differences") else "-"
+            cells = [f"{r['compile_s']:.1f}", f"{1e3 * r['run_s']:.1f}", f"{r['needed_mb']:,.0f}"]
+            rows.append([r["work"], *cells, f"{faster:.2f}", less, apart])
+    head = ["work, NVIDIA H200", "trace + compile s", "ms", "needed MB", "times faster", "times less memory"]
+    return _markdown([*head, "from the default precision's, relative"], rows)
+
+
+def unrolling() -> str:
+    """Loops over time with several steps a turn."""
+    rows = []
+    for r in _load("benchmarks/results/unrolling_gpu.json")["rows"]:
+        cells = [str(r["unroll"]), f"{r['compile_s']:.1f}", f"{r['run_ms']:.1f}", f"{r['times_faster']:.2f}"]
+        rows.append([r["work"], *cells])
+    return _markdown(["work, NVIDIA H200", "steps a turn", "trace + compile s", "ms", "times faster"], rows)
+
+
 TABLES = {
+    "accelerator": accelerator,
+    "accelerator_gradients": accelerator_gradients,
+    "unrolling": unrolling,
     "demo": demo,
     "throughput": throughput,
     "memory": memory,

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+UNROLLED_STEPS = 4  # of a rollout, in one turn of a loop on an accelerator
+
 
 @contextmanager
 def usual_promotion() -> Iterator[None]:
@@ -71,6 +73,16 @@ def optimizer_step(optimizer: optax.GradientTransformation, grads: Any, opt_stat
     with usual_promotion():
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
+
+
+def scan_steps(step: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, reverse: bool = False) -> Any:
+    """`jax.lax.scan` over the time steps of a rollout.
+
+    On an accelerator a step is a handful of small kernels whose launches cost more than they compute, so
+    `UNROLLED_STEPS` of them make one turn of the loop (docs/benchmarks.md has what that gains). A CPU gains nothing.
+    """
+    unroll = 1 if jax.default_backend() == "cpu" else UNROLLED_STEPS
+    return jax.lax.scan(step, init, xs, reverse=reverse, unroll=unroll)
 
 
 def default_batch_size(n: int) -> int:

@@ -2,13 +2,16 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import accelerator, accelerator_counts, accelerator_rows, accelerator_session
+from benchmarks import accelerator, accelerator_counts, accelerator_rows, accelerator_session, unrolling
+from metarl_jax import tree
+from metarl_jax.rl.returns import gae
 
 
 def run(tmp_path, *words):
@@ -34,7 +37,7 @@ def test_every_part_has_rows_and_a_failure_does_not_end_the_others(tmp_path, mon
     assert [row["failed"] for row in rows if "failed" in row] == ["RuntimeError: RESOURCE_EXHAUSTED: no room"]
     for row in rows:
         assert row["device"] == "cpu" and row["versions"]["jax"] == jax.__version__
-        if row["part"] in "abcde" and "failed" not in row and not row["work"].startswith("rejax"):
+        if row["part"] in "abcde" and "failed" not in row and "missing" not in row:
             assert row["compile_s"] > 0 and row["run_s"] > 0 and row["needed_mb"] > 0 and row["at_a_time"] >= 1
         if row["part"] in "abd" and "run_s" in row:
             assert row["env_steps_per_s"] == pytest.approx(row["env_steps"] / row["run_s"])
@@ -42,16 +45,16 @@ def test_every_part_has_rows_and_a_failure_does_not_end_the_others(tmp_path, mon
     assert by_work["meta-gradient, 1 inner step, mixed"]["times_less_memory"] > 1
     wide = by_work["meta-gradient, mixed, 1 inner steps, float64"]["differences"]
     assert 1e-9 < wide["default"]["relative"] < 1e-4 and wide["default"]["cosine"] == pytest.approx(1)
-    top = by_work["kernels of the ProMP iteration, 2 tasks"]["top"]
+    top = by_work["kernels of ProMP, 2"]["top"]
     assert len(top) == 10 and top[0]["ms"] >= top[-1]["ms"] > 0
-    reached = by_work["rates of the ProMP iteration, 2 tasks"]
+    reached = by_work["rates of ProMP, 2"]
     assert reached["flops"] > 0 and reached["matmul_share"] > 0 and reached["loops_counted_once"] == 0
     assert "NAVIX" in capsys.readouterr().out
 
 
 def test_rows_to_beat_are_set_beside_ours(tmp_path, monkeypatch):
     times = iter([10.0, 30.0])
-    ours = lambda *_: {"run_s": 1.0, "runs": 1, "iterations": 5, "iteration_ms": next(times)}  # noqa: E731
+    ours = lambda *_: SimpleNamespace(facts=dict(run_s=1.0, runs=1, iterations=5, iteration_ms=next(times)))  # noqa: E731
     monkeypatch.setattr(accelerator_rows, "ppo", ours)
     peer = {"available": True, "run_wall_s": 2.0, "compile_s": 1.0, "env_steps": 5120}
     asked = []
@@ -212,3 +215,26 @@ def test_every_run_of_a_kernel_is_in_the_trace():
 def test_the_difference_of_two_gradients():
     found = accelerator_rows.difference(np.array([3.0, 4.0]), np.array([3.0, 0.0]))
     assert found == {"relative": pytest.approx(4 / 3), "cosine": pytest.approx(0.6)}
+
+
+def test_unrolled_loops_have_the_same_results(monkeypatch, x64):
+    """Whole turns and what is left of them, values and derivatives."""
+    reward, value = (jax.random.normal(jax.random.key(i), (11, 3), jnp.float64) for i in range(2))
+    ends = jnp.zeros((11, 3), bool)
+
+    def total(reward):
+        return (gae(reward, value, value + 1, ends, ends, 0.9, 0.8) ** 2).sum()
+
+    plain = jax.value_and_grad(total)(reward)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "unroll=4" in str(jax.make_jaxpr(total)(reward))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(jax.value_and_grad(total)(reward)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13)
+
+
+def test_the_unrolling_benchmark(tmp_path, capsys):
+    path = tmp_path / "u.json"
+    unrolling.main(["--small", "--unroll", "1", "--output", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == 4 and all(row["times_faster"] == 1 and row["unroll"] == 1 for row in rows)
+    assert tree.UNROLLED_STEPS == 4 and "RL2 gru" in capsys.readouterr().out

@@ -143,7 +143,7 @@ def ppo(
     dice_lambda: Annotated[Unit, "lambda of loaded_dice"] = 1.0,
     gamma: Annotated[Unit, "discount"] = 0.99,
     gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.95,
-    baseline: Annotated[Literal["critic", "linear", "zero"], "baseline of the advantages"] = "critic",
+    baseline: Annotated[Literal["linear", "critic", "zero"], "baseline of the advantages"] = "critic",
     normalize_advantage: Annotated[bool, "standardise the advantages of an update"] = True,
     target_return: Annotated[
         Finite | None, "discounted return that updates aim at, shorter the nearer it is; null: the more the better"

@@ -46,7 +46,7 @@ def discounted_returns(
         g = r + gamma * jnp.where(end, b, following)
         return g, g
 
-    return jax.lax.scan(step, jnp.zeros_like(reward[0]), (reward, last, bootstrap), reverse=True)[1]
+    return tree.scan_steps(step, jnp.zeros_like(reward[0]), (reward, last, bootstrap), reverse=True)[1]
 
 
 def discounts(gamma: float | jax.Array, time: jax.Array, dtype: Any) -> jax.Array:
@@ -91,7 +91,7 @@ def gae(
         advantage = d + c * jnp.where(end, 0.0, following)
         return advantage, advantage
 
-    return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on, done), reverse=True)[1]
+    return tree.scan_steps(step, jnp.zeros_like(delta[0]), (delta, carry_on, done), reverse=True)[1]
 
 
 def standardize(x: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:

@@ -112,7 +112,7 @@ def rollout(
         return (_where(alive, stepped, now), alive & ~done, remembered), out
 
     alive = jnp.ones(num_envs, bool)
-    (last, _, _), out = jax.lax.scan(step, (carry, alive, memory), keys)
+    (last, _, _), out = tree.scan_steps(step, (carry, alive, memory), keys)
     if not auto_reset:  # the horizon is a time limit too
         out = dataclasses.replace(out, truncated=out.truncated.at[-1].set((out.mask[-1] > 0) & ~out.terminated[-1]))
     return jax.lax.stop_gradient((out, last))

@@ -119,5 +119,5 @@ def test_networks_and_trials_share_the_features():
     rule = mrl.lpg(env, hidden=(4,), outcomes=2)
     params = rule.policy.init(jax.random.key(0))
     assert jax.tree.leaves(params["prediction"])[1].shape[0] == 16
-    eta = mrl.lirpg(env, mlp_policy(env, (4,), critic=True), hidden=(4,)).init(jax.random.key(0))
+    eta = mrl.lirpg(env, mlp_policy(env, (4,), critic=True), reward_hidden=(4,)).init(jax.random.key(0))
     assert eta["Dense_0"]["kernel"].shape[0] == 16 + 4
