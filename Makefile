@@ -39,7 +39,7 @@ install_with_either = { [ -x $(BIN)/uv ] && $(UV_INSTALL) $(1); } || \
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(INSTALLED) ## set up, train MAML-PPO on point navigation, evaluate it
@@ -49,10 +49,20 @@ demo: $(INSTALLED) ## set up, train MAML-PPO on point navigation, evaluate it
 	echo "==> evaluating $$RUN" && \
 	$(BIN)/metarl evaluate "$$RUN"
 
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal -q
+APART := docs distributed
+
 .PHONY: test
 test: $(INSTALLED) ## set up, run the tests (ARGS="..." for pytest)
 	@echo "==> running the tests with $(WORKERS) workers"
-	@$(PY) -m pytest -n $(WORKERS) --dist worksteal -q $(ARGS)
+	@$(PYTEST) $(APART:%=--ignore=tests/%) $(ARGS)
+
+.PHONY: test-docs test-distributed
+test-docs: $(INSTALLED) ## run what README, docs and examples say
+test-distributed: $(INSTALLED) ## run the tests of several devices
+test-docs test-distributed: test-%:
+	@echo "==> running the tests of tests/$* with $(WORKERS) workers"
+	@$(PYTEST) tests/$* $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff check

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from metarl_jax.runs import config, lanes, pbt, search_space
+from metarl_jax.runs import config, training_loop
 from metarl_jax.runs.config import shipped_config
+from metarl_jax.sweeps import pbt, search_space
 
 ITERATIONS = 195  # of 512 steps: 1e5
 ALONE = 16  # members that are trained one after the other
@@ -63,8 +64,8 @@ def alone(repeats: int) -> dict[str, Any]:
     """One member a call, on one device."""
     chosen, _ = _setting()
     values, seeds = _lanes(ALONE)
-    init = lanes.make_init(chosen)
-    one_device = jax.jit(lanes.one_device(chosen, ITERATIONS, 1), donate_argnums=0)
+    init = training_loop.make_init(chosen)
+    one_device = training_loop.make_call(chosen, ITERATIONS, 1)
 
     def arguments(i: int) -> tuple:
         lane = {"lr": values["lr"][i : i + 1]}, seeds[i : i + 1]
@@ -90,8 +91,8 @@ def together(members: int, repeats: int) -> dict[str, Any]:
     """All members in one program."""
     chosen, _ = _setting()
     values, seeds = _lanes(members)
-    init = lanes.make_init(chosen)
-    call = lanes.make_call(chosen, ITERATIONS)
+    init = training_loop.make_init(chosen)
+    call = training_loop.make_call(chosen, ITERATIONS)
     result = _timed(call, lambda: (init(values, seeds), values, seeds, jnp.asarray(0)), repeats)
     return {"work": "one program", "members": members, **common.rates(result, members * ITERATIONS * 512)}
 
@@ -100,7 +101,7 @@ def evolving(members: int, repeats: int) -> dict[str, Any]:
     """The same members, exploiting and exploring every `INTERVAL` iterations."""
     chosen, lr = _setting()
     values, seeds = _lanes(members)
-    init = lanes.make_init(chosen)
+    init = training_loop.make_init(chosen)
     call = pbt.make_call(chosen, [lr], members, INTERVAL, ITERATIONS // INTERVAL)
     result = _timed(call, lambda: (init(values, seeds), values, seeds, jnp.asarray(0)), repeats)
     return {"work": "population-based training", "members": members, **common.rates(result, members * ITERATIONS * 512)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/benchmarks.md", "docs/algorithms.md", "docs/reproductions.md")
+PAGES = ("README.md", "docs/architecture.md", "docs/benchmarks.md", "docs/algorithms.md", "docs/reproductions.md")
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -191,7 +191,19 @@ def unrolling() -> str:
     return _markdown(["work, NVIDIA H200", "steps a turn", "trace + compile s", "ms", "times faster"], rows)
 
 
+def test_costs() -> str:
+    """What each file of tests costs; those under 10 s together."""
+    rows, few, rest = [], 0, 0.0
+    for r in _load("benchmarks/results/test_costs.json")["rows"]:
+        if r["seconds"] >= 10:
+            rows.append([r["file"], str(r["tests"]), f"{r['seconds']:.0f}"])
+        else:
+            few, rest = few + r["tests"], rest + r["seconds"]
+    return _markdown(["file", "tests", "seconds"], [*rows, ["all others", str(few), f"{rest:.0f}"]])
+
+
 TABLES = {
+    "test_costs": test_costs,
     "accelerator": accelerator,
     "accelerator_gradients": accelerator_gradients,
     "unrolling": unrolling,

@@ -153,28 +153,30 @@ def _is_the_users(value: Any) -> bool:
     return arrays or callable(value) or isinstance(value, Mapping)
 
 
-def takes_options(*onto: Callable, without: Sequence[str] = ()) -> Callable[[F], F]:
+def takes_options(
+    *onto: Callable, without: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Callable[[F], F]:
     """A decorator: options are checked when the function is called, and documented.
 
     Args:
         onto: where the function's `**options` go. Their annotated options become part of its signature.
         without: those of them that the function sets itself.
-    Raises (the decorated function): ValueError for a value out of its range, TypeError for an unknown name; both one
-        line with the nearest spelling. jax arrays are not looked at: they may be tracers; nor are functions and trees.
+        defaults: those of them that begin at another value here.
+    Raises (the decorated function): ValueError for a value out of its range, TypeError for an unknown name, in one line
+        with the nearest spelling. Arrays of jax, functions and trees are not looked at.
     """
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
-        own = dict(signature.parameters)
-        rest = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        names = {p.name for p in rest}
+        rest = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        names, others = {p.name for p in rest}, dict(defaults or {})
         for target in onto:
             for name, parameter in inspect.signature(target).parameters.items():
                 if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in names and name not in without:
-                    rest.append(parameter)
+                    rest.append(parameter.replace(default=others.get(name, parameter.default)))
                     names.add(name)
+        assert others.keys() <= names, f"{function.__name__}: {others.keys() - names}"
         keywords = {p.name for p in rest if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
-        merged = signature.replace(parameters=rest)
         positional = [p.name for p in rest if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
         checked = {p.name for p in rest if _sentence(p.annotation) is not None}
 
@@ -186,9 +188,9 @@ def takes_options(*onto: Callable, without: Sequence[str] = ()) -> Callable[[F],
             for name, value in (*zip(positional, args, strict=False), *kwargs.items()):
                 if name in checked:
                     _check(call, name, value)
-            return function(*args, **kwargs)
+            return function(*args, **{**others, **kwargs})
 
-        call.__signature__ = merged  # type: ignore[attr-defined]
+        call.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]
         call.__doc__ = _documented(function.__doc__ or "", options_of(call))
         return typing.cast(F, call)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 Params = Any  # a pytree of arrays
 Task = Any  # a gymnax EnvParams, or any other pytree that says what the task is
@@ -23,37 +24,37 @@ Metrics = dict[str, Any]
 class Rollout:
     """What one policy did in one task; every leaf is behind a stop-gradient."""
 
-    observation: jax.Array  # [T, B, ...]
-    action: jax.Array  # [T, B, ...]
-    log_prob: jax.Array  # [T, B] under the policy that acted
-    reward: jax.Array  # [T, B]
-    terminated: jax.Array  # [T, B] bool: the task ended here, so the value of what follows is 0
-    truncated: jax.Array  # [T, B] bool: only the clock ended it, so bootstrap from next_observation
-    next_observation: jax.Array  # [T, B, ...] what the step led to, before any reset
-    mask: jax.Array  # [T, B] 1 for real steps, 0 after the end of an episode
-    episode_return: jax.Array  # [T, B] undiscounted return of the current episode up to this step
-    episode_length: jax.Array  # [T, B] steps of the current episode up to this step
+    observation: Num[Array, "T B *obs"]
+    action: Num[Array, "T B *act"]
+    log_prob: Float[Array, "T B"]  # under the policy that acted
+    reward: Float[Array, "T B"]
+    terminated: Bool[Array, "T B"]  # the task ended here, so the value of what follows is 0
+    truncated: Bool[Array, "T B"]  # only the clock ended it, so bootstrap from next_observation
+    next_observation: Num[Array, "T B *obs"]  # what the step led to, before any reset
+    mask: Float[Array, "T B"]  # 1 for real steps, 0 after the end of an episode
+    episode_return: Float[Array, "T B"]  # undiscounted return of the current episode up to this step
+    episode_length: Int[Array, "T B"]  # steps of the current episode up to this step
     distribution: Any = None  # leaves [T, B, ...] of the distribution that the action was drawn from
 
     @property
-    def done(self) -> jax.Array:
-        """[T, B] bool: an episode ends with this step, for either reason."""
+    def done(self) -> Bool[Array, "T B"]:
+        """An episode ends with this step, for either reason."""
         return self.terminated | self.truncated
 
 
 @struct.dataclass
 class Batch:
-    """What a policy-gradient loss sees: [T, B, ...], or [N, ...] once shuffled into minibatches."""
+    """What a policy-gradient loss sees: *n is T, B, or N once shuffled into minibatches."""
 
-    observation: jax.Array
-    action: jax.Array
-    log_prob: jax.Array  # under the policy that acted: the denominator of every likelihood ratio
-    advantage: jax.Array
-    value: jax.Array  # the baseline at sampling time
-    target: jax.Array  # regression target of the critic
-    discounted_reward: jax.Array  # gamma^t r_t, for DiCE
-    discounted_value: jax.Array  # gamma^t V(s_t), for DiCE's baseline
-    mask: jax.Array
+    observation: Num[Array, "..."]  # [*n, *obs]
+    action: Num[Array, "..."]  # [*n, *act]
+    log_prob: Float[Array, "*n"]  # under the policy that acted: the denominator of every likelihood ratio
+    advantage: Float[Array, "*n"]
+    value: Float[Array, "*n"]  # the baseline at sampling time
+    target: Float[Array, "*n"]  # regression target of the critic
+    discounted_reward: Float[Array, "*n"]  # gamma^t r_t, for DiCE
+    discounted_value: Float[Array, "*n"]  # gamma^t V(s_t), for DiCE's baseline
+    mask: Float[Array, "*n"]
     distribution: Any = None  # leaves of the distribution that acted: what a KL penalty or trust region stays near
 
 
@@ -63,7 +64,7 @@ class Trial:
 
     inner: Any  # pytree with leading axis K
     outer: Any  # pytree without it
-    keys: jax.Array  # [K] the inner updates' own randomness (minibatch shuffles), part of the data
+    keys: Shaped[Array, "K"]  # the inner updates' own randomness (minibatch shuffles), part of the data
     credit: Any = None  # [] how good the outcome was beside the other tasks', or None: pays for exploration (E-MAML)
     faults: Any = None  # leaves [K + 1]: `rollout.faulty_steps` before and after each update, where there were rollouts
 

@@ -101,3 +101,31 @@ def test_import_is_light():
     loaded = set(done.stdout.split())
     assert "metarl_jax" in loaded
     assert not loaded & {"jax", "flax", "optax", "gymnax", "distrax", "matplotlib", "numpy"}
+
+
+def test_type_checkers_see_the_public_names():
+    """`__init__.pyi` lists what `__init__.py` resolves on first use, and from the same modules."""
+    import metarl_jax as mrl
+
+    stub = ast.parse((ROOT / "metarl_jax" / "__init__.pyi").read_text())
+    names: dict[str, str] = {}
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            names[node.targets[0].id] = names[node.value.id]
+        elif isinstance(node, ast.AnnAssign):
+            names[node.target.id] = ""
+    assert {name for name in names if not name.startswith("_")} | {"__version__"} == set(mrl.__all__)
+    for name, where in names.items():
+        if name in mrl._MODULES:
+            assert where == f"metarl_jax.{mrl._MODULES[name]}", name
+        elif name in mrl._NAMES:
+            assert where == f"{mrl._NAMES[name]}.{name}", name
+
+
+def test_every_benchmark_can_be_imported():
+    """In a process of its own: some of them set up jax."""
+    names = [f"benchmarks.{path.stem}" for path in sorted((ROOT / "benchmarks").glob("*.py"))]
+    assert len(names) > 10
+    subprocess.run([sys.executable, "-c", f"import {', '.join(names)}"], check=True, cwd=ROOT)

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import optax
 from pydantic import Field
 
-from metarl_jax.algorithms.job import RANDOM_INIT, Entry, Evaluation, Job, RunOptions, common_references, held_out
-from metarl_jax.meta import differentiation as ways
+from metarl_jax.algorithms.interface import RANDOM_INIT, Entry, Evaluation, Job, RunOptions, common_references, held_out
 from metarl_jax.meta import evaluation as scoring
+from metarl_jax.meta import meta_gradient as ways
 from metarl_jax.networks import build_policy, network_part
 from metarl_jax.options import ConfigError, Count, Part, Rate, configuration, options_of, worded
 
@@ -119,12 +119,17 @@ def _keys(function: Callable, renamed: Mapping[str, str], without: Sequence[str]
 def _way(c: Any) -> Any:
     """What `differentiation` and its options name."""
     name = c.differentiation
+    for other, part in WAYS.items():
+        for key in part.keys.values():
+            field = type(c).model_fields.get(key)
+            if other != name and field is not None and getattr(c, key) != field.default:
+                raise ConfigError(f"{key} = {getattr(c, key)}: is for differentiation = {other}, not {name}")
     if name == "truncated" and c.truncation_window is None:
         raise ConfigError("truncation_window is missing: differentiation = truncated needs it")
-    part = WAYS.get(name)
-    if part is None or not all(hasattr(c, key) for key in part.keys.values()):
+    chosen = WAYS.get(name)
+    if chosen is None or not all(hasattr(c, key) for key in chosen.keys.values()):
         return name
-    return part(c)
+    return chosen(c)
 
 
 def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any, horizon: int) -> Evaluation:
@@ -142,7 +147,8 @@ def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any, horizon: int) -> E
         }
         beside["episodes_per_task"] = c.episodes_per_task * (c.num_inner_steps + 1)
         of_another_kind = () if "outer_epochs" in beside else ("outer_lr",)  # not Adam's
-        for key in ("inner_surrogate", "differentiation", "truncation_window", "exploration_coef", *of_another_kind):
+        of_the_way = [key for part in WAYS.values() for key in part.keys.values()]
+        for key in ("inner_surrogate", "differentiation", "exploration_coef", *of_the_way, *of_another_kind):
             beside.pop(key, None)
     return Evaluation(
         held_out(c, tasks),

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from metarl_jax.algorithms.gradient_family import entry
-from metarl_jax.meta.differentiation import Way
+from metarl_jax.meta.meta_gradient import Way
 from metarl_jax.meta.meta_learner import policy_meta_learner
 from metarl_jax.options import takes_options
 from metarl_jax.rl import learners

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import tree
-from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
 from metarl_jax.envs.observations import flattener
 from metarl_jax.networks import MLP, build_policy, network_part

@@ -20,7 +20,7 @@ import optax
 from flax import struct
 
 from metarl_jax import tree
-from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
 from metarl_jax.envs.observations import flattener
 from metarl_jax.gradient import check_differentiable, value_and_grad

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax import tree
-from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
 from metarl_jax.networks import build_policy, network_part
 from metarl_jax.options import (

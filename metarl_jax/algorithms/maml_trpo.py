@@ -3,8 +3,8 @@
 from typing import Annotated, Any
 
 from metarl_jax.algorithms.gradient_family import entry
-from metarl_jax.meta import outer
-from metarl_jax.meta.differentiation import Way, resolve
+from metarl_jax.meta import outer_update
+from metarl_jax.meta.meta_gradient import Way, resolve
 from metarl_jax.meta.meta_learner import policy_meta_learner
 from metarl_jax.options import takes_options
 from metarl_jax.rl.learners import policy_gradient
@@ -14,7 +14,7 @@ TRUST_REGION = ("max_kl", "cg_steps", "cg_damping", "fisher_tasks", "line_search
 SET_HERE = ("outer", "outer_lr", "num_outer_epochs", "max_grad_norm", "outer_surrogate", "outer_clip_eps", "outer_kl")
 
 
-@takes_options(policy_meta_learner, outer.trust_region, without=SET_HERE)
+@takes_options(policy_meta_learner, outer_update.trust_region, without=SET_HERE)
 def maml_trpo(
     env: Any,
     tasks: Any,
@@ -28,8 +28,8 @@ def maml_trpo(
 
     min_theta -mean_i mean rho(theta'_i) A(tau'_i) with mean_i KL(pi_theta'_i,old || pi_theta'_i) <= max_kl.
     The natural gradient is that of the adapted policies, pulled back through the inner updates; conjugate
-    gradients, line search and constraint are `outer.trust_region`'s. An inner surrogate "vpg" is the form of most
-    public codes, whose second-order term vanishes in expectation; "lvc" keeps it.
+    gradients, line search and constraint are `outer_update.trust_region`'s. An inner surrogate "vpg" is the form of
+    most public codes, whose second-order term vanishes in expectation; "lvc" keeps it.
 
     Raises: ValueError for a policy with a critic, whose loss a trust region on the policy does not bound, and for
         differentiation by evolution, which has no Fisher matrix.
@@ -47,7 +47,7 @@ def maml_trpo(
         tasks,
         policy,
         inner,
-        outer=outer.trust_region(**region),
+        outer=outer_update.trust_region(**region),
         outer_surrogate="lvc",
         outer_kl=True,
         differentiation=way,

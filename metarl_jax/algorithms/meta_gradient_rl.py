@@ -30,8 +30,8 @@ from flax import struct
 from pydantic import Field
 
 from metarl_jax import tree
-from metarl_jax.algorithms.job import Entry, Job, RunOptions
-from metarl_jax.algorithms.one_task import on_one_task, the_task
+from metarl_jax.algorithms.interface import Entry, Job, RunOptions
+from metarl_jax.algorithms.single_task_family import on_one_task, the_task
 from metarl_jax.gradient import check_differentiable
 from metarl_jax.meta.hyperparameters import Tuned, constant, reactive, squash, unconstrained
 from metarl_jax.networks import build_policy, network_part

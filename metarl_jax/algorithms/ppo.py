@@ -8,8 +8,8 @@ from flax import struct
 from pydantic import Field
 
 from metarl_jax import tree
-from metarl_jax.algorithms.job import Entry, Job, RunOptions
-from metarl_jax.algorithms.one_task import on_one_task, the_task
+from metarl_jax.algorithms.interface import Entry, Job, RunOptions
+from metarl_jax.algorithms.single_task_family import on_one_task, the_task
 from metarl_jax.networks import build_policy, network_part
 from metarl_jax.options import NonNegative, Part, Positive, Rate, configuration, takes_options
 from metarl_jax.rl import learners, losses

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from metarl_jax.algorithms.gradient_family import entry
-from metarl_jax.meta import outer
+from metarl_jax.meta import outer_update
 from metarl_jax.meta.meta_learner import check_epochs, meta_optimizer, policy_meta_learner
 from metarl_jax.options import Count, NonNegative, Positive, Rate, takes_options
 from metarl_jax.rl.learners import policy_gradient
@@ -31,12 +31,12 @@ def promp(
     Inside, `inner.policy_gradient(policy, lr)`: the likelihood-ratio surrogate `lvc`, whose Hessian has low variance.
     Outside: clipped steps of Adam on the stored trials; theta'_i is derived anew at each. The KL term holds every
     pre-update policy near the one that *sampled* its data, not theta' near theta. eta_k = `kl_coef`, fixed, or adapted
-    towards `kl_target` after every iteration (`outer.gradient_steps`); with several inner steps each has its own.
+    towards `kl_target` after every iteration (`outer_update.gradient_steps`), each of several inner steps its own.
 
     Step metrics also hold inner_kl, its mean over k, and with `kl_target` kl_coef.
     """
     check_epochs(num_outer_epochs, inner if num_inner_steps else None, options.get("outer_surrogate", "ppo"))
-    steps = outer.gradient_steps(
+    steps = outer_update.gradient_steps(
         meta_optimizer(outer_lr, max_grad_norm),
         num_outer_epochs,
         kl_coef=kl_coef,

@@ -9,7 +9,7 @@ import optax
 from metarl_jax.algorithms.gradient_family import entry
 from metarl_jax.meta import adaptation
 from metarl_jax.meta.meta_learner import policy_meta_learner
-from metarl_jax.meta.outer import gradient_steps
+from metarl_jax.meta.outer_update import gradient_steps
 from metarl_jax.options import Positive, Rate, is_given, takes_options
 from metarl_jax.rl.learners import policy_gradient
 from metarl_jax.types import Learner, MetaLearner, Params, Policy, Trial

@@ -7,30 +7,26 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax import tree
-from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.trial_family import TrialOptions, trial_builder
 from metarl_jax.networks import recurrent_policy, transformer_policy
 from metarl_jax.networks.registry import ELSE, REGISTERED, call_own, own_network
 from metarl_jax.options import (
     ConfigError,
-    NonNegative,
     Part,
     Positive,
     Rate,
-    Unit,
     Width,
-    check_divides,
     configuration,
     one_of,
     takes_options,
 )
-from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import environment_metrics, faulty_steps
 from metarl_jax.rl.trials import annealed_ppo, check_num_updates, sample_tasks, score_metrics, trial_rollout
 from metarl_jax.types import Batch, LearnerState, MetaLearner, MetaState, Metrics, Params, Policy, Rollout, Task, Trial
 
 
-@takes_options()
+@takes_options(annealed_ppo)
 def rl2(
     env: Any,
     tasks: Any,
@@ -38,24 +34,11 @@ def rl2(
     *,
     meta_batch_size: Annotated[Positive, "tasks an iteration"] = 256,
     trials_per_task: Annotated[Positive, "trials of each of them"] = 1,
-    lr: Annotated[Rate, "Adam step size of the policy"] = 1e-3,
-    num_iterations: int | None = None,
-    anneal_lr: Annotated[bool, "anneal that step size linearly to 0"] = True,
-    num_epochs: Annotated[Positive, "passes over the data an iteration"] = 4,
-    num_minibatches: Annotated[Positive, "parts of the trials in each pass"] = 8,
-    clip_eps: Annotated[Rate, "PPO clip"] = 0.2,
-    value_clip_eps: Annotated[Rate | None, "clip of the critic's loss; null: none"] = None,
-    gamma: Annotated[Unit, "discount, which runs across the episodes of a trial"] = 0.99,
-    gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.3,
-    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus"] = 0.01,
-    anneal_entropy: Annotated[bool, "anneal that weight linearly to 0"] = False,
-    value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
-    max_grad_norm: Annotated[Rate, "bound on the norm of a gradient"] = 0.5,
-    normalize_advantage: Annotated[bool, "standardise advantages over the iteration"] = True,
     reward_scale: Annotated[Rate, "factor on the rewards that PPO learns from; scores are unscaled"] = 1.0,
     center_rewards: Annotated[
         bool, "learn from rewards less their mean over the iteration's trials at the same step"
     ] = False,
+    **ppo: Any,
 ) -> MetaLearner:
     """A recurrent network or a transformer that learns in context.
 
@@ -69,15 +52,13 @@ def rl2(
         env: `envs.trial.trials(...)`; tasks: the distribution over the parameters of the environment in it.
         policy: with a memory, as `networks.recurrent_policy` or `networks.transformer_policy` make them.
         meta_batch_size: tasks an iteration, `trials_per_task` trials of each: together what PPO sees.
-        num_iterations: over so many iterations `anneal_lr` and `anneal_entropy` fall to 0; None: constant.
-        num_minibatches: parts of the trials, each with all its steps.
         reward_scale: factor on the rewards that PPO learns from, so that the critic's targets are of order 1; scores
             are unscaled. Advantages are standardised, so what it changes is the critic's share of the gradient.
         center_rewards: PPO learns from rewards less their mean over the iteration's B trials at the same step. Where
             all trials are of one length that is a baseline: it scales the expected policy gradient by 1 - 1 / B, as a
             trial's own reward is in the mean. It takes the clock out of the critic's targets: what is left to predict
             is how this trial differs from others.
-        Other options: see `learners.ppo`.
+        ppo: options of `rl.trials.annealed_ppo`; a minibatch has all steps of its trials.
     Returns: a MetaLearner. `collect` scores each episode of a trial, [num_episodes, trials_per_task]; `adapt` returns
         the memory at the end of the trial, `LearnerState.memory`; `meta_loss` is PPO's loss on it.
     Step metrics: loss terms, `trial_return`, and the mean return of the first and the last episode.
@@ -87,35 +68,13 @@ def rl2(
     if policy.step is None or policy.remember is None:
         raise ValueError("policy: has no memory; make one with networks.recurrent_policy or transformer_policy")
     num_trials = meta_batch_size * trials_per_task
-    check_divides("num_minibatches", num_minibatches, num_trials, "meta_batch_size * trials_per_task")
+    learner, learner_at, loss = annealed_ppo(policy, **ppo)
+    assert learner.check is not None
+    learner.check(env.num_steps, num_trials, streams="meta_batch_size * trials_per_task")
     remember, act = policy.remember, policy.step
     size = env.observation_space(env.default_params).shape
     jax.eval_shape(  # a trial longer than the policy's context is refused here
         lambda key: policy.apply(policy.init(key), jnp.zeros((env.num_steps, 1, *size))), jax.random.key(0)
-    )
-    loss = learners.actor_critic_loss(
-        policy,
-        losses.surrogate("ppo", clip_eps=clip_eps),
-        value_coef=value_coef,
-        entropy_coef=entropy_coef,
-        value_clip_eps=value_clip_eps,
-    )
-    learner, learner_at = annealed_ppo(
-        policy,
-        lr=lr,
-        num_iterations=num_iterations,
-        anneal_lr=anneal_lr,
-        entropy_coef=entropy_coef,
-        anneal_entropy=anneal_entropy,
-        num_epochs=num_epochs,
-        num_minibatches=num_minibatches,
-        gamma=gamma,
-        gae_lambda=gae_lambda,
-        clip_eps=clip_eps,
-        value_coef=value_coef,
-        value_clip_eps=value_clip_eps,
-        max_grad_norm=max_grad_norm,
-        normalize_advantage=normalize_advantage,
     )
 
     def prepare(params: Params, data: Rollout) -> Batch:
@@ -157,7 +116,7 @@ def rl2(
         return LearnerState(params, None, memory)
 
     def meta_loss(params: Params, trial: Trial) -> jax.Array:
-        return loss(params, trial.outer)[0]
+        return loss(params, trial.outer)
 
     def meta_gradient(params: Params, trial: Trial) -> tuple[jax.Array, Params]:
         return jax.value_and_grad(meta_loss)(params, trial)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 from pydantic import Field
 
-from metarl_jax.algorithms.job import RANDOM_INIT, Entry, Evaluation, Job, RunOptions, common_references, held_out
+from metarl_jax.algorithms.interface import RANDOM_INIT, Entry, Evaluation, Job, RunOptions, common_references, held_out
 from metarl_jax.meta import evaluation as scoring
 from metarl_jax.options import ConfigError, Part, Positive, Rate, check_divides, configuration, options_of
 from metarl_jax.rl import learners

@@ -10,11 +10,11 @@ import optax
 from flax import struct
 from pydantic import Field
 
-from metarl_jax.algorithms.job import RANDOM_INIT, Entry, Evaluation, Job, RunOptions
+from metarl_jax.algorithms.interface import RANDOM_INIT, Entry, Evaluation, Job, RunOptions
 from metarl_jax.gradient import MODES
 from metarl_jax.meta import evaluation as scoring
 from metarl_jax.meta.meta_learner import Objective, meta_learner
-from metarl_jax.meta.outer import gradient_steps
+from metarl_jax.meta.outer_update import gradient_steps
 from metarl_jax.networks import MLP
 from metarl_jax.networks.mlp import Activation
 from metarl_jax.options import Count, Part, Positive, Rate, Width, configuration, one_of, takes_options

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from pydantic import Field
 
-from metarl_jax.algorithms.job import RANDOM_POLICY, Evaluation, Job, RunOptions, common_references, held_out
+from metarl_jax.algorithms.interface import RANDOM_POLICY, Evaluation, Job, RunOptions, common_references, held_out
 from metarl_jax.envs.trial import episode_ends, episode_returns, trials
 from metarl_jax.meta import evaluation as scoring
 from metarl_jax.options import ConfigError, Positive

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import tree
-from metarl_jax.algorithms.job import Entry
+from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.trial_family import TrialOptions, trial_builder
 from metarl_jax.envs.trial import episode_ends
 from metarl_jax.networks import belief_network, feature_policy
@@ -19,7 +19,6 @@ from metarl_jax.options import (
     Part,
     Positive,
     Rate,
-    Unit,
     check_divides,
     configuration,
     takes_options,
@@ -52,7 +51,9 @@ def condition_size(env: Any, condition: str) -> int:
     return env.observation_size + (env.action_size if condition == "state_action" else 0)
 
 
-@takes_options()
+@takes_options(
+    annealed_ppo, defaults={"lr": 7e-4, "num_epochs": 2, "clip_eps": 0.05, "gamma": 0.95, "gae_lambda": 0.95}
+)
 def varibad(
     env: Any,
     tasks: Any,
@@ -72,21 +73,11 @@ def varibad(
     num_elbo_terms: Annotated[Positive | None, "steps of a trial in each of them; null: all"] = None,
     meta_batch_size: Annotated[Positive, "tasks an iteration"] = 64,
     trials_per_task: Annotated[Positive, "trials of each of them"] = 1,
-    lr: Annotated[Rate, "Adam step size of the policy"] = 7e-4,
     num_iterations: int | None = None,
     anneal_lr: Annotated[bool, "anneal both step sizes linearly to 0"] = True,
-    num_epochs: Annotated[Positive, "passes over the data an iteration"] = 2,
     num_minibatches: Annotated[Positive, "parts of the steps in each pass"] = 4,
-    clip_eps: Annotated[Rate, "PPO clip"] = 0.05,
-    value_clip_eps: Annotated[Rate | None, "clip of the critic's loss; null: none"] = None,
-    gamma: Annotated[Unit, "discount, which runs across the episodes of a trial"] = 0.95,
-    gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.95,
-    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus"] = 0.01,
-    anneal_entropy: Annotated[bool, "anneal that weight linearly to 0"] = False,
-    value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
-    max_grad_norm: Annotated[Rate, "bound on the norm of a gradient"] = 0.5,
-    normalize_advantage: Annotated[bool, "standardise advantages over the iteration"] = True,
     reward_scale: Annotated[Rate, "factor on the rewards that PPO learns from; scores are unscaled"] = 1.0,
+    **ppo: Any,
 ) -> MetaLearner:
     """A variational belief over tasks, and a policy that acts on it.
 
@@ -112,7 +103,7 @@ def varibad(
         num_iterations: over so many iterations `anneal_lr` brings both step sizes linearly to 0, and `anneal_entropy`
             the entropy bonus; None: constant. A belief that keeps moving leaves the policy behind: it has learned to
             read the belief of before the last `num_vae_updates`.
-        lr and below: PPO's, as in `algorithms.rl2`; its minibatches are of single steps.
+        ppo: options of `rl.trials.annealed_ppo`; a minibatch is of single steps.
     Returns: a MetaLearner. `collect` scores each episode of a trial; `adapt` returns the belief (mean, log_var) at the
         trial's end as `LearnerState.memory`; `meta_loss` is minus the ELBO of a trial, each z at its mean.
     Step metrics: PPO's loss terms, `elbo`, `reward_log_prob` (a step's, mean over all pairs), `kl`, `trial_return`,
@@ -135,24 +126,9 @@ def varibad(
         if value is not None and value > most:
             what = "steps of a trial" if name == "num_elbo_terms" else "trials of an iteration"
             raise ValueError(f"{name} = {value}: must be at most the {most} {what}")
-    learner, learner_at = annealed_ppo(
-        policy,
-        lr=lr,
-        num_iterations=num_iterations,
-        anneal_lr=anneal_lr,
-        entropy_coef=entropy_coef,
-        anneal_entropy=anneal_entropy,
-        num_epochs=num_epochs,
-        num_minibatches=num_minibatches,
-        gamma=gamma,
-        gae_lambda=gae_lambda,
-        clip_eps=clip_eps,
-        value_coef=value_coef,
-        value_clip_eps=value_clip_eps,
-        max_grad_norm=max_grad_norm,
-        normalize_advantage=normalize_advantage,
+    learner, learner_at, _ = annealed_ppo(
+        policy, num_iterations=num_iterations, anneal_lr=anneal_lr, num_minibatches=num_minibatches, **ppo
     )
-
     vae = learners.annealed_adam(
         vae_lr, None if num_iterations is None or not anneal_lr else num_iterations * num_vae_updates
     )

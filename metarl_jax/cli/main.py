@@ -57,9 +57,9 @@ def _prepare_jax(a_device_for_every_core: bool = False) -> None:
 def _recall(directory: Path) -> None:
     """Find a user's own parts of a run again."""
     if (directory / "parts.json").is_file():
-        from metarl_jax.runs import parts
+        from metarl_jax.runs import user_parts
 
-        parts.recall(directory)
+        user_parts.recall(directory)
 
 
 def _find_config(name: str, also: Iterable[str] = ()) -> Path:

@@ -13,8 +13,8 @@ import optax
 
 from metarl_jax import tree
 from metarl_jax.meta import adaptation
-from metarl_jax.meta.differentiation import MetaGradient, Way, resolve
-from metarl_jax.meta.outer import Outer, Problem, gradient_steps
+from metarl_jax.meta.meta_gradient import MetaGradient, Way, resolve
+from metarl_jax.meta.outer_update import Outer, Problem, gradient_steps
 from metarl_jax.options import Count, Float, NonNegative, Positive, Rate, Unit, is_given, is_zero, takes_options
 from metarl_jax.rl import learners, losses, returns
 from metarl_jax.rl.rollout import environment_metrics, episode_returns, first_fault, rollout

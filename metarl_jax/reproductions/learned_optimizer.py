@@ -27,11 +27,12 @@ import numpy as np
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.pictures import search_curves
-from metarl_jax.runs import lanes as population
+from metarl_jax.runs import training_loop as population
 from metarl_jax.runs.config import validate
 from metarl_jax.sweeps import pbt
-from metarl_jax.tuning import landscapes, optimizer, search_methods
-from metarl_jax.tuning.families import FAMILIES
+from metarl_jax.tuning import landscapes, search_methods
+from metarl_jax.tuning import learned_optimizer as optimizer
+from metarl_jax.tuning.landscape_families import FAMILIES
 from metarl_jax.tuning.search_methods import Tried
 from metarl_jax.tuning.task_features import describe
 from metarl_jax.tuning.tune import Trainer

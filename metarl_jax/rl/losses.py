@@ -1,7 +1,8 @@
 """Surrogate objectives and the other loss terms, as functions of log-probabilities.
 
 All are *losses* (to be minimised), averaged over the steps where `mask` is 1, so that their gradients
-share one scale whatever the surrogate. Shapes are [T, ...]; the elementwise ones also take shuffled [N].
+share one scale whatever the surrogate. Letters of a shape in one signature are one size: T steps of *b streams, or any
+*n steps, shuffled or not, where time has no part.
 Callers stop the gradients of what they feed in. What stands behind the mask has no part in a value or a gradient, NaN
 and infinity included; a likelihood ratio that would overflow is bounded (`likelihood_ratio`). The surrogates have
 equal gradients at the sampling parameters, and different Hessians, which is all that second-order MAML adds to first
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
 
 from metarl_jax import tree
 from metarl_jax.options import is_address, load_address, suggest
@@ -24,13 +26,13 @@ Surrogate = Callable[[jax.Array, Batch], jax.Array]
 FAR = 15.0  # log rho from which on the difference of rho A and what is close to it would be lost to rounding
 
 
-def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_mean(x: Float[Array, "*n"], mask: Num[Array, "*n"]) -> Float[Array, ""]:
     """Mean of x where mask is 1 (0 if nowhere)."""
     weight = mask.astype(x.dtype)
     return jnp.sum(tree.masked(x, mask) * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
-def likelihood_ratio(log_ratio: jax.Array) -> jax.Array:
+def likelihood_ratio(log_ratio: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """rho = exp(log rho), and e^L (1 + log rho - L) beyond L, so that its square and its slope fit into the type.
 
     L = .4 ln(largest float): 35 in float32, 283 in float64. Below it nothing is changed; above it value and slope stay
@@ -40,26 +42,35 @@ def likelihood_ratio(log_ratio: jax.Array) -> jax.Array:
     return jnp.exp(jnp.minimum(log_ratio, largest)) * (1.0 + jax.nn.relu(log_ratio - largest))
 
 
-def magic_box(x: jax.Array) -> jax.Array:
+def magic_box(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """exp(x - sg(x)): 1 in value, and its derivative is that of x (DiCE, Foerster et al. 2018)."""
     return jnp.exp(x - jax.lax.stop_gradient(x))
 
 
-def vpg(log_prob: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+def vpg(log_prob: Float[Array, "*n"], advantage: Float[Array, "*n"], mask: Num[Array, "*n"]) -> Float[Array, ""]:
     """-mean log pi(a|s) A: the right gradient, and a Hessian that is zero in expectation for softmax policies."""
     log_prob, advantage = tree.masked((log_prob, advantage), mask)
     return -masked_mean(log_prob * advantage, mask)
 
 
-def lvc(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+def lvc(
+    log_prob: Float[Array, "*n"],
+    log_prob_old: Float[Array, "*n"],
+    advantage: Float[Array, "*n"],
+    mask: Num[Array, "*n"],
+) -> Float[Array, ""]:
     """-mean pi / pi_old A: low-variance curvature (Rothfuss et al. 2018, eq. 11), pi_old stored at sampling."""
     log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
     return -masked_mean(likelihood_ratio(log_ratio) * advantage, mask)
 
 
 def ppo_clip(
-    log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array, clip_eps: float | jax.Array
-) -> jax.Array:
+    log_prob: Float[Array, "*n"],
+    log_prob_old: Float[Array, "*n"],
+    advantage: Float[Array, "*n"],
+    mask: Num[Array, "*n"],
+    clip_eps: float | Array,
+) -> Float[Array, ""]:
     """-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7)."""
     log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
     ratio = likelihood_ratio(log_ratio)
@@ -68,8 +79,12 @@ def ppo_clip(
 
 
 def smooth_ppo(
-    log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array, clip_eps: float | jax.Array
-) -> jax.Array:
+    log_prob: Float[Array, "*n"],
+    log_prob_old: Float[Array, "*n"],
+    advantage: Float[Array, "*n"],
+    mask: Num[Array, "*n"],
+    clip_eps: float | Array,
+) -> Float[Array, ""]:
     """`ppo_clip` with 1 + eps tanh((rho - 1) / eps) for the clip, so that gradients depend on eps smoothly.
 
     The slope of a step falls as sech^2((rho - 1) / eps) instead of dropping to 0; gradient and Hessian at rho = 1 are
@@ -81,7 +96,12 @@ def smooth_ppo(
     return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
 
 
-def dpo(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:
+def dpo(
+    log_prob: Float[Array, "*n"],
+    log_prob_old: Float[Array, "*n"],
+    advantage: Float[Array, "*n"],
+    mask: Num[Array, "*n"],
+) -> Float[Array, ""]:
     """-mean [rho A - drift], Discovered Policy Optimisation (Lu et al. 2022): a closed form of a learned loss.
 
     drift = ReLU(x - 2 tanh(x / 2)) of x = (rho - 1) A where A >= 0, ReLU(x - .6 tanh(x / .6)) of x = A log rho
@@ -105,7 +125,12 @@ def dpo(log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask
     )
 
 
-def dice(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
+def dice(
+    log_prob: Float[Array, "T *b"],
+    discounted_reward: Float[Array, "T *b"],
+    discounted_value: Float[Array, "T *b"],
+    mask: Num[Array, "T *b"],
+) -> Float[Array, ""]:
     """-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
 
     DiCE with its first-order baseline (Foerster et al. 2018, eq. 8): derivatives of every order are
@@ -119,8 +144,11 @@ def dice(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: ja
 
 
 def loaded_dice(
-    log_prob: jax.Array, advantage: jax.Array, mask: jax.Array, dice_lambda: float | jax.Array = 1.0
-) -> jax.Array:
+    log_prob: Float[Array, "T *b"],
+    advantage: Float[Array, "T *b"],
+    mask: Num[Array, "T *b"],
+    dice_lambda: float | Array = 1.0,
+) -> Float[Array, ""]:
     """-sum_t (magic(w_t) - magic(v_t)) A_t, v_t = lambda w_{t-1}, w_t = v_t + log pi_t.
 
     Loaded DiCE (Farquhar et al. 2019, algorithm 1). Time is axis 0. lambda = 1 has unbiased derivatives
@@ -137,7 +165,12 @@ def loaded_dice(
     return -masked_mean((magic_box(w) - magic_box(v)) * advantage, mask)
 
 
-def tmaml(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: jax.Array, mask: jax.Array) -> jax.Array:
+def tmaml(
+    log_prob: Float[Array, "T *b"],
+    discounted_reward: Float[Array, "T *b"],
+    discounted_value: Float[Array, "T *b"],
+    mask: Num[Array, "T *b"],
+) -> Float[Array, ""]:
     """DiCE with control variates for the Hessian too, after TMAML (Liu et al. 2019).
 
     -sum_t [M_t gamma^t r_t + (1 - m_t) gamma^t V_t - (1 - M_{t-1}) (1 - m_t) gamma^t V_t] with
@@ -153,7 +186,7 @@ def tmaml(log_prob: jax.Array, discounted_reward: jax.Array, discounted_value: j
     return -masked_mean(magic_box(total) * discounted_reward + value_terms, mask)
 
 
-def towards_target(batch: Batch, target_return: float | jax.Array) -> Batch:
+def towards_target(batch: Batch, target_return: float | Array) -> Batch:
     """`batch` with every weight times (R* - R) / T: its surrogates then descend (R* - R)^2 / 2 in place of -R.
 
     R is the mean discounted return of the episodes [T, B], R* = `target_return` in the same unit, T the most steps that
@@ -171,12 +204,12 @@ def towards_target(batch: Batch, target_return: float | jax.Array) -> Batch:
 
 
 def value_loss(
-    value: jax.Array,
-    target: jax.Array,
-    mask: jax.Array,
-    value_old: jax.Array | None = None,
-    clip_eps: float | jax.Array | None = None,
-) -> jax.Array:
+    value: Float[Array, "*n"],
+    target: Float[Array, "*n"],
+    mask: Num[Array, "*n"],
+    value_old: Float[Array, "*n"] | None = None,
+    clip_eps: float | Array | None = None,
+) -> Float[Array, ""]:
     """mean (V - target)^2 / 2, or the clipped form max of it and (V_old + clip(V - V_old, +-eps) - target)^2 / 2."""
     value, target = tree.masked((value, target), mask)
     error = jnp.square(value - target)
@@ -187,14 +220,14 @@ def value_loss(
     return 0.5 * masked_mean(error, mask)
 
 
-def entropy(distribution: Any, mask: jax.Array) -> jax.Array:
+def entropy(distribution: Any, mask: Num[Array, "*n"]) -> Float[Array, ""]:
     """Mean entropy in nats of a distrax distribution with batch shape that of mask."""
     with tree.usual_promotion():
         each = _masked_distribution(distribution, mask).entropy()
     return masked_mean(each, mask)
 
 
-def kl_divergence(old: Any, new: Any, mask: jax.Array) -> jax.Array:
+def kl_divergence(old: Any, new: Any, mask: Num[Array, "*n"]) -> Float[Array, ""]:
     """Mean KL(old || new) in nats; `old` are the leaves that a rollout stored of a distribution like `new`."""
     old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
     old, new = _masked_distribution(old, mask), _masked_distribution(new, mask)
@@ -204,14 +237,17 @@ def kl_divergence(old: Any, new: Any, mask: jax.Array) -> jax.Array:
 
 
 def _masked_ratio(
-    log_prob: jax.Array, log_prob_old: jax.Array, advantage: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    log_prob: Float[Array, "*n"],
+    log_prob_old: Float[Array, "*n"],
+    advantage: Float[Array, "*n"],
+    mask: Num[Array, "*n"],
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """(log rho, A), 0 behind the mask."""
     log_prob, log_prob_old, advantage = tree.masked((log_prob, log_prob_old, advantage), mask)
     return log_prob - log_prob_old, advantage
 
 
-def _masked_distribution(distribution: Any, mask: jax.Array) -> Any:
+def _masked_distribution(distribution: Any, mask: Num[Array, "*n"]) -> Any:
     """`distribution` with parameters of 1 behind the mask: finite, with a finite slope, for logits and scales alike."""
     shape = mask.shape
 

@@ -1,6 +1,7 @@
 """Returns and advantages of one stream of experience.
 
-Every function takes time as its leading axis, [T]; trailing axes, [T, B], are independent streams.
+Every function takes time as its leading axis; trailing axes are independent streams. Letters of a shape in one
+signature are one size: T steps, *b streams.
 Nothing here stops a gradient: callers stop what they feed in (usually the values), so that derivatives
 with respect to gamma and lambda exist. What lies beyond the end of an episode, or behind a mask, has no part in a value
 or a derivative, not even where it is NaN.
@@ -11,6 +12,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from metarl_jax import tree
 
@@ -18,22 +20,20 @@ MAX_ROUNDING = 32  # in units of the last place: numbers that differ by less tha
 
 
 def discounted_returns(
-    reward: jax.Array,
-    done: jax.Array,
-    gamma: float | jax.Array,
-    bootstrap: jax.Array | None = None,
-    mask: jax.Array | None = None,
-) -> jax.Array:
+    reward: Float[Array, "T *b"],
+    done: Bool[Array, "T *b"],
+    gamma: float | Array,
+    bootstrap: Float[Array, "T *b"] | None = None,
+    mask: Num[Array, "T *b"] | None = None,
+) -> Float[Array, "T *b"]:
     """G_t = r_t + gamma (b_t if done_t else G_{t+1}).
 
     Args:
-        reward: [T, ...].
-        done: [T, ...] bool, the last step of an episode; the last row counts as one.
+        done: the last step of an episode; the last row counts as one.
         gamma: discount in [0, 1].
-        bootstrap: [T, ...] value of the state that follows a done step (0 if None); where the episode
+        bootstrap: value of the state that follows a done step (0 if None); where the episode
             terminated it must be 0.
-        mask: [T, ...] 1 for real steps; the others are 0 (None: all are real).
-    Returns: [T, ...].
+        mask: 1 for real steps; the others are 0 (None: all are real).
     """
     chex.assert_equal_shape([reward, done])
     bootstrap = jnp.zeros_like(reward) if bootstrap is None else bootstrap
@@ -41,7 +41,7 @@ def discounted_returns(
         reward, bootstrap = tree.masked((reward, bootstrap), mask)
     last = done.at[-1].set(True)
 
-    def step(following: jax.Array, x: tuple) -> tuple[jax.Array, jax.Array]:
+    def step(following: Array, x: tuple) -> tuple[Array, Array]:
         r, end, b = x
         g = r + gamma * jnp.where(end, b, following)
         return g, g
@@ -49,7 +49,7 @@ def discounted_returns(
     return tree.scan_steps(step, jnp.zeros_like(reward[0]), (reward, last, bootstrap), reverse=True)[1]
 
 
-def discounts(gamma: float | jax.Array, time: jax.Array, dtype: Any) -> jax.Array:
+def discounts(gamma: float | Array, time: Int[Array, "*n"], dtype: Any) -> Float[Array, "*n"]:
     """gamma^time for whole numbers `time` [...] >= 0, with the right derivative at gamma = 0 too (1 at time 1)."""
     later = jnp.maximum(time, 1).astype(dtype)
     powers = jnp.broadcast_to(jnp.asarray(gamma, dtype), time.shape) ** later
@@ -57,27 +57,26 @@ def discounts(gamma: float | jax.Array, time: jax.Array, dtype: Any) -> jax.Arra
 
 
 def gae(
-    reward: jax.Array,
-    value: jax.Array,
-    next_value: jax.Array,
-    terminated: jax.Array,
-    truncated: jax.Array,
-    gamma: float | jax.Array,
-    gae_lambda: float | jax.Array,
-    mask: jax.Array | None = None,
-) -> jax.Array:
+    reward: Float[Array, "T *b"],
+    value: Float[Array, "T *b"],
+    next_value: Float[Array, "T *b"],
+    terminated: Bool[Array, "T *b"],
+    truncated: Bool[Array, "T *b"],
+    gamma: float | Array,
+    gae_lambda: float | Array,
+    mask: Num[Array, "T *b"] | None = None,
+) -> Float[Array, "T *b"]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
 
     delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);
     A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}.
 
     Args:
-        reward, value: [T, ...]; `value` is V(s_t).
-        next_value: [T, ...] V(s'_t) of the state that the step led to, before any reset: at a truncation
+        value: V(s_t).
+        next_value: V(s'_t) of the state that the step led to, before any reset: at a truncation
             it is the value of the final observation, so the time limit does not look like a bad state.
-        terminated, truncated: [T, ...] bool.
-        mask: [T, ...] 1 for real steps; the advantages of the others are 0 (None: all are real).
-    Returns: [T, ...] advantages; `A + V` is the critic's target.
+        mask: 1 for real steps; the advantages of the others are 0 (None: all are real).
+    Returns: advantages; `A + V` is the critic's target.
     """
     chex.assert_equal_shape([reward, value, next_value, terminated, truncated])
     done = terminated | truncated
@@ -86,7 +85,7 @@ def gae(
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
     carry_on = gamma * gae_lambda * jnp.where(done, jnp.zeros_like(delta), jnp.ones_like(delta))
 
-    def step(following: jax.Array, x: tuple) -> tuple[jax.Array, jax.Array]:
+    def step(following: Array, x: tuple) -> tuple[Array, Array]:
         d, c, end = x
         advantage = d + c * jnp.where(end, 0.0, following)
         return advantage, advantage
@@ -94,7 +93,7 @@ def gae(
     return tree.scan_steps(step, jnp.zeros_like(delta[0]), (delta, carry_on, done), reverse=True)[1]
 
 
-def standardize(x: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
+def standardize(x: Float[Array, "*n"], mask: Num[Array, "*n"], eps: float = 1e-8) -> Float[Array, "*n"]:
     """(x - mean) / (standard deviation + eps) over the entries where mask is 1; 0 elsewhere.
 
     Equal entries give zeros, with derivative 0. Equal are entries that differ by no more than rounding makes of one
@@ -110,33 +109,35 @@ def standardize(x: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
     return jnp.where(varies, centred, 0.0) / (std + eps)
 
 
-def _varies(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[] bool: the entries where mask is 1 differ by more than rounding, or are not finite."""
+def _varies(x: Float[Array, "*n"], mask: Num[Array, "*n"]) -> Bool[Array, ""]:
+    """The entries where mask is 1 differ by more than rounding, or are not finite."""
     low = jnp.min(jnp.where(mask.astype(bool), x, jnp.inf))
     high = jnp.max(jnp.where(mask.astype(bool), x, -jnp.inf))
     rounding = MAX_ROUNDING * jnp.finfo(x.dtype).eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
     return ~(high - low <= jnp.minimum(rounding, jnp.finfo(x.dtype).max))
 
 
-def baseline_features(observation: jax.Array, time: jax.Array) -> jax.Array:
+def baseline_features(observation: Num[Array, "*n D"], time: Num[Array, "*n"]) -> Float[Array, "*n F"]:
     """[o, o^2, t/100, (t/100)^2, (t/100)^3, 1] with o clipped to +-10 (Duan et al. 2016, appendix).
 
-    Args: observation [..., D] (flattened by the caller), time [...] steps since the episode began.
-    Returns: [..., 2 D + 4].
+    Args: observation (flattened by the caller), time: steps since the episode began.
+    Returns: F = 2 D + 4 features.
     """
     o = jnp.clip(observation, -10.0, 10.0)
     t = (time.astype(jnp.result_type(float)) / 100.0)[..., None].astype(o.dtype)
     return jnp.concatenate([o, o**2, t, t**2, t**3, jnp.ones_like(t)], axis=-1)
 
 
-def linear_baseline(features: jax.Array, targets: jax.Array, mask: jax.Array, ridge: float = 1e-5) -> jax.Array:
+def linear_baseline(
+    features: Float[Array, "*n F"], targets: Float[Array, "*n"], mask: Num[Array, "*n"], ridge: float = 1e-5
+) -> Float[Array, "*n"]:
     """V = X w with w = argmin |X w - y|^2 + ridge |w|^2, fitted and evaluated on the same samples.
 
     Solved by a QR factorisation of [X; sqrt(ridge) I | y; 0]: the normal equations square a condition
     number that float32 cannot hold.
 
-    Args: features X [..., F], targets y [...], mask [...] (0 rows are ignored).
-    Returns: [...] values. Not differentiated: a baseline is a control variate, not a path to the loss.
+    Args: features X, targets y, mask (0 rows are ignored).
+    Not differentiated: a baseline is a control variate, not a path to the loss.
     """
     chex.assert_equal_shape([targets, mask])
     num_features = features.shape[-1]

@@ -2,17 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metarl_jax.envs.trial import episode_ends, episode_returns
-from metarl_jax.options import Float
-from metarl_jax.rl import learners
+from metarl_jax.options import Float, NonNegative, Positive, Rate, Unit, takes_options
+from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import rollout
-from metarl_jax.types import Learner, Metrics, Params, Policy, Rollout, Task
+from metarl_jax.types import Batch, Learner, Metrics, Params, Policy, Rollout, Task
 
 
 def trial_rollout(
@@ -72,24 +72,39 @@ def check_num_updates(env: Any, num_updates: int | None) -> None:
         )
 
 
+class AnnealedPPO(NamedTuple):
+    """What `annealed_ppo` makes."""
+
+    learner: Learner
+    at: Callable[[Any], Learner]  # optimiser state -> the learner of that iteration
+    loss: Callable[[Params, Batch], jax.Array]
+
+
+@takes_options()
 def annealed_ppo(
     policy: Policy,
     *,
-    lr: Float,
-    num_iterations: int | None,
-    anneal_lr: bool,
-    entropy_coef: Float,
-    anneal_entropy: bool,
-    num_epochs: int,
-    num_minibatches: int,
-    **options: Any,
-) -> tuple[Learner, Callable[[Any], Learner]]:
-    """`learners.ppo` with Adam, as a learner and as (optimiser state -> the learner of that iteration).
+    lr: Annotated[Rate, "Adam step size of the policy"] = 1e-3,
+    num_iterations: int | None = None,
+    anneal_lr: Annotated[bool, "anneal that step size linearly to 0"] = True,
+    num_epochs: Annotated[Positive, "passes over the data an iteration"] = 4,
+    num_minibatches: Annotated[Positive, "parts of the trials in each pass"] = 8,
+    clip_eps: Annotated[Rate, "PPO clip"] = 0.2,
+    value_clip_eps: Annotated[Rate | None, "clip of the critic's loss; null: none"] = None,
+    gamma: Annotated[Unit, "discount, which runs across the episodes of a trial"] = 0.99,
+    gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.3,
+    entropy_coef: Annotated[NonNegative, "weight of the entropy bonus"] = 0.01,
+    anneal_entropy: Annotated[bool, "anneal that weight linearly to 0"] = False,
+    value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
+    max_grad_norm: Annotated[Rate, "bound on the norm of a gradient"] = 0.5,
+    normalize_advantage: Annotated[bool, "standardise advantages over the iteration"] = True,
+) -> AnnealedPPO:
+    """`learners.ppo` with Adam, whose step size and entropy bonus may fall from one iteration to the next.
 
     Args:
-        anneal_lr, anneal_entropy: bring the step size, the `entropy_coef` linearly to 0 over `num_iterations` (None:
-            constant). The iteration is told by Adam's count of its steps.
-        options: of `learners.ppo`.
+        num_iterations: over so many iterations `anneal_lr` and `anneal_entropy` bring the step size and `entropy_coef`
+            linearly to 0; None: constant. The iteration is told by Adam's count of its steps.
+        Other options: see `learners.ppo`.
     Raises: ValueError for an entropy bonus to anneal over no number of iterations.
     """
     if anneal_entropy and num_iterations is None:
@@ -97,15 +112,37 @@ def annealed_ppo(
     updates = num_epochs * num_minibatches
     total = None if num_iterations is None or not anneal_lr else num_iterations * updates
     optimizer = learners.annealed_adam(lr, total)
-    fixed = {"num_epochs": num_epochs, "num_minibatches": num_minibatches, "optimizer": optimizer, **options}
-    learner = learners.ppo(policy, entropy_coef=entropy_coef, **fixed)
+
+    def with_entropy(coef: Float) -> Learner:
+        return learners.ppo(
+            policy,
+            num_epochs=num_epochs,
+            num_minibatches=num_minibatches,
+            clip_eps=clip_eps,
+            value_clip_eps=value_clip_eps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            entropy_coef=coef,
+            value_coef=value_coef,
+            max_grad_norm=max_grad_norm,
+            normalize_advantage=normalize_advantage,
+            optimizer=optimizer,
+        )
+
+    learner = with_entropy(entropy_coef)
+    terms = learners.actor_critic_loss(
+        policy,
+        losses.surrogate("ppo", clip_eps=clip_eps),
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+        value_clip_eps=value_clip_eps,
+    )
 
     def at(opt_state: Any) -> Learner:
         if not anneal_entropy:
             return learner
         assert num_iterations is not None
         iteration = optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1] // updates
-        left = jnp.maximum(0.0, 1 - iteration / num_iterations)
-        return learners.ppo(policy, entropy_coef=entropy_coef * left, **fixed)
+        return with_entropy(entropy_coef * jnp.maximum(0.0, 1 - iteration / num_iterations))
 
-    return learner, at
+    return AnnealedPPO(learner, at, lambda params, batch: terms(params, batch)[0])

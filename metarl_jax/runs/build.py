@@ -4,7 +4,7 @@ from typing import Any
 
 from metarl_jax import envs
 from metarl_jax.algorithms import registry
-from metarl_jax.algorithms.job import Job
+from metarl_jax.algorithms.interface import Job
 from metarl_jax.options import ConfigError
 
 __all__ = ["Job", "build"]

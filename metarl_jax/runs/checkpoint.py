@@ -14,6 +14,9 @@ from metarl_jax.tree import leaf_names
 from metarl_jax.types import LearnerState
 
 KEEP = 2  # the newest, and the one before it
+# Raised by every change after which the same run computes other bits. From 1 to 2: what stands behind masks, by which
+# RL2, VariBAD, learned rules, meta-gradients and MAML-TRPO differ in the last places.
+NUMERICS = 2
 
 
 class Checkpoints:
@@ -43,16 +46,20 @@ class Checkpoints:
         host = _stored(jax.tree.map(np.asarray, state))
         ocp = self._ocp
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(host), digest=ocp.args.JsonSave({"sha256": digest(host)})
+            state=ocp.args.StandardSave(host),
+            digest=ocp.args.JsonSave({"sha256": digest(host), "numerics": NUMERICS}),
         )
         self._manager.save(iteration, args=items, force=True)
         self._manager.wait_until_finished()
 
-    def restore(self, like: Any, iteration: int | None = None) -> tuple[int, Any]:
+    def restore(self, like: Any, iteration: int | None = None, end: int | None = None) -> tuple[int, Any]:
         """(iteration, state) of one checkpoint (default: the newest), shaped like `like`.
 
+        Args:
+            end: the iteration that training is to go on to; None: the state is only looked at.
         Raises: ConfigError naming the checkpoint, what is wrong and what to do, if it cannot be read, was
-            damaged, or holds arrays of other names, shapes or types.
+            damaged, or holds arrays of other names, shapes or types; if training from it would not end in the bits
+            that it began to end in.
         """
         available = self.iterations()
         if not available:
@@ -70,7 +77,7 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(abstract, strict=True), digest=ocp.args.JsonRestore()
             )
             found = self._manager.restore(iteration, args=items)
-            state, stored = found["state"], found["digest"]["sha256"]
+            state, stored, numerics = found["state"], found["digest"]["sha256"], found["digest"].get("numerics", 1)
         except Exception as error:  # whatever orbax, tensorstore or the file system say of a damaged file
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             raise self._damaged(path, iteration, available, reason) from None
@@ -82,6 +89,11 @@ class Checkpoints:
                 )
         if digest(state) != stored:
             raise self._damaged(path, iteration, available, "its contents do not match their digest")
+        if end is not None and iteration < end and numerics != NUMERICS:
+            raise ConfigError(
+                f"checkpoint {path}: is of a version of metarl_jax that rounds differently (numerics {numerics}, here "
+                f"{NUMERICS}), so the run would not end in the same bits; go on with that version, or train anew"
+            )
         return iteration, _live(state)
 
     @staticmethod

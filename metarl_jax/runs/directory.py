@@ -19,7 +19,7 @@ except ImportError:  # Windows: runs are not locked there
 
 from metarl_jax import __version__, devices
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import parts
+from metarl_jax.runs import user_parts
 from metarl_jax.runs.config import dump, load
 
 
@@ -41,7 +41,7 @@ def open_directory(config: Any, run_dir: Path, resume: bool) -> None:
             raise ConfigError(f"run directory {run_dir}: is not a run of metarl (it has no config.yaml)")
     run_dir.mkdir(parents=True, exist_ok=True)
     write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
-    parts.remember(run_dir, config)
+    user_parts.remember(run_dir, config)
     write_whole(config_file, dump(config))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from metarl_jax.algorithms import registry
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import directory, parts, train
+from metarl_jax.runs import directory, train, user_parts
 from metarl_jax.runs.build import Job, build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.config import load, validate
@@ -28,7 +28,7 @@ def open_run(run_dir: Path) -> Job:
     """
     if not (run_dir / "config.yaml").is_file():
         raise ConfigError(f"run {run_dir}: is not a run directory (it has no config.yaml)")
-    parts.recall(run_dir)
+    user_parts.recall(run_dir)
     return build(load(run_dir / "config.yaml"))
 
 

@@ -12,7 +12,6 @@ A run directory holds
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import tree
-from metarl_jax.runs import lanes
+from metarl_jax.runs import training_loop
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked, open_directory, write_whole
+from metarl_jax.runs.progress import Progress
 from metarl_jax.types import Metrics
 
 
@@ -37,7 +37,7 @@ class RunFailed(RuntimeError):
 
 def initial_states(job: Job) -> Any:
     """Training states of all seeds, leaves [seed, ...]."""
-    return lanes.make_init(job.config)({}, seeds_of(job))
+    return training_loop.make_init(job.config)({}, seeds_of(job))
 
 
 def seeds_of(job: Job) -> jax.Array:
@@ -52,7 +52,7 @@ def compiled_call(job: Job, num_iterations: int, states: Any) -> Callable[[Any, 
     """
     config, seeds = job.config, seeds_of(job)
     size = config.seeds_per_batch or tree.default_batch_size(config.num_seeds)
-    call = lanes.make_call(config, num_iterations, size, lanes.everything)
+    call = training_loop.make_call(config, num_iterations, size, training_loop.everything)
     compiled = call.lower(states, {}, seeds, jnp.asarray(0)).compile()
     return lambda states, first: compiled(states, {}, seeds, jnp.asarray(first))
 
@@ -74,7 +74,7 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
     states = initial_states(job)
     start = 0
     if checkpoints.iterations():
-        start, restored = checkpoints.restore(states)
+        start, restored = checkpoints.restore(states, end=config.num_iterations)
         states = jax.tree.map(jnp.asarray, restored)
         report(f"resuming after iteration {start} of {config.num_iterations}")
     elif resume and (run_dir / "metrics.jsonl").exists():
@@ -85,7 +85,9 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
     if start == config.num_iterations:
         report("nothing left to do")
         return states
-    with _writers(run_dir, start) as write, Progress(job, start, report) as progress:
+    work = job.work_per_iteration * config.num_seeds
+    progress = Progress(start, config.num_iterations, work, job.unit, report)
+    with _writers(run_dir, start) as write, progress:
         began = time.perf_counter()
         compiled = compiled_call(job, length, states)
         report(f"compiled in {time.perf_counter() - began:.1f} s")
@@ -101,7 +103,7 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
             write(rows, {"iteration": last, "seconds": seconds})
             if bad is not None:
                 raise _failure(first + bad[0], _cause(job, bad, faulty), checkpoints)
-            progress.update(last, rows[-1], seconds)
+            progress.update(last, seconds, _about(job, rows[-1]))
             if last % config.checkpoint_every == 0 or last == config.num_iterations:
                 checkpoints.save(last, states)
     checkpoints.close()
@@ -206,52 +208,12 @@ def _failure(iteration: int, cause: tuple[str, str], checkpoints: Checkpoints) -
     return RunFailed(f"NaN or infinity at iteration {iteration + 1}, {cause[0]}; {kept}; {cause[1]}")
 
 
-# --- progress -------------------------------------------------------------------------------------------
+def _about(job: Job, row: dict) -> str:
+    """The score and the loss of an iteration, means over the seeds."""
 
+    def mean(value: Any) -> float | None:
+        numbers = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+        return float(np.mean(numbers)) if numbers else None
 
-class Progress:
-    """A live line on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, job: Job, start: int, report: Callable[[Any], None]):
-        self.job, self.start, self.report = job, start, report
-        self.began = time.perf_counter()
-        self.spent = 0.0
-        self.shown = 0.0
-        self.live: Any = None
-
-    def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            self.live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True)
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.live is not None:
-            self.live.stop()
-
-    def update(self, iteration: int, row: dict, seconds: float) -> None:
-        self.spent += seconds
-        total = self.job.config.num_iterations
-        done = iteration - self.start
-        rate = done * self.job.work_per_iteration * self.job.config.num_seeds / self.spent
-        left = self.spent / done * (total - iteration)
-        values = row.get(self.job.score)
-        numbers = [v for v in (values if isinstance(values, list) else [values]) if v is not None]
-        score = f"{np.mean(numbers):.3f}" if numbers else "-"
-        line = (  # fits a terminal of 80 columns
-            f"{iteration:>{len(str(total))}}/{total}  {self.job.score} {score:>8}  loss {_mean(row['loss']):9.3g}  "
-            f"{rate:>9,.0f} {self.job.unit}/s  {left:4.0f} s left"
-        )
-        now = time.perf_counter()
-        if self.live is not None:
-            self.live.update(line)
-        if iteration == total or now - self.shown > (30.0 if self.live is not None else 5.0):
-            self.shown = now
-            self.report(line)
-
-
-def _mean(value: Any) -> float:
-    return float(np.mean(value if isinstance(value, list) else [value]))
+    score, loss = mean(row.get(job.score)), mean(row["loss"])
+    return f"{job.score} {'-' if score is None else format(score, '.3f'):>8}  loss {loss:9.3g}"

@@ -15,7 +15,7 @@ from flax import struct
 from jax import Array
 
 from metarl_jax import tree
-from metarl_jax.runs import lanes
+from metarl_jax.runs import training_loop
 from metarl_jax.sweeps.search_space import Dimension
 
 QUANTILE = 0.25
@@ -78,7 +78,7 @@ def make_call(
     Lanes are seed-major: each seed is a population of its own, within which members copy each other. A member that
     diverged has the lowest fitness, and is replaced as soon as there are others to copy.
     """
-    train = lanes.train_lanes(config, interval, batch_size)
+    train = training_loop.train_lanes(config, interval, batch_size)
     num_copied = max(1, int(QUANTILE * num_members))
 
     def evolve(x: tuple[Array, Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:

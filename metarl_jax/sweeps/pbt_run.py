@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.runs import lanes as population
+from metarl_jax.runs import training_loop as population
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked, write_whole
+from metarl_jax.runs.progress import Progress
 from metarl_jax.runs.train import RunFailed
 from metarl_jax.sweeps import pbt
 from metarl_jax.sweeps.pictures import schedule_picture
@@ -83,7 +84,7 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
     checkpoints = Checkpoints(directory / "checkpoints")
     done = 0
     if checkpoints.iterations():
-        start, kept = checkpoints.restore(kept)
+        start, kept = checkpoints.restore(kept, end=config.num_iterations)
         done = start // made.interval
         report(f"resuming after iteration {start} of {config.num_iterations}")
     states = jax.tree.map(jnp.asarray, kept["states"]) if done else init(values, lanes)
@@ -94,25 +95,20 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
         args = (states, values, lanes, jnp.asarray(0))
         compiled = population.compile_to_fit(make, args, len(lanes), made.lanes_at_a_time)
         report(f"{len(lanes)} lanes, compiled in {time.perf_counter() - began:.1f} s")
-    began, first, shown = time.perf_counter(), done, 0.0
-    while done < total:
-        states, values, found = compiled(states, values, lanes, jnp.asarray(done * made.interval))
-        for whole, new in zip(jax.tree.leaves(records), jax.tree.leaves(found), strict=True):
-            whole[done : done + per_call] = np.asarray(new)
-        done += per_call
-        if records.diverged[done - 1].all(axis=1).any():
-            raise RunFailed("every member of a population became NaN or infinite; narrow the ranges, lr first")
-        if done == total or done * made.interval % config.checkpoint_every < per_call * made.interval:
-            checkpoints.save(done * made.interval, {"states": states, "values": values, "record": records})
-        now = time.perf_counter()
-        if done == total or now - shown > 5:
-            shown = now
-            rate = (done - first) * made.interval * job.work_per_iteration * len(lanes) / (now - began)
-            best = records.fitness[done - 1].max() * (1 if job.higher_is_better else -1)
-            report(
-                f"{done * made.interval}/{config.num_iterations}  best {job.score} {best:.3f}  {rate:>11,.0f} "
-                f"{job.unit}/s  {(now - began) / (done - first) * (total - done):4.0f} s left"
-            )
+    work, sign = job.work_per_iteration * len(lanes), 1 if job.higher_is_better else -1
+    with Progress(done * made.interval, config.num_iterations, work, job.unit, report) as progress:
+        while done < total:
+            began = time.perf_counter()
+            states, values, found = compiled(states, values, lanes, jnp.asarray(done * made.interval))
+            for whole, new in zip(jax.tree.leaves(records), jax.tree.leaves(found), strict=True):
+                whole[done : done + per_call] = np.asarray(new)
+            done += per_call
+            if records.diverged[done - 1].all(axis=1).any():
+                raise RunFailed("every member of a population became NaN or infinite; narrow the ranges, lr first")
+            best = sign * records.fitness[done - 1].max()
+            progress.update(done * made.interval, time.perf_counter() - began, f"best {job.score} {best:.3f}")
+            if done == total or done * made.interval % config.checkpoint_every < per_call * made.interval:
+                checkpoints.save(done * made.interval, {"states": states, "values": values, "record": records})
     checkpoints.close()
     return records
 

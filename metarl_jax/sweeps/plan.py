@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import lanes, parts
+from metarl_jax.runs import training_loop, user_parts
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
 from metarl_jax.runs.directory import environment_info, write_whole
@@ -82,8 +82,8 @@ def make(
     traced = []
     for d in dimensions:
         example = d.low if d.kind != "list" else next((v for v in d.values if v is not None), None)
-        numbers = d.kind != "list" or all(lanes.is_number(v) for v in d.values)
-        if numbers and lanes.is_traceable(config.model_copy(update={d.name: example}), d.name):
+        numbers = d.kind != "list" or all(training_loop.is_number(v) for v in d.values)
+        if numbers and training_loop.is_traceable(config.model_copy(update={d.name: example}), d.name):
             traced.append(d.name)
         elif d.kind != "list":
             raise ConfigError(
@@ -165,5 +165,5 @@ def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
             raise ConfigError(f"sweep directory {directory}: holds another sweep, see {file}")
         return
     directory.mkdir(parents=True, exist_ok=True)
-    parts.remember(directory, sweep.config)
+    user_parts.remember(directory, sweep.config)
     write_whole(file, json.dumps({**asked, "info": environment_info()}, indent=1) + "\n")

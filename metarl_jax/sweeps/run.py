@@ -25,10 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.runs import lanes as population
+from metarl_jax.runs import training_loop as population
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked, write_whole
+from metarl_jax.runs.progress import Progress
 from metarl_jax.runs.train import RunFailed
 from metarl_jax.sweeps import pbt_run
 from metarl_jax.sweeps.pictures import sweep_picture
@@ -100,7 +101,7 @@ class _Lanes:
 
 
 def _train(
-    lanes: _Lanes, place: Path, begin: tuple[int, Callable] | None, end: int, progress: str, report: Callable
+    lanes: _Lanes, place: Path, begin: tuple[int, Callable] | None, end: int, label: str, report: Callable
 ) -> tuple[np.ndarray, np.ndarray]:
     """Train to iteration `end`: curves [trial, seed, iteration], bad [trial, seed].
 
@@ -110,7 +111,7 @@ def _train(
     checkpoints = Checkpoints(place)
     start = 0
     if checkpoints.iterations():
-        start, kept = checkpoints.restore(lanes.like())
+        start, kept = checkpoints.restore(lanes.like(), end=end)
         states, curves, bad = jax.tree.map(jnp.asarray, kept["states"]), np.array(kept["curves"]), np.array(kept["bad"])
     else:
         curves, bad = lanes.curves, lanes.bad
@@ -123,23 +124,19 @@ def _train(
         began, args = time.perf_counter(), (states, values, seeds, jnp.asarray(start))
         make = functools.partial(population.make_call, config, length)
         compiled = population.compile_to_fit(make, args, len(seeds), lanes.sweep.lanes_at_a_time)
-        report(f"{progress}: {len(seeds)} lanes, compiled in {time.perf_counter() - began:.1f} s")
-        began, first, shown = time.perf_counter(), start, 0.0
-        while start < end:
-            states, score, finite = compiled(states, values, seeds, jnp.asarray(start))
-            curves[:, start : start + length] = np.where(np.isfinite(score), score, np.nan)
-            failed = ~np.asarray(finite)
-            new = (bad < 0) & failed.any(axis=1)
-            bad[new] = start + failed[new].argmax(axis=1)
-            start += length
-            if start % config.checkpoint_every < length or start == end:
-                checkpoints.save(start, {"states": states, "curves": curves, "bad": bad})
-            now = time.perf_counter()
-            if start == end or now - shown > 5:
-                shown = now
-                rate = (start - first) * job.work_per_iteration * len(seeds) / (now - began)
-                left = (now - began) / (start - first) * (end - start)
-                report(f"{progress}: {start}/{end}  {rate:>11,.0f} {job.unit}/s  {left:4.0f} s left")
+        report(f"{label}: {len(seeds)} lanes, compiled in {time.perf_counter() - began:.1f} s")
+        with Progress(start, end, job.work_per_iteration * len(seeds), job.unit, report, f"{label}: ") as progress:
+            while start < end:
+                began = time.perf_counter()
+                states, score, finite = compiled(states, values, seeds, jnp.asarray(start))
+                curves[:, start : start + length] = np.where(np.isfinite(score), score, np.nan)
+                failed = ~np.asarray(finite)
+                new = (bad < 0) & failed.any(axis=1)
+                bad[new] = start + failed[new].argmax(axis=1)
+                start += length
+                progress.update(start, time.perf_counter() - began)
+                if start % config.checkpoint_every < length or start == end:
+                    checkpoints.save(start, {"states": states, "curves": curves, "bad": bad})
     checkpoints.close()
     num_seeds = len(lanes.sweep.seeds)
     return curves.reshape(-1, num_seeds, curves.shape[1]), bad.reshape(-1, num_seeds)

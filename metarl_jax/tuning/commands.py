@@ -12,12 +12,12 @@ from metarl_jax.options import ConfigError
 from metarl_jax.runs import config as configs
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import shipped_config
-from metarl_jax.tuning import landscapes, optimizer, tune
-from metarl_jax.tuning.families import FAMILIES
+from metarl_jax.tuning import landscapes, learned_optimizer, tune
+from metarl_jax.tuning.landscape_families import FAMILIES
 
 SHIPPED = Path(__file__).with_name("optimizer.npz")
 OPTIMIZER, LANDSCAPES = "optimizer.npz", "landscapes.npz"
-MIN_TRIALS = 4 * (optimizer.MAX_HISTORY + 8)  # of four tasks, each with more runs than a history has
+MIN_TRIALS = 4 * (learned_optimizer.MAX_HISTORY + 8)  # of four tasks, each with more runs than a history has
 
 
 def run_tune(arguments: argparse.Namespace, directory: Path, say: Callable[[Any], None]) -> int:
@@ -52,11 +52,11 @@ def run_tune(arguments: argparse.Namespace, directory: Path, say: Callable[[Any]
     return 0
 
 
-def load_optimizer(path: Path | None) -> optimizer.Optimizer:
+def load_optimizer(path: Path | None) -> learned_optimizer.Optimizer:
     """The optimiser in a file, or of a run of `learn-optimizer`; None: the one that comes with the package."""
     file = SHIPPED if path is None else path / OPTIMIZER if path.is_dir() else path
     try:
-        return optimizer.load(file)
+        return learned_optimizer.load(file)
     except (OSError, ValueError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a learned optimiser"
         raise ConfigError(f"optimizer {file}: {reason}; `metarl learn-optimizer` makes one") from None
@@ -81,8 +81,8 @@ def run_learn(arguments: argparse.Namespace, directory: Path, say: Callable[[Any
     landscapes.save(data, directory / LANDSCAPES)
     data = landscapes.load(directory / LANDSCAPES)  # as it was rounded: the file says all that was learned from
     say(f"learning from {len(data.scores):,} trainings of {len(names)} families")
-    learned, losses = optimizer.fit(data)
-    optimizer.save(learned, kept)
+    learned, losses = learned_optimizer.fit(data)
+    learned_optimizer.save(learned, kept)
     last = {name: float(np.mean(loss[-len(loss) // 10 :])) for name, loss in losses.items()}
     say("losses at the end: " + ", ".join(f"{name} {value:.3f}" for name, value in last.items()))
     print(kept)

@@ -29,7 +29,7 @@ from metarl_jax.runs.config import shipped_config, validate
 from metarl_jax.sweeps import run
 from metarl_jax.sweeps.plan import Sweep
 from metarl_jax.sweeps.search_space import Dimension, parse
-from metarl_jax.tuning.families import FAMILIES, SPACE, Family
+from metarl_jax.tuning.landscape_families import FAMILIES, SPACE, Family
 from metarl_jax.tuning.task_features import describe
 
 CURVE_POINTS = 16

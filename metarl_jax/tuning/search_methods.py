@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarl_jax.tuning import landscapes, optimizer
-from metarl_jax.tuning.optimizer import Optimizer
+from metarl_jax.tuning import landscapes, learned_optimizer
+from metarl_jax.tuning.learned_optimizer import Optimizer
 
 GRID_KEYS = ("lr", "entropy_coef", "gae_lambda", "clip_eps")  # two values each: a third and two thirds of the range
 
@@ -95,9 +95,9 @@ def learned(model: Optimizer, traits: np.ndarray) -> Ask:
     """The learned optimiser, its first trial included."""
 
     def ask(s: int, tried: Tried) -> np.ndarray:
-        history = optimizer.history_of(model, tried.points[0], tried.curves[0], traits)
+        history = learned_optimizer.history_of(model, tried.points[0], tried.curves[0], traits)
         count = tried.points.shape[1]
-        return optimizer.propose(model, history, count, 1, np.random.default_rng([11, s, count]))[0]
+        return learned_optimizer.propose(model, history, count, 1, np.random.default_rng([11, s, count]))[0]
 
     return ask
 
@@ -106,6 +106,6 @@ def learned_choice(model: Optimizer, traits: np.ndarray, tried: Tried, trials: i
     """[search] the trial that the learned optimiser keeps of the first `trials`."""
     kept = []
     for points, curves in zip(tried.points, tried.curves, strict=True):
-        history = optimizer.history_of(model, points[:trials], curves[:trials], traits)
-        kept.append(optimizer.best_tried(model, history))
+        history = learned_optimizer.history_of(model, points[:trials], curves[:trials], traits)
+        kept.append(learned_optimizer.best_tried(model, history))
     return np.asarray(kept)

@@ -10,7 +10,7 @@ import numpy as np
 from metarl_jax.envs.observations import flattener
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.runs.build import build
-from metarl_jax.runs.lanes import with_values
+from metarl_jax.runs.training_loop import with_values
 
 NAMES = (
     "log10 horizon",

@@ -17,13 +17,13 @@ import numpy as np
 
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import config as configs
-from metarl_jax.runs import lanes as population
-from metarl_jax.runs import parts
+from metarl_jax.runs import training_loop as population
+from metarl_jax.runs import user_parts
 from metarl_jax.runs.build import build
 from metarl_jax.runs.directory import environment_info, locked, write_whole
 from metarl_jax.runs.train import RunFailed
-from metarl_jax.tuning import landscapes, optimizer
-from metarl_jax.tuning.optimizer import Optimizer
+from metarl_jax.tuning import landscapes, learned_optimizer
+from metarl_jax.tuning.learned_optimizer import Optimizer
 from metarl_jax.tuning.task_features import describe
 
 AT_ONCE = 10  # lanes computed together on a device, at most
@@ -82,7 +82,7 @@ def tune(
         trial has a score.
     """
     _open(config, learned, directory, resume)
-    parts.remember(directory, config)
+    user_parts.remember(directory, config)
     file = directory / "history.json"
     with locked(directory):
         done: list[dict] = json.loads(file.read_text()) if file.exists() else []
@@ -91,9 +91,9 @@ def tune(
         trainer = Trainer(config, min(at_a_time, trials))
         while len(done) < trials:
             x = np.asarray([[d.unit(t["setting"][d.name]) for d in dimensions] for t in done])
-            history = optimizer.history_of(learned, x, np.asarray([t["curve"] for t in done]), traits)
+            history = learned_optimizer.history_of(learned, x, np.asarray([t["curve"] for t in done]), traits)
             rng = np.random.default_rng([config.seed, len(done)])
-            points = optimizer.propose(learned, history, len(done), min(at_a_time, trials - len(done)), rng)
+            points = learned_optimizer.propose(learned, history, len(done), min(at_a_time, trials - len(done)), rng)
             began, cpu = time.perf_counter(), time.process_time()
             seeds = [config.seed + len(done) + i for i in range(len(points))]
             curves, scores = trainer(points, seeds, [config.task_seed] * len(points))
@@ -121,8 +121,8 @@ def chosen(learned: Optimizer, done: list[dict], traits: np.ndarray) -> int:
     dimensions = landscapes.space()
     x = np.asarray([[d.unit(t["setting"][d.name]) for d in dimensions] for t in done])
     curves = np.asarray([t["curve"] for t in done], float)
-    kept = optimizer.history_of(learned, x, curves, traits)
-    return max(0, len(done) - optimizer.MAX_HISTORY) + optimizer.best_tried(learned, kept)
+    kept = learned_optimizer.history_of(learned, x, curves, traits)
+    return max(0, len(done) - learned_optimizer.MAX_HISTORY) + learned_optimizer.best_tried(learned, kept)
 
 
 def format_setting(setting: dict[str, float]) -> str:

@@ -9,8 +9,8 @@ from problems import gradient_family, is_finite, of_family, point, point_maml
 import metarl_jax as mrl
 from metarl_jax.algorithms.varibad import condition_size
 from metarl_jax.envs.trial import trials
-from metarl_jax.meta.differentiation import evolution, truncated
 from metarl_jax.meta.hyperparameters import Tuned
+from metarl_jax.meta.meta_gradient import evolution, truncated
 from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
 from metarl_jax.rl import learners
 from metarl_jax.update_rules.by_evolution import evolve_rule
@@ -119,7 +119,9 @@ ALGORITHMS = {
     "fomaml": family(
         lambda *a, **o: mrl.maml(*a[:3], learners.policy_gradient(a[2]), differentiation="first_order", **o)
     ),
-    **{name: family(name) for name in gradient_family() if name not in ("maml", "promp", "reptile")},
+    **{name: family(name) for name in gradient_family() if name not in ("maml", "maml_trpo", "promp", "reptile")},
+    # 16 samples do not determine 40 parameters: without damping a rounding error decides where the rest goes.
+    "maml_trpo": family("maml_trpo", cg_damping=0.1),
     "promp": family("promp", num_inner_steps=2, kl_target=0.01),
     "reptile": family("reptile", num_inner_steps=2),
     "rl2-gru": on_trials(lambda env, tasks: mrl.rl2(env, tasks, recurrent_policy(env, 4), meta_batch_size=8)),

@@ -13,7 +13,7 @@ from problems import flat, gradient_family, of_family, point, random_directions,
 import metarl_jax as mrl
 from metarl_jax import tree
 from metarl_jax.algorithms.boil import body
-from metarl_jax.meta.outer import gradient_steps
+from metarl_jax.meta.outer_update import gradient_steps
 from metarl_jax.networks import mlp_policy
 from metarl_jax.reference import exact
 from metarl_jax.reproductions import exact_meta_gradients as tabular

@@ -7,7 +7,7 @@ import yaml
 
 import metarl_jax as mrl
 from metarl_jax.algorithms import registry
-from metarl_jax.algorithms.job import Entry, RunOptions
+from metarl_jax.algorithms.interface import Entry, RunOptions
 from metarl_jax.options import ConfigError, Part, options_of
 from metarl_jax.runs.config import describe, validate
 
@@ -106,7 +106,7 @@ def test_an_unknown_option_has_a_near_one():
 def test_numbers_of_numpy_are_numbers():
     import numpy as np
 
-    from metarl_jax.meta.differentiation import truncated
+    from metarl_jax.meta.meta_gradient import truncated
 
     assert truncated(np.int64(1)).name == truncated(1).name
     with pytest.raises(ValueError, match="gae_lambda"):

@@ -8,7 +8,7 @@ import optax
 import pytest
 from problems import flat, point, point_maml, store_trial
 
-from metarl_jax.meta import adaptation, outer
+from metarl_jax.meta import adaptation, outer_update
 from metarl_jax.meta.meta_learner import Objective, meta_learner
 from metarl_jax.rl import learners
 from metarl_jax.rl.rollout import rollout
@@ -129,7 +129,7 @@ def quadratic_step(num_tasks, tasks_per_batch, num_inner_steps=2, num_outer_epoc
         lambda key: jnp.zeros(3),
         num_inner_steps=num_inner_steps,
         meta_batch_size=num_tasks,
-        outer=outer.gradient_steps(optax.sgd(0.5), num_outer_epochs),
+        outer=outer_update.gradient_steps(optax.sgd(0.5), num_outer_epochs),
         tasks_per_batch=tasks_per_batch,
     )
     state, metrics = jax.jit(algo.step)(algo.init(jax.random.key(0)), jax.random.key(1))

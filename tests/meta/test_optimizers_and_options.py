@@ -10,9 +10,9 @@ from problems import point
 import metarl_jax as mrl
 from metarl_jax import gradient, options, tree
 from metarl_jax.envs.tasks import check_count, check_positive
-from metarl_jax.meta import outer
-from metarl_jax.meta.differentiation import evolution, truncated
+from metarl_jax.meta import outer_update
 from metarl_jax.meta.hyperparameters import Tuned
+from metarl_jax.meta.meta_gradient import evolution, truncated
 from metarl_jax.rl import learners
 from metarl_jax.update_rules.lifetimes import acting, init_agent, live, replay
 
@@ -75,7 +75,7 @@ def test_rules_and_tuned_hyperparameters_check_it_too():
 def test_an_option_that_another_replaces_is_refused():
     env, tasks, policy = point(hidden=(2,), horizon=3)
     inner = learners.policy_gradient(policy)
-    steps = outer.gradient_steps(optax.sgd(0.1))
+    steps = outer_update.gradient_steps(optax.sgd(0.1))
     with pytest.raises(ValueError, match=r"outer_lr, max_grad_norm: .*outer"):
         mrl.maml(env, tasks, policy, inner, outer=steps, outer_lr=1e-9, max_grad_norm=1e-9)
     with pytest.raises(ValueError, match="num_outer_epochs"):
@@ -85,7 +85,7 @@ def test_an_option_that_another_replaces_is_refused():
     with pytest.raises(ValueError, match="outer_lr = 0.5"):
         mrl.reptile(env, tasks, policy, inner, outer_lr=0.5, optimizer=optax.sgd(0.1))
     with pytest.raises(ValueError, match="kl_coef"):
-        outer.gradient_steps(optax.sgd(0.1), kl_target=0.01)
+        outer_update.gradient_steps(optax.sgd(0.1), kl_target=0.01)
     mrl.maml(env, tasks, policy, inner, outer=steps)
 
 

@@ -49,6 +49,13 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
             {"inner_surrogate": "dice", "gae_lambda": 0.9, "outer_epochs": 1},
             ["gae_lambda = 0.9", "must be 1", "use loaded_dice"],
         ),
+        (MAML, {"truncation_window": 1}, ["truncation_window = 1", "is for differentiation = truncated, not mixed"]),
+        (MAML, {"evolution_sigma": 0.5}, ["evolution_sigma = 0.5", "is for differentiation = evolution"]),
+        (
+            {**MAML, "algorithm": "imaml"},
+            {"differentiation": "reverse", "cg_steps": 9, "outer_epochs": 1},
+            ["cg_steps = 9", "is for differentiation = implicit, not reverse"],
+        ),
         (MAML, {"inner_microbatches": 3}, ["inner_microbatches = 3", "episodes_per_task = 20", "try 2"]),
         ({**MAML, "algorithm": "maml_trpo"}, {"differentiation": "evolution"}, ["no Fisher matrix", "use mixed"]),
         (

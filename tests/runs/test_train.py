@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from metarl_jax.algorithms import job
+from metarl_jax.algorithms import interface
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import directory, evaluate, train
+from metarl_jax.runs import checkpoint, directory, evaluate, train
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints, digest
 from metarl_jax.runs.config import validate
@@ -155,6 +155,19 @@ def test_a_damaged_checkpoint_is_one_clear_line(trained, tmp_path, damage):
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
 
 
+def test_an_unfinished_run_of_other_numerics_is_not_resumed(trained, tmp_path, monkeypatch):
+    """It would not end in the bits that it began to end in. What it has can still be read."""
+    run = copy(trained, tmp_path)
+    monkeypatch.setattr(checkpoint, "NUMERICS", checkpoint.NUMERICS + 1)
+    assert train.train(build(validate(MAML)), run, resume=True, report=lambda _: None) is not None  # it is finished
+    shutil.rmtree(run / "checkpoints" / "4")
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=r"checkpoint .*2: .*numerics 2, here 3.*train anew") as error:
+        train.train(build(validate(MAML)), run, resume=True, report=lambda _: None)
+    assert "\n" not in str(error.value) and final_state(run)[0] == 2
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
+
+
 def test_divergence_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
     config = validate({**MAML, "outer_lr": 1e30, "num_iterations": 12, "outer_epochs": 1, "checkpoint_every": 1})
     with pytest.raises(train.RunFailed, match=r"at iteration \d+, first in (loss|gradient|params)") as error:
@@ -190,7 +203,7 @@ def test_assessment_has_every_row_and_keeps_its_scores(trained, tmp_path):
     table, scores = evaluate.assess(run, report=lambda _: None)
     assert [row["update"] for row in table["adaptation"]] == [0, 1, 2, 3]
     assert set(table["baselines"]) == {
-        evaluate.NO_ADAPTATION, job.RANDOM_INIT, job.RANDOM_POLICY,
+        evaluate.NO_ADAPTATION, interface.RANDOM_INIT, interface.RANDOM_POLICY,
     }  # fmt: skip  # no oracle: the horizon is not the environment's own
     assert scores["run"].shape == (1, 3, 4, 2)
     again, _ = evaluate.assess(run, report=lambda _: None)

@@ -10,7 +10,7 @@ import pytest
 from test_run import base, quiet
 
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import lanes
+from metarl_jax.runs import training_loop
 from metarl_jax.sweeps import pbt, run, search_space
 
 KEY = jax.random.key(0)
@@ -57,10 +57,10 @@ def test_a_round_is_training_apart_then_whole_copies(higher):
     dims = [dimension(LR), dimension(GAMMA)]
     values = {"lr": jnp.tile(jnp.geomspace(1e-3, 5e-2, 4), 2), "gamma": jnp.tile(jnp.linspace(0.6, 0.7, 4), 2)}
     seeds = jnp.arange(8)  # two populations of four
-    init = lanes.make_init(config)
+    init = training_loop.make_init(config)
     call = pbt.make_call(config, dims, 4, 2, 1, higher_is_better=higher)
     states, after, record = call(init(values, seeds), values, seeds, jnp.asarray(0))
-    alone, score, _ = lanes.make_call(config, 2)(init(values, seeds), values, seeds, jnp.asarray(0))
+    alone, score, _ = training_loop.make_call(config, 2)(init(values, seeds), values, seeds, jnp.asarray(0))
     np.testing.assert_allclose(record.score[0].reshape(8, 2), score, rtol=1e-6)
     fitness = np.asarray(score).mean(axis=1).reshape(2, 4) * (1 if higher else -1)
     np.testing.assert_allclose(record.fitness[0], fitness, rtol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 
 from metarl_jax.reproductions import learned_optimizer as protocol
 from metarl_jax.tuning import landscapes
-from metarl_jax.tuning.families import FAMILIES
+from metarl_jax.tuning.landscape_families import FAMILIES
 
 
 def scores_of(gain):

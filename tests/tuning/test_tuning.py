@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from metarl_jax.cli.main import main
-from metarl_jax.runs import config, lanes
+from metarl_jax.runs import config, training_loop
 from metarl_jax.sweeps import run
-from metarl_jax.tuning import landscapes, optimizer, posterior, search_methods, tune
-from metarl_jax.tuning.families import FAMILIES
-from metarl_jax.tuning.predictor import STEP, History, Predictor, Proposer, in_own_units
+from metarl_jax.tuning import landscapes, posterior, search_methods, tune
+from metarl_jax.tuning import learned_optimizer as optimizer
+from metarl_jax.tuning.landscape_families import FAMILIES
+from metarl_jax.tuning.performance_predictor import STEP, History, Predictor, Proposer, in_own_units
 from metarl_jax.tuning.task_features import NAMES, describe
 
 TINY = ["num_iterations=4", "num_envs=4", "num_steps=16", "num_minibatches=2", "num_epochs=1", "hidden=[8]"]
@@ -250,10 +251,10 @@ def test_a_training_repeats_the_lane_of_a_sweep():
     settings = landscapes.to_settings(points)
     for i, (seed, task) in enumerate(((5, 0), (6, 1), (7, 1))):
         names = list(settings[i])
-        values, seeds = lanes.lanes([settings[i]], names, [seed])
+        values, seeds = training_loop.lanes([settings[i]], names, [seed])
         of_task = chosen.model_copy(update={"task_seed": task})
-        call = lanes.make_call(of_task, 4)
-        raw = np.asarray(call(lanes.make_init(of_task)(values, seeds), values, seeds, jnp.asarray(0))[1])
+        call = training_loop.make_call(of_task, 4)
+        raw = np.asarray(call(training_loop.make_init(of_task)(values, seeds), values, seeds, jnp.asarray(0))[1])
         np.testing.assert_allclose(scores[i], run.final_scores(raw[:, None], np.asarray([4]))[0, 0], rtol=1e-5)
         np.testing.assert_allclose(curves[i], landscapes.shorten(raw)[0], rtol=1e-5)
 

@@ -301,10 +301,14 @@ def test_meta_gradients_find_a_reward_that_teaches():
     )
     options = {"num_envs": 8, "num_steps": 10, "num_agents": 8, "lifetime": 12, "outer_lr": 0.03}
     algo = make(rule, outer_entropy_coef=0.0, critic_lr=0.03, **options)
-    state = jax.jit(algo.init)(jax.random.key(0))
-    state, metrics = jax.jit(lambda s: jax.lax.scan(algo.step, s, jax.random.split(jax.random.key(1), 60)))(state)
-    late = np.asarray(metrics["late_return"])
-    assert late[:5].mean() < 1.0 and late[-10:].mean() > 3.0, late
+
+    def train(key):
+        init_key, key = jax.random.split(key)
+        return jax.lax.scan(algo.step, algo.init(init_key), jax.random.split(key, 60))[1]["late_return"]
+
+    late = np.asarray(jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(5), 4)))
+    # Means of 4 trainings; the mean over 8 others was 3.37, and one of them has a deviation of .2.
+    assert late[:, :5].mean() < 1.0 and late[:, -10:].mean() > 3.0, late
 
 
 def test_a_lifetime_that_segments_do_not_fill_is_refused():

@@ -11,7 +11,7 @@ import metarl_jax as mrl
 from metarl_jax import devices, tree
 from metarl_jax.options import ConfigError
 from metarl_jax.rl import learners
-from metarl_jax.runs import lanes as population
+from metarl_jax.runs import training_loop as population
 
 
 def make_maml(h):

@@ -16,9 +16,9 @@ import optax
 
 from metarl_jax.tree import leaf_names
 from metarl_jax.tuning import posterior
-from metarl_jax.tuning.families import SPACE
+from metarl_jax.tuning.landscape_families import SPACE
 from metarl_jax.tuning.landscapes import CURVE_POINTS, Landscapes
-from metarl_jax.tuning.predictor import History, Predictor, Proposer
+from metarl_jax.tuning.performance_predictor import History, Predictor, Proposer
 
 DIM = len(SPACE)
 MEMBERS = 8

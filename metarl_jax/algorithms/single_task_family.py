@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from metarl_jax.algorithms.job import Evaluation, Job, common_references, no_more_than_one_task
+from metarl_jax.algorithms.interface import Evaluation, Job, common_references, no_more_than_one_task
 from metarl_jax.meta import evaluation as scoring
 from metarl_jax.types import Policy, Task
 

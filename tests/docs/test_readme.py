@@ -9,7 +9,7 @@ import pytest
 from benchmarks import tables
 from metarl_jax.cli.main import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 

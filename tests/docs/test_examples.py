@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "examples" / "slide_tasks"
 TINY = ["num_iterations=2", "meta_batch_size=4", "eval_tasks=2", "log_every=1"]
 

@@ -8,7 +8,7 @@ import pytest
 from problems import flat, of_family, point, random_directions
 
 from metarl_jax.meta.meta_learner import policy_meta_learner
-from metarl_jax.meta.outer import Outer, Problem, gradient_steps, trust_region
+from metarl_jax.meta.outer_update import Outer, Problem, gradient_steps, trust_region
 from metarl_jax.rl import learners
 from metarl_jax.types import MetaState
 

@@ -9,8 +9,8 @@ from problems import flat, point, point_maml, random_directions, relative_error,
 
 import metarl_jax as mrl
 from metarl_jax.gradient import value_and_grad
-from metarl_jax.meta import differentiation as meta_gradient
-from metarl_jax.meta.differentiation import evolution, implicit, truncated
+from metarl_jax.meta import meta_gradient as meta_gradient
+from metarl_jax.meta.meta_gradient import evolution, implicit, truncated
 from metarl_jax.rl import learners
 from metarl_jax.types import Learner, LearnerState, Trial
 
