@@ -83,13 +83,12 @@ def rollout(
             action, log_prob = distribution.sample_and_log_prob(seed=act_key)
         observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
         truncated = is_truncated(env_state, task) & ~terminated
-        reward = jnp.where(alive, reward, 0.0).astype(log_prob.dtype)
-        terminated = terminated & alive
+        lived = jnp.ones_like(truncated, jnp.int32)
         if not auto_reset:  # what a step from beyond the end gives, NaN maybe, is nobody's
-            observation = _where(alive, observation, now.observation)
-        stepped = EnvCarry(
-            observation, env_state, now.episode_return + reward, now.episode_length + alive.astype(jnp.int32)
-        )
+            reward, observation = jnp.where(alive, reward, 0.0), _where(alive, observation, now.observation)
+            terminated, truncated, lived = terminated & alive, truncated & alive, alive.astype(jnp.int32)
+        reward = reward.astype(log_prob.dtype)
+        stepped = EnvCarry(observation, env_state, now.episode_return + reward, now.episode_length + lived)
         done = terminated | truncated
         out = Rollout(
             observation=now.observation,
@@ -98,9 +97,9 @@ def rollout(
             distribution=tuple(jax.tree.leaves(distribution)),
             reward=reward,
             terminated=terminated,
-            truncated=truncated & alive,
+            truncated=truncated,
             next_observation=observation,
-            mask=alive.astype(log_prob.dtype),
+            mask=None if auto_reset else lived.astype(log_prob.dtype),  # type: ignore[arg-type]
             episode_return=stepped.episode_return,
             episode_length=stepped.episode_length,
         )
@@ -111,9 +110,11 @@ def rollout(
             return (_where(done, fresh, stepped), alive, remembered), out
         return (_where(alive, stepped, now), alive & ~done, remembered), out
 
-    alive = jnp.ones(num_envs, bool)
+    alive = None if auto_reset else jnp.ones(num_envs, bool)  # streams never stand still
     (last, _, _), out = tree.scan_steps(step, (carry, alive, memory), keys)
-    if not auto_reset:  # the horizon is a time limit too
+    if auto_reset:  # as a constant, which XLA folds away
+        out = dataclasses.replace(out, mask=jnp.ones_like(out.reward))
+    else:  # the horizon is a time limit too
         out = dataclasses.replace(out, truncated=out.truncated.at[-1].set((out.mask[-1] > 0) & ~out.terminated[-1]))
     return jax.lax.stop_gradient((out, last))
 
