@@ -41,6 +41,7 @@ def states(tmp_path_factory):
     found = {}
     for devices in (1, 8):
         out = tmp_path_factory.mktemp(f"on{devices}")
+        # Not the flags of the other tests: what is claimed is claimed of the emitters that users have.
         flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         command = [sys.executable, "-c", CODE.format(runs=repr(RUNS)), str(devices), str(out)]
