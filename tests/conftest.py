@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Read when jax is first imported, here and in the processes that tests start. Tests compile much and compute
-# little: without LLVM's optimisations and XLA's newer emitters they compile in a third of the time.
+# little: without LLVM's optimisations and XLA's newer emitters they compile much faster.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

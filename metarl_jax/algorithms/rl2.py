@@ -156,6 +156,9 @@ def make_policy(c: Any, env: Any) -> Policy:
             if getattr(c, key):
                 raise ConfigError(f"{key} = {getattr(c, key)}: is for gru and lstm; a transformer has no gates")
         return TRANSFORMER(c, env, env.num_steps if c.context is None else c.context, c.size)
+    for key in ("num_layers", "num_heads", "context"):
+        if getattr(c, key) != type(c).model_fields[key].default:
+            raise ConfigError(f"{key} = {getattr(c, key)}: is for network = transformer, not {c.network}")
     memory = env.num_steps if c.long_memory else None
     return RECURRENT(c, env, c.size, cell=c.network, max_memory=memory)
 

@@ -12,7 +12,7 @@ order: see `tests/meta/test_exactness.py`, which measures both against exact enu
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +22,22 @@ from metarl_jax import tree
 from metarl_jax.options import is_address, load_address, suggest
 from metarl_jax.types import Batch
 
+Steps: TypeAlias = Float[Array, "*n"]
+Mask: TypeAlias = Num[Array, "*n"]
+Times: TypeAlias = Float[Array, "T *b"]
+TimeMask: TypeAlias = Num[Array, "T *b"]
+Scalar: TypeAlias = Float[Array, ""]
 Surrogate = Callable[[jax.Array, Batch], jax.Array]
 FAR = 15.0  # log rho from which on the difference of rho A and what is close to it would be lost to rounding
 
 
-def masked_mean(x: Float[Array, "*n"], mask: Num[Array, "*n"]) -> Float[Array, ""]:
+def masked_mean(x: Steps, mask: Mask) -> Scalar:
     """Mean of x where mask is 1 (0 if nowhere)."""
     weight = mask.astype(x.dtype)
     return jnp.sum(tree.masked(x, mask) * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
-def likelihood_ratio(log_ratio: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def likelihood_ratio(log_ratio: Steps) -> Steps:
     """rho = exp(log rho), and e^L (1 + log rho - L) beyond L, so that its square and its slope fit into the type.
 
     L = .4 ln(largest float): 35 in float32, 283 in float64. Below it nothing is changed; above it value and slope stay
@@ -42,35 +47,24 @@ def likelihood_ratio(log_ratio: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.exp(jnp.minimum(log_ratio, largest)) * (1.0 + jax.nn.relu(log_ratio - largest))
 
 
-def magic_box(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def magic_box(x: Steps) -> Steps:
     """exp(x - sg(x)): 1 in value, and its derivative is that of x (DiCE, Foerster et al. 2018)."""
     return jnp.exp(x - jax.lax.stop_gradient(x))
 
 
-def vpg(log_prob: Float[Array, "*n"], advantage: Float[Array, "*n"], mask: Num[Array, "*n"]) -> Float[Array, ""]:
+def vpg(log_prob: Steps, advantage: Steps, mask: Mask) -> Scalar:
     """-mean log pi(a|s) A: the right gradient, and a Hessian that is zero in expectation for softmax policies."""
     log_prob, advantage = tree.masked((log_prob, advantage), mask)
     return -masked_mean(log_prob * advantage, mask)
 
 
-def lvc(
-    log_prob: Float[Array, "*n"],
-    log_prob_old: Float[Array, "*n"],
-    advantage: Float[Array, "*n"],
-    mask: Num[Array, "*n"],
-) -> Float[Array, ""]:
+def lvc(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask) -> Scalar:
     """-mean pi / pi_old A: low-variance curvature (Rothfuss et al. 2018, eq. 11), pi_old stored at sampling."""
     log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
     return -masked_mean(likelihood_ratio(log_ratio) * advantage, mask)
 
 
-def ppo_clip(
-    log_prob: Float[Array, "*n"],
-    log_prob_old: Float[Array, "*n"],
-    advantage: Float[Array, "*n"],
-    mask: Num[Array, "*n"],
-    clip_eps: float | Array,
-) -> Float[Array, ""]:
+def ppo_clip(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask, clip_eps: float | Array) -> Scalar:
     """-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7)."""
     log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
     ratio = likelihood_ratio(log_ratio)
@@ -78,13 +72,7 @@ def ppo_clip(
     return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
 
 
-def smooth_ppo(
-    log_prob: Float[Array, "*n"],
-    log_prob_old: Float[Array, "*n"],
-    advantage: Float[Array, "*n"],
-    mask: Num[Array, "*n"],
-    clip_eps: float | Array,
-) -> Float[Array, ""]:
+def smooth_ppo(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask, clip_eps: float | Array) -> Scalar:
     """`ppo_clip` with 1 + eps tanh((rho - 1) / eps) for the clip, so that gradients depend on eps smoothly.
 
     The slope of a step falls as sech^2((rho - 1) / eps) instead of dropping to 0; gradient and Hessian at rho = 1 are
@@ -96,12 +84,7 @@ def smooth_ppo(
     return -masked_mean(jnp.minimum(ratio * advantage, clipped * advantage), mask)
 
 
-def dpo(
-    log_prob: Float[Array, "*n"],
-    log_prob_old: Float[Array, "*n"],
-    advantage: Float[Array, "*n"],
-    mask: Num[Array, "*n"],
-) -> Float[Array, ""]:
+def dpo(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask) -> Scalar:
     """-mean [rho A - drift], Discovered Policy Optimisation (Lu et al. 2022): a closed form of a learned loss.
 
     drift = ReLU(x - 2 tanh(x / 2)) of x = (rho - 1) A where A >= 0, ReLU(x - .6 tanh(x / .6)) of x = A log rho
@@ -125,12 +108,7 @@ def dpo(
     )
 
 
-def dice(
-    log_prob: Float[Array, "T *b"],
-    discounted_reward: Float[Array, "T *b"],
-    discounted_value: Float[Array, "T *b"],
-    mask: Num[Array, "T *b"],
-) -> Float[Array, ""]:
+def dice(log_prob: Times, discounted_reward: Times, discounted_value: Times, mask: TimeMask) -> Scalar:
     """-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
 
     DiCE with its first-order baseline (Foerster et al. 2018, eq. 8): derivatives of every order are
@@ -143,12 +121,7 @@ def dice(
     return -masked_mean(reward_term + baseline_term, mask)
 
 
-def loaded_dice(
-    log_prob: Float[Array, "T *b"],
-    advantage: Float[Array, "T *b"],
-    mask: Num[Array, "T *b"],
-    dice_lambda: float | Array = 1.0,
-) -> Float[Array, ""]:
+def loaded_dice(log_prob: Times, advantage: Times, mask: TimeMask, dice_lambda: float | Array = 1.0) -> Scalar:
     """-sum_t (magic(w_t) - magic(v_t)) A_t, v_t = lambda w_{t-1}, w_t = v_t + log pi_t.
 
     Loaded DiCE (Farquhar et al. 2019, algorithm 1). Time is axis 0. lambda = 1 has unbiased derivatives
@@ -165,12 +138,7 @@ def loaded_dice(
     return -masked_mean((magic_box(w) - magic_box(v)) * advantage, mask)
 
 
-def tmaml(
-    log_prob: Float[Array, "T *b"],
-    discounted_reward: Float[Array, "T *b"],
-    discounted_value: Float[Array, "T *b"],
-    mask: Num[Array, "T *b"],
-) -> Float[Array, ""]:
+def tmaml(log_prob: Times, discounted_reward: Times, discounted_value: Times, mask: TimeMask) -> Scalar:
     """DiCE with control variates for the Hessian too, after TMAML (Liu et al. 2019).
 
     -sum_t [M_t gamma^t r_t + (1 - m_t) gamma^t V_t - (1 - M_{t-1}) (1 - m_t) gamma^t V_t] with
@@ -204,12 +172,12 @@ def towards_target(batch: Batch, target_return: float | Array) -> Batch:
 
 
 def value_loss(
-    value: Float[Array, "*n"],
-    target: Float[Array, "*n"],
-    mask: Num[Array, "*n"],
-    value_old: Float[Array, "*n"] | None = None,
+    value: Steps,
+    target: Steps,
+    mask: Mask,
+    value_old: Steps | None = None,
     clip_eps: float | Array | None = None,
-) -> Float[Array, ""]:
+) -> Scalar:
     """mean (V - target)^2 / 2, or the clipped form max of it and (V_old + clip(V - V_old, +-eps) - target)^2 / 2."""
     value, target = tree.masked((value, target), mask)
     error = jnp.square(value - target)
@@ -220,14 +188,14 @@ def value_loss(
     return 0.5 * masked_mean(error, mask)
 
 
-def entropy(distribution: Any, mask: Num[Array, "*n"]) -> Float[Array, ""]:
+def entropy(distribution: Any, mask: Mask) -> Scalar:
     """Mean entropy in nats of a distrax distribution with batch shape that of mask."""
     with tree.usual_promotion():
         each = _masked_distribution(distribution, mask).entropy()
     return masked_mean(each, mask)
 
 
-def kl_divergence(old: Any, new: Any, mask: Num[Array, "*n"]) -> Float[Array, ""]:
+def kl_divergence(old: Any, new: Any, mask: Mask) -> Scalar:
     """Mean KL(old || new) in nats; `old` are the leaves that a rollout stored of a distribution like `new`."""
     old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
     old, new = _masked_distribution(old, mask), _masked_distribution(new, mask)
@@ -237,17 +205,17 @@ def kl_divergence(old: Any, new: Any, mask: Num[Array, "*n"]) -> Float[Array, ""
 
 
 def _masked_ratio(
-    log_prob: Float[Array, "*n"],
-    log_prob_old: Float[Array, "*n"],
-    advantage: Float[Array, "*n"],
-    mask: Num[Array, "*n"],
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    log_prob: Steps,
+    log_prob_old: Steps,
+    advantage: Steps,
+    mask: Mask,
+) -> tuple[Steps, Steps]:
     """(log rho, A), 0 behind the mask."""
     log_prob, log_prob_old, advantage = tree.masked((log_prob, log_prob_old, advantage), mask)
     return log_prob - log_prob_old, advantage
 
 
-def _masked_distribution(distribution: Any, mask: Num[Array, "*n"]) -> Any:
+def _masked_distribution(distribution: Any, mask: Mask) -> Any:
     """`distribution` with parameters of 1 behind the mask: finite, with a finite slope, for logits and scales alike."""
     shape = mask.shape
 

@@ -74,6 +74,11 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
         (MAML, {"algorithm": "mamll"}, ["algorithm", "'mamll'", "did you mean maml"]),
         (MAML, {"hidden": 64}, ["hidden", "64", "must be a list"]),
         (MAML, {"num_iterations": None}, ["num_iterations", "None", "whole number"]),
+        (
+            {"algorithm": "rl2", "env": "BernoulliBandit-v0", "num_iterations": 1, "num_episodes": 2},
+            {"num_layers": 3},
+            ["num_layers = 3", "is for network = transformer, not gru"],
+        ),
         (PPO, {"num_minibatches": 3}, ["num_minibatches = 3", "num_envs * num_steps = 512", "try 2"]),
         (PPO, {"inner_lr": 0.1}, ["inner_lr", "not a key of algorithm ppo"]),
     ],
