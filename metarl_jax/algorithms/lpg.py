@@ -146,7 +146,8 @@ def lpg(
             names = ("reward", "log_prob", "observation", "next_observation")
             real = tree.finite_behind({name: getattr(rollout, name) for name in names}, rollout.mask)
             rollout = dataclasses.replace(rollout, **real)
-            y, next_y = (prediction(params, o).probs for o in (rollout.observation, rollout.next_observation))
+            seen = (rollout.observation, rollout.next_observation)
+            y, next_y = (jnp.exp(prediction(params, o).logits) for o in seen)
             inputs = (rollout.reward, rollout.done, rollout.terminated, jnp.exp(rollout.log_prob), y, next_y)
             told: Any = network.apply({"params": eta}, *inputs)
             pi_hat, y_hat = told
@@ -158,8 +159,8 @@ def lpg(
             now = policy.apply(params, observation)
             with tree.usual_promotion():
                 log_prob = now.log_prob(action)
-            y = prediction(params, observation)
-            kl = jnp.sum(y.probs * (jax.nn.log_softmax(y.logits) - jax.nn.log_softmax(y_hat)), axis=-1)
+            log_y = prediction(params, observation).logits  # distrax normalises them
+            kl = jnp.sum(jnp.exp(log_y) * (log_y - jax.nn.log_softmax(y_hat)), axis=-1)
             towards = losses.masked_mean(log_prob * pi_hat, batch.mask)
             predicted = losses.masked_mean(kl, batch.mask)
             return towards + prediction_coef * predicted, {"policy_loss": towards, "prediction_kl": predicted}

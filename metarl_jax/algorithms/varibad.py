@@ -155,7 +155,7 @@ def varibad(
         mean, log_var = belief.encode(params, data.observation)  # [T, B, Z]
         z, std = mean[terms], jnp.exp(0.5 * log_var[terms])
         if key is not None:
-            z = z + std * jax.random.normal(key, z.shape)
+            z = z + std * tree.draw(jax.random.normal, key, z.shape)
         size = env.observation_size
         if condition == "next_state":
             told, counts = data.next_observation[..., :size], data.mask

@@ -12,6 +12,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from jax import Array
 
+from metarl_jax import tree
 from metarl_jax.envs.tasks import TaskDistribution, check_count, check_positive
 
 
@@ -110,9 +111,9 @@ def tabular_mdp(
 
     def sample(key: Array) -> TabularParams:
         key_transitions, key_reward = jax.random.split(key)
-        weights = jax.random.exponential(key_transitions, (num_states, num_actions, num_states), float)
+        weights = tree.draw(jax.random.exponential, key_transitions, (num_states, num_actions, num_states), float)
         transitions = weights / weights.sum(axis=-1, keepdims=True)  # Dirichlet(1)
-        return env.params(transitions, 1 + jax.random.normal(key_reward, (num_states, num_actions), float))
+        return env.params(transitions, 1 + tree.draw(jax.random.normal, key_reward, (num_states, num_actions), float))
 
     oracle = functools.partial(optimal_return, horizon)
     description = f"random MDP, {num_states} states, {num_actions} actions, {horizon} steps"

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.scipy.sparse.linalg import cg
 
 from metarl_jax import gradient
 from metarl_jax.meta import adaptation
+from metarl_jax.meta.conjugate_gradient import conjugate_gradient
 from metarl_jax.options import Count, NonNegative, Positive, Rate, one_of, suggest, takes_options
 from metarl_jax.types import Learner, LearnerState, Params, Trial
 
@@ -155,7 +155,7 @@ def implicit(
         return replay
 
     def solve(matvec: Callable, b: Params) -> Params:
-        return cg(matvec, b, maxiter=cg_steps, tol=cg_tol)[0]
+        return conjugate_gradient(matvec, b, num_steps=cg_steps, tol=cg_tol)[0]
 
     def check(learner: Learner, num_inner_steps: int) -> None:
         if learner.loss is None:

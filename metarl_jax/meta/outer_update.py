@@ -6,9 +6,9 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.scipy.sparse.linalg import cg
 
 from metarl_jax import tree
+from metarl_jax.meta.conjugate_gradient import conjugate_gradient
 from metarl_jax.options import Float, NonNegative, Positive, Rate, Share, takes_options
 from metarl_jax.types import MetaState, Metrics, Params
 
@@ -117,8 +117,8 @@ def trust_region(
         def product(v: Params) -> Params:
             return jax.tree.map(lambda h, x: h + cg_damping * x, problem.fisher(params, v, fisher_tasks), v)  # type: ignore[misc]
 
-        direction, _ = cg(product, grads, maxiter=cg_steps, tol=1e-10)
-        curvature = optax.tree.vdot(direction, product(direction))
+        direction, residual = conjugate_gradient(product, grads, num_steps=cg_steps)
+        curvature = optax.tree.vdot(direction, optax.tree.sub(grads, residual))  # x^T F x
         slope = optax.tree.vdot(direction, grads)
         usable = jnp.isfinite(curvature) & jnp.isfinite(slope) & (curvature > 0) & (slope > 0)
         scale = jnp.sqrt(2 * max_kl / jnp.where(usable, curvature, 1.0))

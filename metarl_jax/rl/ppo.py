@@ -303,10 +303,11 @@ def _accumulated(gradient: Callable, num_parts: int) -> Callable:
 
         def add(total: Any, part: Batch) -> tuple[Any, None]:
             share = jnp.sum(part.mask) / real
-            found = gradient(params, (part, *rest))
+            found = once(params, part, *rest)
             return jax.tree.map(lambda t, x: t + share * x, total, found), None
 
-        shapes = jax.eval_shape(whole, params, jax.tree.map(lambda x: x[0], parts), *rest)
+        once = jax.jit(whole, inline=True)  # traced once, for the shapes and for the loop
+        shapes = jax.eval_shape(once, params, jax.tree.map(lambda x: x[0], parts), *rest)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, parts)[0]
 

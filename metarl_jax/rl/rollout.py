@@ -66,7 +66,7 @@ def rollout(
     if carry is None:
         carry = reset(env, reset_key, task, num_envs, one_task_each)
     # One draw for all keys, since every random call costs compile time: acting, then stepping, then resetting.
-    keys = jax.random.split(scan_key, (num_steps, 1 + num_envs * (1 + auto_reset)))
+    keys = tree.draw(jax.random.split, scan_key, (num_steps, 1 + num_envs * (1 + auto_reset)))
     task_axis = 0 if one_task_each else None
     step_env = jax.vmap(env.step_env, in_axes=(0, 0, 0, task_axis))
     reset_env = jax.vmap(env.reset_env, in_axes=(0, task_axis))

@@ -47,12 +47,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def lane_keys(seeds: jax.Array, iteration: jax.Array | int) -> jax.Array:
-    """The keys of iteration i of each seed, fold_in(fold_in(key(seed), 1), i), whatever the size of the calls.
+def lane_key(seed: jax.Array, iteration: jax.Array | int) -> jax.Array:
+    """The key of iteration i of a seed, fold_in(fold_in(key(seed), 1), i), whatever the size of the calls.
 
     So a resumed run repeats what an uninterrupted one does, and a lane repeats the run that it stands for.
     """
-    return jax.vmap(lambda s: jax.random.fold_in(jax.random.fold_in(jax.random.key(s), 1), iteration))(seeds)
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), iteration)
 
 
 def make_init(config: Any) -> Callable[[Values, jax.Array], Any]:
@@ -99,7 +99,7 @@ def train_lanes(
         job = with_values(config, values)
 
         def iteration(state: Any, i: jax.Array) -> tuple[Any, Any]:
-            state, metrics = job.algorithm.step(state, lane_keys(seed[None], i)[0])
+            state, metrics = job.algorithm.step(state, lane_key(seed, i))
             return state, keep(job, metrics)
 
         state, kept = jax.lax.scan(iteration, state, start + jnp.arange(num_iterations))
