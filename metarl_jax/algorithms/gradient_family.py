@@ -148,7 +148,10 @@ def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any, horizon: int) -> E
         beside["episodes_per_task"] = c.episodes_per_task * (c.num_inner_steps + 1)
         of_another_kind = () if "outer_epochs" in beside else ("outer_lr",)  # not Adam's
         of_the_way = [key for part in WAYS.values() for key in part.keys.values()]
-        for key in ("inner_surrogate", "differentiation", "exploration_coef", *of_the_way, *of_another_kind):
+        of_the_inner = ["inner_surrogate", "inner_clip_eps", "differentiation", "exploration_coef"]
+        if beside.get("outer_surrogate") != "loaded_dice":
+            of_the_inner.append("dice_lambda")
+        for key in (*of_the_inner, *of_the_way, *of_another_kind):
             beside.pop(key, None)
     return Evaluation(
         held_out(c, tasks),

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError, Options, Positive, Seed
+from metarl_jax.rl import losses
 from metarl_jax.types import Params, Task
 
 RANDOM_INIT = "random initialisation, same updates"
@@ -114,6 +115,32 @@ def common_references(
 
     has_oracle = tasks.oracle is not None and (episode or horizon) == tasks.horizon
     return {RANDOM_POLICY: random, **({ORACLE: oracle} if has_oracle else {})}
+
+
+# Key of a configuration -> the option of a surrogate that it is, and the keys that name a surrogate which may read it.
+OF_SURROGATES = {
+    "clip_eps": ("clip_eps", ("surrogate",)),
+    "inner_clip_eps": ("clip_eps", ("inner_surrogate",)),
+    "outer_clip_eps": ("clip_eps", ("outer_surrogate",)),
+    "dice_lambda": ("dice_lambda", ("inner_surrogate", "outer_surrogate")),
+}
+
+
+def check_surrogates_read(config: Any) -> None:
+    """Refuse an option that was given and that no surrogate of `config` reads.
+
+    Raises: ConfigError with the surrogates that read it.
+    """
+    fields = type(config).model_fields
+    for key, (option, named_by) in OF_SURROGATES.items():
+        chosen = {name: getattr(config, name) for name in named_by if name in fields}
+        value = getattr(config, key, None)
+        if not chosen or not isinstance(value, int | float) or value == fields[key].default:
+            continue
+        if not any(option in losses.spec_of(surrogate).options for surrogate in chosen.values()):
+            readers = " or ".join(name for name, spec in losses.SURROGATES.items() if option in spec.options)
+            given = ", ".join(f"{name} = {surrogate}" for name, surrogate in chosen.items())
+            raise ConfigError(f"{key} = {value}: is for {' or '.join(chosen)} = {readers}, not {given}")
 
 
 def no_more_than_one_task(num_tasks: int, num_updates: int) -> None:

@@ -154,6 +154,7 @@ def lpg(
             return Directions(rollout.observation, rollout.action, pi_hat, y_hat, rollout.mask)
 
         def objective(params: Params, batch: Directions) -> tuple[jax.Array, Metrics]:
+            batch = tree.one_row(batch)
             named = (batch.observation, batch.action, batch.pi_hat, batch.y_hat)
             observation, action, pi_hat, y_hat = tree.finite_behind(named, batch.mask)
             now = policy.apply(params, observation)
@@ -176,6 +177,7 @@ def lpg(
         return Learner(begin, prepare, update, check=lambda: check_differentiable(given))
 
     def penalty(params: Params, batch: Directions) -> jax.Array:
+        batch = tree.one_row(batch)
         y_hat = jax.nn.softmax(batch.y_hat)
         size = pi_hat_coef * jnp.square(batch.pi_hat) + y_hat_coef * jnp.sum(jnp.square(y_hat), axis=-1)
         spread = losses.entropy(prediction(params, tree.finite_behind(batch.observation, batch.mask)), batch.mask)

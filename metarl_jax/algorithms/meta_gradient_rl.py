@@ -176,6 +176,7 @@ def meta_gradient_rl(
     }  # fmt: skip
     _check_tuned(tuned, numbers, surrogate)
     _check_surrogates(surrogate, outer_surrogate, num_epochs * num_minibatches)
+    outer_needs_time = losses.spec_of(outer_surrogate).needs_time
     fixed: dict[str, Any] = {name: value for name, value in numbers.items() if name not in tuned}
     fixed |= {"max_grad_norm": max_grad_norm, **options}
     if differentiation != "first_order":
@@ -277,7 +278,7 @@ def meta_gradient_rl(
     def meta_loss(x: Any, segment: Segment) -> jax.Array:
         params = adapted(x, segment).params
         policy = policy_of({**fixed, **segment.rule})
-        judge = segment.outer
+        judge = segment.outer if outer_needs_time else tree.one_row(segment.outer)
         if bootstrapped:
             loss = losses.kl_divergence(judge.distribution, policy.apply(params, judge.observation), judge.mask)
             if policy.value is not None and not is_zero(value_matching_coef):
@@ -290,6 +291,7 @@ def meta_gradient_rl(
             value_coef=outer_value_coef,
             entropy_coef=outer_entropy_coef,
             use_entropy=not is_zero(outer_entropy_coef),
+            needs_time=outer_needs_time,
         )(params, judge)[0]
 
     meta_optimizer = optax.adam(meta_lr)

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl_jax.options import Float
 from metarl_jax.types import Params
 
 
 def conjugate_gradient(
-    product: Callable[[Params], Params], b: Params, *, num_steps: int, tol: float = 1e-10
+    product: Callable[[Params], Params], b: Params, *, num_steps: int, tol: Float = 1e-10
 ) -> tuple[Params, Params]:
     """x with A x = b, from x = 0, and the residual r = b - A x; `product(v)` is A v, A symmetric and positive definite.
 

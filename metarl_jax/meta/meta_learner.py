@@ -102,11 +102,13 @@ def meta_learner(
         return loss, grads
 
     def fisher(params: Params, v: Params, trial: Trial) -> Params:
+        judged = tree.one_row(trial.outer)
+
         def adapted(replay: Callable, p: Params) -> Any:
-            return objective.policy(replay(learner, p, trial)[0].params, trial.outer)  # type: ignore[misc]
+            return objective.policy(replay(learner, p, trial)[0].params, judged)  # type: ignore[misc]
 
         def divergence(new: Any) -> jax.Array:
-            return losses.kl_divergence(trial.outer.distribution, new, trial.outer.mask)
+            return losses.kl_divergence(judged.distribution, new, judged.mask)
 
         assert way.tangents is not None
         tangents = way.tangents
@@ -219,12 +221,14 @@ def policy_meta_learner(
     if inner.check is not None and num_inner_steps:
         inner.check(num_steps, episodes_per_task, "horizon", "episodes_per_task")
     surrogate = losses.surrogate(outer_surrogate, clip_eps=outer_clip_eps, dice_lambda=outer_dice_lambda)
+    needs_time = losses.spec_of(outer_surrogate).needs_time
     outer_loss = learners.actor_critic_loss(
         policy,
         surrogate,
         value_coef=value_coef,
         entropy_coef=outer_entropy_coef,
         use_entropy=not is_zero(outer_entropy_coef),
+        needs_time=needs_time,
     )
 
     def sample(params: Params, key: jax.Array, task: Task) -> tuple[Rollout, jax.Array]:
@@ -235,12 +239,14 @@ def policy_meta_learner(
         return policy.apply(params, tree.finite_behind(batch.observation, batch.mask))
 
     def after(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+        batch = batch if needs_time else tree.one_row(batch)
         loss = outer_loss(params, batch)[0]
         if not outer_kl:
             return loss, {}
         return loss, {"kl": losses.kl_divergence(batch.distribution, acting(params, batch), batch.mask)}
 
     def during(params: Params, batch: Batch, credit: Any) -> tuple[jax.Array, jax.Array]:
+        batch = batch if needs_time else tree.one_row(batch)
         observation, action = tree.finite_behind((batch.observation, batch.action), batch.mask)
         new = policy.apply(params, observation)
         kl = losses.kl_divergence(batch.distribution, new, batch.mask)

@@ -44,7 +44,7 @@ def likelihood_ratio(log_ratio: Steps) -> Steps:
     finite, of the right sign and increasing, so that a clip takes effect: 0 * inf is NaN.
     """
     largest = 0.4 * math.log(float(jnp.finfo(log_ratio.dtype).max))
-    return jnp.exp(jnp.minimum(log_ratio, largest)) * (1.0 + jax.nn.relu(log_ratio - largest))
+    return jnp.exp(jnp.minimum(log_ratio, largest)) + math.exp(largest) * jax.nn.relu(log_ratio - largest)
 
 
 def magic_box(x: Steps) -> Steps:

@@ -101,10 +101,17 @@ def actor_critic_loss(
     value_clip_eps: Float | None = None,
     use_critic: bool = True,
     use_entropy: bool = True,
+    needs_time: bool = True,
 ) -> Callable[[Params, Batch], tuple[jax.Array, Metrics]]:
-    """loss(params, batch) = surrogate + value_coef * value loss - entropy_coef * entropy, and its terms."""
+    """loss(params, batch) = surrogate + value_coef * value loss - entropy_coef * entropy, and its terms.
+
+    Args:
+        needs_time: whether `surrogate` reads whole episodes [T, B]; others are given one row of steps [T * B].
+    """
+    in_one_row = not needs_time and policy.step is None
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+        batch = tree.one_row(batch, batch.mask.ndim) if in_one_row else batch
         critic = policy.value if use_critic else None
         observation, action = tree.finite_behind((batch.observation, batch.action), batch.mask)
         value: jax.Array | None
@@ -211,6 +218,7 @@ def ppo(
         value_clip_eps=value_clip_eps,
         use_critic=baseline == "critic",
         use_entropy=not is_zero(entropy_coef),
+        needs_time=spec.needs_time,
     )
 
     def init(params: Params) -> LearnerState:
@@ -248,7 +256,7 @@ def ppo(
         batch = batch if target_return is None else losses.towards_target(batch, target_return)
         if num_minibatches > 1:
             if not remembers:
-                batch = jax.tree.map(lambda x: x.reshape(num_samples, *x.shape[batch.mask.ndim :]), batch)
+                batch = tree.one_row(batch, batch.mask.ndim)
             rows = tree.minibatch_indices(key, num_samples, num_epochs, num_minibatches)
         else:
             rows = None
@@ -306,7 +314,7 @@ def _accumulated(gradient: Callable, num_parts: int) -> Callable:
             found = once(params, part, *rest)
             return jax.tree.map(lambda t, x: t + share * x, total, found), None
 
-        once = jax.jit(whole, inline=True)  # traced once, for the shapes and for the loop
+        once = tree.traced_once(whole)
         shapes = jax.eval_shape(once, params, jax.tree.map(lambda x: x[0], parts), *rest)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(add, zeros, parts)[0]

@@ -4,7 +4,7 @@ from typing import Any
 
 from metarl_jax import envs
 from metarl_jax.algorithms import registry
-from metarl_jax.algorithms.interface import Job
+from metarl_jax.algorithms.interface import Job, check_surrogates_read
 from metarl_jax.options import ConfigError
 
 __all__ = ["Job", "build"]
@@ -31,6 +31,7 @@ def build(config: Any, evaluation: bool = False) -> Job:
         kind = "a reinforcement-learning environment" if needs_examples else "labelled examples"
         raise ConfigError(f"env = {config.env!r}: is {kind}, which algorithm {config.algorithm} cannot train on")
     try:
+        check_surrogates_read(config)
         return entry.build(config, env, tasks, evaluation)
     except ConfigError:
         raise

@@ -135,8 +135,13 @@ def groups(sweep: Sweep) -> dict[tuple, list[int]]:
 
 def with_static(sweep: Sweep, static: dict[str, Any]) -> Any:
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in static.items()}
-    first = {name: sweep.settings[0][name] for name in sweep.traced}  # tells a number from null; replaced later
-    return validate({**sweep.config.model_dump(), **values, **first})
+    fields = type(sweep.config).model_fields
+
+    def example(name: str) -> Any:  # tells a number from null, and what was given from a default; replaced later
+        tried = [setting[name] for setting in sweep.settings]
+        return next((value for value in tried if value != fields[name].default), tried[0])
+
+    return validate({**sweep.config.model_dump(), **values, **{name: example(name) for name in sweep.traced}})
 
 
 def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:

@@ -94,7 +94,7 @@ def evolve_rule(
             faults, scores = whole.collect(eta, key, mine, num_stages)
             return jnp.mean(scores[1:], axis=1), faults  # [S]
 
-        returns, faults = tree.chunked_map(one, jnp.arange(population_size * num_agents), agents_per_batch)
+        returns, faults = tree.map_tasks(one, jnp.arange(population_size * num_agents), agents_per_batch)
         returns = returns.reshape(population_size, num_agents, num_stages)
         scores = jnp.mean(returns, axis=-1)  # [rule, task]
         finite = jnp.isfinite(scores)

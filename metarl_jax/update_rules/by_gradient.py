@@ -109,6 +109,7 @@ def learn_rule(
         entropy_coef=outer_entropy_coef,
         use_critic=False,
         use_entropy=not is_zero(outer_entropy_coef),
+        needs_time=losses.spec_of(outer_surrogate).needs_time,
     )
     ends = jnp.iinfo(jnp.int32).max if lifetime is None else lifetime
     optimizer = optax.adam(outer_lr)
@@ -173,9 +174,7 @@ def learn_rule(
             return grads, Population(after, task, aged), jnp.where(ok, loss, 0.0), sums, tree.tree_mean(metrics), faults
 
         keys = jax.random.split(key, num_agents)
-        grads, population, loss, sums, metrics, faults = tree.chunked_map(
-            one, (state.population, keys), agents_per_batch
-        )
+        grads, population, loss, sums, metrics, faults = tree.map_tasks(one, (state.population, keys), agents_per_batch)
         total = jax.tree.map(jnp.sum, sums)
         share = num_agents / jnp.maximum(total["ok"], 1)  # a mean over the agents that count
         grads = jax.tree.map(lambda g: jnp.mean(g, axis=0) * share, grads)

@@ -32,7 +32,17 @@ PPO = {
     "algorithm": "ppo", "env": "BernoulliBandit-v0", "num_iterations": 3, "num_envs": 2, "num_steps": 8, "hidden": [8],
     "num_seeds": 8, "num_epochs": 2, "num_minibatches": 2,
 }  # fmt: skip
-RUNS = {"ppo8": PPO, "promp8": {**MAML, "num_seeds": 8}, "promp1": MAML, "promp2": {**MAML, "num_seeds": 2}}
+LPG = {
+    "algorithm": "lpg", "env": "TabularMDP-v0", "num_iterations": 2, "num_agents": 8, "num_envs": 2, "num_steps": 4,
+    "hidden": [], "width": 4, "num_inner_steps": 2, "lifetime": 4,
+}  # fmt: skip
+RUNS = {
+    "lpg1": LPG,
+    "ppo8": PPO,
+    "promp8": {**MAML, "num_seeds": 8},
+    "promp1": MAML,
+    "promp2": {**MAML, "num_seeds": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +71,7 @@ def test_seeds_that_fill_the_devices_keep_their_bits(states, name):
         np.testing.assert_array_equal(one[key], eight[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["promp1", "promp2"])
+@pytest.mark.parametrize("name", ["promp1", "promp2", "lpg1"])
 def test_tasks_shared_out_keep_their_numbers(states, name):
     """One seed: 8 tasks on 8 devices; two seeds: 4 devices each. The mean over tasks is added up in another order."""
     one, eight = states[1, name], states[8, name]

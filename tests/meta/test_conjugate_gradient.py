@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from metarl_jax.meta.conjugate_gradient import conjugate_gradient
 
+
 def right_side():
     """b, in the precision of the test."""
     return {"w": jnp.arange(6.0).reshape(2, 3) - 2.0, "b": jnp.array([1.5, -0.5])}

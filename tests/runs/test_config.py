@@ -50,6 +50,14 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
             ["gae_lambda = 0.9", "must be 1", "use loaded_dice"],
         ),
         (MAML, {"truncation_window": 1}, ["truncation_window = 1", "is for differentiation = truncated, not mixed"]),
+        (
+            MAML,
+            {"inner_surrogate": "lvc", "inner_clip_eps": 0.1},
+            ["inner_clip_eps = 0.1", "is for inner_surrogate = ppo or smooth_ppo, not inner_surrogate = lvc"],
+        ),
+        (MAML, {"outer_surrogate": "vpg", "outer_clip_eps": 0.1}, ["outer_clip_eps = 0.1", "ppo or smooth_ppo"]),
+        (MAML, {"dice_lambda": 0.5}, ["dice_lambda = 0.5", "is for inner_surrogate or outer_surrogate = loaded_dice"]),
+        (PPO, {"surrogate": "lvc", "clip_eps": 0.1}, ["clip_eps = 0.1", "not surrogate = lvc"]),
         (MAML, {"evolution_sigma": 0.5}, ["evolution_sigma = 0.5", "is for differentiation = evolution"]),
         (
             {**MAML, "algorithm": "imaml"},

@@ -158,11 +158,12 @@ def test_a_damaged_checkpoint_is_one_clear_line(trained, tmp_path, damage):
 def test_an_unfinished_run_of_other_numerics_is_not_resumed(trained, tmp_path, monkeypatch):
     """It would not end in the bits that it began to end in. What it has can still be read."""
     run = copy(trained, tmp_path)
-    monkeypatch.setattr(checkpoint, "NUMERICS", checkpoint.NUMERICS + 1)
+    now = checkpoint.NUMERICS
+    monkeypatch.setattr(checkpoint, "NUMERICS", now + 1)
     assert train.train(build(validate(MAML)), run, resume=True, report=lambda _: None) is not None  # it is finished
     shutil.rmtree(run / "checkpoints" / "4")
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
-    with pytest.raises(ConfigError, match=r"checkpoint .*2: .*numerics 2, here 3.*train anew") as error:
+    with pytest.raises(ConfigError, match=rf"checkpoint .*2: .*numerics {now}, here {now + 1}.*train anew") as error:
         train.train(build(validate(MAML)), run, resume=True, report=lambda _: None)
     assert "\n" not in str(error.value) and final_state(run)[0] == 2
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before

@@ -59,6 +59,13 @@ def test_ranges_that_make_no_sense_are_one_line(override, said):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("override", ["clip_eps=uniform(.1,.4)", "clip_eps=[.2,.4]"])
+def test_a_key_that_the_surrogate_does_not_read_is_refused(override):
+    other = config.validate({**base().model_dump(), "surrogate": "lvc"})
+    with pytest.raises(ConfigError, match="clip_eps = .*: is for surrogate = ppo or smooth_ppo, not surrogate = lvc"):
+        run.make(other, [override], num_trials=4)
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
