@@ -143,6 +143,6 @@ def annealed_ppo(
             return learner
         assert num_iterations is not None
         iteration = optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1] // updates
-        return with_entropy(entropy_coef * jnp.maximum(0.0, 1 - iteration / num_iterations))
+        return with_entropy(entropy_coef * (jnp.maximum(num_iterations - iteration, 0) / num_iterations))
 
     return AnnealedPPO(learner, at, lambda params, batch: terms(params, batch)[0])

@@ -16,7 +16,7 @@ from metarl_jax.types import LearnerState
 KEEP = 2  # the newest, and the one before it
 # Raised by every change after which the same run computes other bits. From 1 to 2: what stands behind masks, by which
 # RL2, VariBAD, learned rules, meta-gradients and MAML-TRPO differ in the last places. To 3: conjugate gradients and the
-# loss of LPG's prediction, by which MAML-TRPO, iMAML and LPG do.
+# loss of LPG's prediction, losses on one row of steps, the end of annealing: all do.
 NUMERICS = 3
 
 
