@@ -34,7 +34,7 @@ PPO = {
 }  # fmt: skip
 LPG = {
     "algorithm": "lpg", "env": "TabularMDP-v0", "num_iterations": 2, "num_agents": 8, "num_envs": 2, "num_steps": 4,
-    "hidden": [], "width": 4, "num_inner_steps": 2, "lifetime": 4,
+    "hidden": [], "width": 4, "num_inner_steps": 2, "lifetime": 4, "eval_updates": 4,
 }  # fmt: skip
 RUNS = {
     "lpg1": LPG,
