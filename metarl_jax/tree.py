@@ -160,8 +160,7 @@ def tree_mean(tree: Any) -> Any:
 def one_row(tree: Any, num_axes: int = 2) -> Any:
     """Leaves [T, B, ...] as [T * B, ...], the first `num_axes` axes in one, for what does not read time.
 
-    XLA unrolls short rows on a CPU: a PPO loss over steps [100, 10] has twice the code of one over [1000], compiles
-    in 1.4 times the time, and runs slower.
+    On a CPU XLA unrolls short rows: the code is longer, takes longer to compile, and is slower.
     """
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[num_axes:]), tree)
 
@@ -169,7 +168,7 @@ def one_row(tree: Any, num_axes: int = 2) -> Any:
 def draw(random: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...], *args: Any) -> jax.Array:
     """`random(key, shape, *args)` of `jax.random`, the same numbers drawn as one row.
 
-    XLA unrolls the rows of an odd width on a CPU: keys [100, 11] compile in four times the time of 1,100.
+    On a CPU XLA unrolls short rows, which takes long to compile (`one_row`).
     """
     drawn = random(key, (math.prod(shape),), *args)
     return drawn.reshape(*shape, *drawn.shape[1:])  # keys of the old kind have an axis of their own

@@ -16,8 +16,8 @@ def conjugate_gradient(
     """x with A x = b, from x = 0, and the residual r = b - A x; `product(v)` is A v, A symmetric and positive definite.
 
     Hestenes and Stiefel 1952. At most `num_steps` steps, fewer where |r| <= tol |b| or where a number is not finite.
-    `jax.scipy.sparse.linalg.cg` gives the same x, but traces `product` six times and holds it twice in the program, and
-    keeps the residual to itself, which saves whoever asks for x^T A x = x^T (b - r) another product.
+    `jax.scipy.sparse.linalg.cg` gives the same x, but traces `product` several times and holds it twice in the program.
+    With the residual, x^T A x = x^T (b - r) needs no further product.
     Not differentiated: reverse mode does not pass through the loop.
     """
     vdot = optax.tree.vdot

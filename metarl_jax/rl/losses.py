@@ -276,7 +276,8 @@ def surrogate_names(**properties: bool) -> list[str]:
 def spec_of(surrogate: str | Surrogate) -> SurrogateSpec:
     """What is known of a named surrogate, or of the user's own `f(log_prob, batch) -> loss`.
 
-    A function says what it is by attributes: `f.needs_time = True`. What it does not say counts as False.
+    A function says what it is by attributes: `f.needs_time = True`, to be given whole episodes [T, B] instead of one
+    row of steps. What it does not say counts as False.
     Raises: ValueError for an unknown name; ConfigError for an address that leads nowhere.
     """
     if isinstance(surrogate, str) and is_address(surrogate):

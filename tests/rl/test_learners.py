@@ -4,11 +4,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from problems import flat, is_finite, point, point_maml, relative_error, store_trial
 
 import metarl_jax as mrl
-from metarl_jax.rl import learners, returns
+from metarl_jax.rl import learners, losses, returns
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.types import LearnerState
 
@@ -29,6 +30,22 @@ def acted(request):
 
 def options(policy):
     return {"baseline": "linear" if policy.value is None else "critic", "gamma": GAMMA, "gae_lambda": LAMBDA}
+
+
+@pytest.mark.parametrize("name", losses.surrogate_names(needs_time=False))
+def test_one_row_of_steps_has_the_loss_and_the_gradient_of_the_episodes(acted, name):
+    """Masked steps, the critic's loss and the entropy included."""
+    policy, params, out = acted
+    batch = learners.ppo(policy, **options(policy)).prepare(LearnerState(params, None), out)
+    moved = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
+
+    def of(needs_time):
+        surrogate = losses.surrogate(name, clip_eps=0.2)
+        loss = learners.actor_critic_loss(policy, surrogate, entropy_coef=0.1, needs_time=needs_time)
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(moved, batch)
+
+    chex.assert_trees_all_close(of(True), of(False), rtol=1e-4, atol=1e-6)
+    assert float(optax.tree.norm(of(False)[1])) > 1e-2
 
 
 def test_an_update_is_a_gradient_step_on_the_loss_in_its_docstring(acted):
