@@ -1,5 +1,6 @@
-"""Settings of the test run: a compilation cache that survives it, and float64 for the tests that ask for it."""
+"""Settings of the test run: a compilation cache that survives it, few garbage collections, float64 where asked for."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 # What the signatures of these say of shapes and types is checked at every call of the tests.
 install_import_hook(["metarl_jax.rl.returns", "metarl_jax.rl.losses"], "typechecked.checker")
+
+
+# Tracing makes millions of objects that live as long as their program: looking through them all for cycles again and
+# again took a twelfth of the tests' time.
+gc.set_threshold(50_000, 10, 10)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

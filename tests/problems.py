@@ -68,6 +68,15 @@ def relative_error(a, b):
     return float(jnp.linalg.norm(flat(a) - flat(b)) / jnp.linalg.norm(flat(b)))
 
 
+@jax.jit
+def shaken(params, key):
+    """Parameters far from an initialisation that is nearly uniform."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noise = [jax.random.normal(k, x.shape, float) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, [x + 0.3 * n for x, n in zip(leaves, noise, strict=True)])
+
+
 def random_directions(key, tree, num):
     """[num, P] random unit vectors for a flattened tree, and the inverse of the flattening."""
     vector, unravel = ravel_pytree(tree)

@@ -128,6 +128,7 @@ def belief_network(
     decode = TableDecoder(hidden, env.observation_size) if decoder == "table" else RewardDecoder(hidden)
     size = int(env.observation_space(env.default_params).shape[0])
 
+    @jax.jit
     def init(key: jax.Array) -> Params:
         encoder_key, decoder_key = jax.random.split(key)
         return {
@@ -175,6 +176,7 @@ def feature_policy(
     heads = Heads.of(env.action_space(env.default_params), init_std)
     network = FeatureActorCritic(tuple(hidden), activation, heads)
 
+    @jax.jit
     def init(key: jax.Array) -> Params:
         return network.init(key, jnp.zeros(num_features))["params"]
 

@@ -60,6 +60,7 @@ def memory_policy(env: Any, network: nn.Module, remember: Callable[[int], Any]) 
     size = int(space.shape[0])
     dtype = jnp.result_type(float)
 
+    @jax.jit
     def init(key: jax.Array) -> Params:
         return network.init(key, jnp.zeros((1, 1, size), dtype))["params"]
 

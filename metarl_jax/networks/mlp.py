@@ -142,6 +142,7 @@ def mlp_policy(
         context = params.get("context", jnp.zeros(context_size, observation.dtype))
         return jnp.concatenate([observation, jnp.broadcast_to(context, (*observation.shape[:-1], context_size))], -1)
 
+    @jax.jit
     def init(key: jax.Array) -> Params:
         params = {"actor": actor.init(key, jnp.zeros(size + context_size))["params"]}
         if critic:

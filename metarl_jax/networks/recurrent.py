@@ -111,6 +111,7 @@ def recurrent_policy(
     if max_memory is None:
         return policy
 
+    @jax.jit
     def init(key: jax.Array) -> Any:
         params = policy.init(key)
         gates, name = params["torso"]["cell"], {"gru": "iz", "lstm": "hf"}[cell]

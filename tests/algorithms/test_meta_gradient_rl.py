@@ -105,17 +105,18 @@ def test_meta_gradient_by_hand(x64):
         ends = (data.terminated, data.truncated & ~data.terminated)
         return returns.gae(data.reward, value, following, *ends, gamma, 0.95)
 
-    slope = jax.jacfwd(advantage)(0.7)
-    weighted = jax.grad(lambda p: jnp.mean(policy.apply(p, data.observation).log_prob(data.action) * slope))(theta)
+    slope = jax.jit(jax.jacfwd(advantage))(0.7)
+    pulled = jax.grad(lambda p: jnp.mean(policy.apply(p, data.observation).log_prob(data.action) * slope))
+    weighted = jax.jit(pulled)(theta)
     judge = segment.outer
     outer = jax.grad(lambda p: -jnp.mean(policy.apply(p, judge.observation).log_prob(judge.action) * judge.advantage))
     share = (0.7 - 0.5) / 0.4  # dgamma/dx = (high - low) share (1 - share)
     frozen, _ = make(tuned, normalize_advantage=False, meta_lr=NO_STEP, **options)
     x = unconstrained(tuned)
     segment = segment.replace(rule=squash(x, tuned))
-    moved = frozen.adapt(x, segment)
-    want = 0.4 * share * (1 - share) * 0.3 * jnp.vdot(flat(outer(moved.params)), flat(weighted))
-    np.testing.assert_allclose(jax.grad(frozen.meta_loss)(x, segment)["gamma"], want, rtol=1e-9)
+    moved = jax.jit(frozen.adapt)(x, segment)
+    want = 0.4 * share * (1 - share) * 0.3 * jnp.vdot(flat(jax.jit(outer)(moved.params)), flat(weighted))
+    np.testing.assert_allclose(jax.jit(jax.grad(frozen.meta_loss))(x, segment)["gamma"], want, rtol=1e-9)
     assert abs(float(want)) > 1e-6
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import flat, random_directions, relative_error
+from problems import flat, random_directions, relative_error, shaken
 
 import metarl_jax as mrl
 from metarl_jax import tree
@@ -38,12 +38,12 @@ def test_advantages_run_across_the_episodes_of_a_trial():
     policy = recurrent_policy(env, 4)
     algo = mrl.rl2(env, tasks, policy, normalize_advantage=False, gamma=0.9, gae_lambda=0.8, trials_per_task=3)
     params = policy.init(jax.random.key(0))
-    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
-    value = policy.value(params, trial.outer.observation)
+    trial, _ = jax.jit(algo.collect)(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    value = jax.jit(policy.value)(params, trial.outer.observation)
     reward = trial.outer.discounted_reward / 0.9 ** jnp.arange(5)[:, None]
     following = jnp.concatenate([value[1:], jnp.zeros((1, 3))])
     never = jnp.zeros((5, 3), bool)
-    want = returns.gae(reward, value, following, never.at[-1].set(True), never, 0.9, 0.8)
+    want = jax.jit(returns.gae)(reward, value, following, never.at[-1].set(True), never, 0.9, 0.8)
     np.testing.assert_allclose(trial.outer.advantage, want, rtol=1e-4, atol=1e-5)
 
 
@@ -52,7 +52,8 @@ def test_the_scale_of_rewards_changes_what_is_learned_from_not_what_is_scored():
     policy = recurrent_policy(env, 4)
     task = env.env.params(jnp.ones(2))
     params = policy.init(jax.random.key(0))
-    trial, scores = mrl.rl2(env, tasks, policy, reward_scale=0.1, gamma=1.0).collect(params, jax.random.key(1), task)
+    algo = mrl.rl2(env, tasks, policy, reward_scale=0.1, gamma=1.0)
+    trial, scores = jax.jit(algo.collect)(params, jax.random.key(1), task)
     np.testing.assert_array_equal(scores, jnp.ones((5, 1)))
     np.testing.assert_allclose(trial.outer.discounted_reward, 0.1)
 
@@ -61,12 +62,12 @@ def test_centred_rewards_say_only_how_a_trial_differs_from_the_others():
     env, _ = bandit()
     tasks = SimpleNamespace(sample=lambda key: env.env.params(jnp.ones(2)))  # every pull pays: nothing to learn
     policy = recurrent_policy(env, 4)
-    losses = [
-        mrl.rl2(
-            env, tasks, policy, meta_batch_size=8, gae_lambda=1.0, gamma=1.0, value_coef=1.0, center_rewards=center
-        ).step(mrl.rl2(env, tasks, policy).init(jax.random.key(0)), jax.random.key(1))[1]["value_loss"]
-        for center in (False, True)
-    ]
+    options = {"meta_batch_size": 8, "gae_lambda": 1.0, "gamma": 1.0, "value_coef": 1.0}
+    state = mrl.rl2(env, tasks, policy).init(jax.random.key(0))
+    losses = []
+    for center in (False, True):
+        algo = mrl.rl2(env, tasks, policy, center_rewards=center, **options)
+        losses.append(jax.jit(algo.step)(state, jax.random.key(1))[1]["value_loss"])
     assert losses[0] > 2 and losses[1] < 0.5  # targets are 5, 4, 3, 2, 1, or 0 each
 
 
@@ -77,11 +78,15 @@ def test_the_entropy_bonus_falls_to_nothing():
     annealed = mrl.rl2(
         env, tasks, policy, entropy_coef=0.5, num_iterations=2, anneal_lr=False, anneal_entropy=True, **options
     )
-    state = annealed.init(jax.random.key(0))
+
+    @jax.jit
+    def constant(state, key, coef):
+        return mrl.rl2(env, tasks, policy, entropy_coef=coef, **options).step(state, key)
+
+    step, state = jax.jit(annealed.step), annealed.init(jax.random.key(0))
     for i, coef in enumerate((0.5, 0.25, 0.0, 0.0)):
-        constant = mrl.rl2(env, tasks, policy, entropy_coef=coef, **options)
-        want, _ = constant.step(state, jax.random.key(i))
-        state, _ = annealed.step(state, jax.random.key(i))
+        want, _ = constant(state, jax.random.key(i), coef)
+        state, _ = step(state, jax.random.key(i))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, want.params)
 
 
@@ -93,9 +98,11 @@ def test_a_long_memory_starts_by_remembering(cell):
         policy = recurrent_policy(env, 64, cell=cell, max_memory=max_memory)
         params = policy.init(jax.random.key(0))
         memory = jax.tree.map(jnp.ones_like, policy.remember(1))
-        for _ in range(20):
-            memory, _ = policy.step(params, memory, jnp.zeros((1, *env.observation_space(env.default_params).shape)))
-        return float(jnp.linalg.norm(jax.tree.leaves(memory)[0]))
+        observation = jnp.zeros((1, *env.observation_space(env.default_params).shape))
+        last = jax.jit(lambda m: jax.lax.fori_loop(0, 20, lambda _, m: policy.step(params, m, observation)[0], m))(
+            memory
+        )
+        return float(jnp.linalg.norm(jax.tree.leaves(last)[0]))
 
     assert kept(100) > 10 * kept(None)
 
@@ -105,11 +112,11 @@ def test_adapt_ends_in_the_memory_that_acting_ended_in():
     policy = recurrent_policy(env, 4)
     algo = mrl.rl2(env, tasks, policy, trials_per_task=2)
     params = policy.init(jax.random.key(0))
-    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
-    memory = policy.remember(2)
+    trial, _ = jax.jit(algo.collect)(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    memory, step = policy.remember(2), jax.jit(policy.step)
     for x in trial.outer.observation:
-        memory, _ = policy.step(params, memory, x)
-    np.testing.assert_allclose(algo.adapt(params, trial).memory, memory, atol=1e-6)
+        memory, _ = step(params, memory, x)
+    np.testing.assert_allclose(jax.jit(algo.adapt)(params, trial).memory, memory, atol=1e-6)
 
 
 def one_arm_pays(num_episodes):
@@ -154,11 +161,8 @@ def rl2_in_float64(make_policy):
 def test_meta_gradients_are_those_of_finite_differences(x64, make, dead):
     algo, tasks = make()
     params = algo.init(jax.random.key(0)).params
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    noisy = [x.astype(float) + 0.3 * jax.random.normal(k, x.shape, float) for k, x in zip(keys, leaves, strict=True)]
-    params = jax.tree.unflatten(structure, noisy)
-    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    params = shaken(params, jax.random.key(3))
+    trial, _ = jax.jit(algo.collect)(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
     loss, gradient = jax.jit(algo.meta_gradient)(params, trial)
     value = jax.jit(algo.meta_loss)
     np.testing.assert_allclose(loss, value(params, trial))
@@ -238,13 +242,13 @@ def test_every_belief_foretells_the_whole_trial(condition, decoder):
     trial_env = trials(env, tasks, 2)
     algo = make_varibad(trial_env, tasks, condition, decoder)
     params = algo.init(jax.random.key(0)).params
-    trial, _ = algo.collect(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
+    trial, _ = jax.jit(algo.collect)(params, jax.random.key(1), tasks.sample(jax.random.key(2)))
 
     def loss(reward):
         data = dataclasses.replace(trial.outer, reward=reward)
         return algo.meta_loss(params, dataclasses.replace(trial, outer=data))
 
-    influence = np.abs(np.asarray(jax.grad(loss)(trial.outer.reward)))[:, 0]
+    influence = np.abs(np.asarray(jax.jit(jax.grad(loss))(trial.outer.reward)))[:, 0]
     counted = influence > 0
     last = [2, 5]  # the last step of an episode leads to a reset, so "next_state" cannot say what it was paid for
     assert counted[[0, 1, 3, 4]].all()

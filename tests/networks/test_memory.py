@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import relative_error
+from problems import relative_error, shaken
 
 import metarl_jax as mrl
 from metarl_jax.envs.trial import trials
@@ -25,13 +25,8 @@ def bandit_trials(num_episodes=T, name="BernoulliBandit-v0", **options):
     return trials(env, tasks, num_episodes)
 
 
-def shaken(policy, seed=0):
-    """Parameters far from an initialisation that is nearly uniform, and observations [T, B, D]."""
-    params = policy.init(jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, noisy)
+def some_params(policy):
+    return shaken(policy.init(jax.random.key(0)), jax.random.key(1))
 
 
 def observations(env, length=T, seed=5):
@@ -51,7 +46,7 @@ def step_by_step(policy, params, observation):
 def test_acting_and_reading_agree(name, env_name):
     env = bandit_trials(1 if env_name == "PointNavigation-v0" else T, env_name)
     policy = MAKERS[name](env)
-    params, x = shaken(policy), observations(env)
+    params, x = some_params(policy), observations(env)
     acted = jax.jit(lambda p: step_by_step(policy, p, x))(params)
     distribution, value = jax.jit(lambda p: policy.joint(p, x))(params)
     read = jax.tree.leaves(distribution)
@@ -65,7 +60,7 @@ def test_acting_and_reading_agree(name, env_name):
 @pytest.mark.parametrize("name", MAKERS)
 def test_nothing_is_seen_ahead_and_the_past_is_remembered(name):
     policy = MAKERS[name](bandit_trials())
-    params, x = shaken(policy), observations(bandit_trials())
+    params, x = some_params(policy), observations(bandit_trials())
     logits = jax.jit(lambda x: policy.apply(params, x).logits)
     changed = np.abs(np.asarray(logits(x.at[6].add(1.0)) - logits(x))).max(axis=(1, 2))
     assert (changed[:6] < 1e-6).all(), "a later observation changes an earlier action"
@@ -76,7 +71,7 @@ def test_chunks_change_no_gradient():
     env = bandit_trials()
     x = observations(env)
     plain, chunked = recurrent_policy(env, 8), recurrent_policy(env, 8, chunk=5)
-    params = shaken(plain)
+    params = some_params(plain)
 
     def gradient(policy):
         return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(policy.apply(p, x).logits))))(params)
@@ -87,10 +82,11 @@ def test_chunks_change_no_gradient():
 def test_truncation_stops_gradients_at_the_chunks_only():
     env = bandit_trials()
     policy = recurrent_policy(env, 8, chunk=5, truncate=True)
-    params, x = shaken(policy), observations(env)
+    params, x = some_params(policy), observations(env)
 
+    @jax.jit
     def influence(t):
-        return np.abs(np.asarray(jax.grad(lambda x: jnp.sum(policy.value(params, x)[t]))(x))).max(axis=(1, 2))
+        return jnp.abs(jax.grad(lambda x: jnp.sum(policy.value(params, x)[t]))(x)).max(axis=(1, 2))
 
     assert (influence(9)[:5] == 0).all() and (influence(9)[5:10] > 0).all()
     assert (influence(12)[:10] == 0).all() and (influence(12)[10:] > 0).all()

@@ -19,8 +19,9 @@ def test_the_chains_values_are_the_returns_of_its_episodes(gamma):
     task = env.default_params
     policy = mlp_policy(env, (), output_gain=1.0)
     params = policy.init(jax.random.key(0))
-    value = discounting_chain.true_value(env, task, policy, gamma)
-    data, _ = rollout(env, policy.apply, params, jax.random.key(1), task, num_steps=100, num_envs=64)
+    value = jax.jit(discounting_chain.true_value(env, task, policy, gamma))
+    act = jax.jit(lambda p, k: rollout(env, policy.apply, p, k, task, num_steps=100, num_envs=64)[0])
+    data = act(params, jax.random.key(1))
     never = jnp.zeros(data.reward.shape, bool)
     want = returns.discounted_returns(data.reward, never, gamma)
     found = value(params, data.observation)

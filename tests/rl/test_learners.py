@@ -36,7 +36,7 @@ def options(policy):
 def test_one_row_of_steps_has_the_loss_and_the_gradient_of_the_episodes(acted, name):
     """Masked steps, the critic's loss and the entropy included."""
     policy, params, out = acted
-    batch = learners.ppo(policy, **options(policy)).prepare(LearnerState(params, None), out)
+    batch = jax.jit(learners.ppo(policy, **options(policy)).prepare)(LearnerState(params, None), out)
     moved = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
 
     def of(needs_time):
@@ -71,7 +71,7 @@ def test_an_update_is_a_gradient_step_on_the_loss_in_its_docstring(acted):
 
     expected = jax.tree.map(lambda p, g: p - LR * g, params, jax.jit(jax.grad(loss))(params))
     chex.assert_trees_all_close(after.params, expected, rtol=1e-4, atol=1e-6)
-    assert float(metrics["loss"]) == pytest.approx(float(loss(params)), rel=1e-4)
+    assert float(metrics["loss"]) == pytest.approx(float(jax.jit(loss)(params)), rel=1e-4)
 
 
 def test_prepare_makes_standardised_advantages_and_returns(acted):
@@ -161,7 +161,7 @@ def test_a_target_return_is_a_step_size_of_the_task(x64, parts):
         return learner.update(learner.init(params), jax.random.key(0), batch)[0].params
 
     aimed = jax.jit(lambda target: step(0.1, target_return=target))(1.5)
-    moved, plain = flat(aimed) - flat(params), flat(step(0.1 * missing)) - flat(params)
+    moved, plain = flat(aimed) - flat(params), flat(jax.jit(step)(0.1 * missing)) - flat(params)
     assert float(jnp.linalg.norm(plain)) > 1e-3
     assert relative_error(moved, plain) < 1e-10
 
