@@ -36,7 +36,7 @@ def restore(job: Job, run_dir: Path, iteration: int | None = None) -> tuple[int,
     """(iteration, what was learned by each seed, leaves [seed, ...])."""
     if not (run_dir / "checkpoints").is_dir():
         raise ConfigError(f"run {run_dir}: has no checkpoint yet")
-    states = jax.eval_shape(lambda: train.initial_states(job))
+    states = train.shapes_of_states(job)
     checkpoints = Checkpoints(run_dir / "checkpoints")
     iteration, state = checkpoints.restore(states, iteration)
     checkpoints.close()

@@ -40,6 +40,11 @@ def initial_states(job: Job) -> Any:
     return training_loop.make_init(job.config)({}, seeds_of(job))
 
 
+def shapes_of_states(job: Job) -> Any:
+    """Shapes and types of `initial_states`, without computing them."""
+    return training_loop.make_init(job.config).eval_shape({}, seeds_of(job))
+
+
 def seeds_of(job: Job) -> jax.Array:
     """The seeds of a run, [seed]."""
     return job.config.seed + jnp.arange(job.config.num_seeds)
@@ -71,14 +76,15 @@ def train(job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[An
 def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None]) -> Any:
     config = job.config
     checkpoints = Checkpoints(run_dir / "checkpoints")
-    states = initial_states(job)
     start = 0
     if checkpoints.iterations():
-        start, restored = checkpoints.restore(states, end=config.num_iterations)
+        start, restored = checkpoints.restore(shapes_of_states(job), end=config.num_iterations)
         states = jax.tree.map(jnp.asarray, restored)
         report(f"resuming after iteration {start} of {config.num_iterations}")
-    elif resume and (run_dir / "metrics.jsonl").exists():
-        report("no checkpoint yet: starting from iteration 0")
+    else:
+        states = initial_states(job)
+        if resume and (run_dir / "metrics.jsonl").exists():
+            report("no checkpoint yet: starting from iteration 0")
     _truncate(run_dir / "metrics.jsonl", start)
     _truncate(run_dir / "timing.jsonl", start)
     length = math.gcd(math.gcd(config.log_every, config.num_iterations), config.checkpoint_every)

@@ -33,7 +33,7 @@ MAML = {
 def final_state(run: Path):
     """(iteration, digest) of the newest checkpoint, after checking that it restores."""
     opened = evaluate.open_run(run)
-    states = jax.eval_shape(lambda: train.initial_states(opened))
+    states = train.shapes_of_states(opened)
     iteration, state = Checkpoints(run / "checkpoints").restore(states)
     return iteration, digest(jax.tree.map(np.asarray, state))
 
