@@ -65,7 +65,7 @@ def over_lanes(call: Callable[..., Any]) -> Callable[..., Any]:
     """`call(*lanes, start)` with the leading axis of all but the last argument shared out over the devices.
 
     The mesh is lanes x tasks: as many devices on the first axis as there are lanes for (a divisor of their number), the
-    rest on the second, over which each lane shares its maps over tasks. Every result has the lanes as its leading axis.
+    rest on the second, over which each lane shares its tasks or trials. Every result has the lanes as its leading axis.
     Where the devices do not divide the lanes the last lane is computed again and dropped. One device: `call` itself.
     """
     devices = count()
@@ -95,18 +95,13 @@ def over_lanes(call: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _sharing_tasks(num_parts: int) -> Iterator[None]:
-    """While a lane is traced: its maps over tasks are shared out over the devices of the mesh's second axis."""
+    """While a lane is traced: its tasks, or trials, are shared out over the devices of the mesh's second axis."""
 
-    def share(f: Callable[[Any], Any], xs: Any, mean: bool) -> Any:
-        n = jax.tree.leaves(xs)[0].shape[0]
-        if n % num_parts:
-            return f(xs)  # on every device the whole of it
-        size, place = n // num_parts, jax.lax.axis_index(TASK)
-        found = f(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, place * size, size), xs))
-        return jax.lax.pmean(found, TASK) if mean else jax.lax.all_gather(found, TASK, tiled=True)
-
-    token = tree.TASK_SHARING.set(share if num_parts > 1 else None)
-    try:
+    share = tree.Sharing(
+        num_parts,
+        place=lambda: jax.lax.axis_index(TASK),
+        mean=lambda parts: jax.lax.pmean(parts, TASK),
+        gather=lambda parts, axis: jax.lax.all_gather(parts, TASK, axis=axis, tiled=True),
+    )
+    with tree.shared(share if num_parts > 1 else None):
         yield
-    finally:
-        tree.TASK_SHARING.reset(token)

@@ -4,7 +4,7 @@ import contextvars
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,22 +134,65 @@ def chunked_mean(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
     return jax.tree.map(lambda x: x / n, total)
 
 
-# How maps over tasks are shared out over devices while a training is traced; `devices.share_tasks` sets it.
-TASK_SHARING: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("task_sharing", default=None)
+class Sharing(NamedTuple):
+    """How devices share the tasks of one training, or the columns of its data; `devices` makes it."""
+
+    num_parts: int
+    place: Callable[[], jax.Array]  # the number of this device's part
+    mean: Callable[[Any], Any]  # of what every device has found
+    gather: Callable[[Any, int], Any]  # the parts of all devices, one after the other along an axis
+
+    def part(self, whole: Any, axis: int = 0) -> Any:
+        """This device's part of what every device has."""
+
+        def one(x: jax.Array) -> jax.Array:
+            size = x.shape[axis] // self.num_parts
+            return jax.lax.dynamic_slice_in_dim(x, self.place() * size, size, axis)
+
+        return jax.tree.map(one, whole)
+
+
+_SHARING: contextvars.ContextVar[Sharing | None] = contextvars.ContextVar("sharing", default=None)
+
+
+@contextmanager
+def shared(sharing: Sharing | None) -> Iterator[None]:
+    """While a training is traced: its devices share tasks in this way (None: each does all)."""
+    token = _SHARING.set(sharing)
+    try:
+        yield
+    finally:
+        _SHARING.reset(token)
+
+
+def sharing_of(n: int) -> Sharing | None:
+    """How devices share n tasks or columns; None: each does all, as where they do not divide them."""
+    sharing = _SHARING.get()
+    return None if sharing is None or n % sharing.num_parts else sharing
 
 
 def map_tasks(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
     """`chunked_map` over tasks, which devices may share."""
-    share = TASK_SHARING.get()
-    mapped = lambda xs: chunked_map(f, xs, batch_size)  # noqa: E731
-    return mapped(xs) if share is None else share(mapped, xs, False)
+    sharing = sharing_of(jax.tree.leaves(xs)[0].shape[0])
+    if sharing is None:
+        return chunked_map(f, xs, batch_size)
+    with shared(None):
+        return sharing.gather(chunked_map(f, sharing.part(xs), batch_size), 0)
 
 
 def mean_over_tasks(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
     """`chunked_mean` over tasks, which devices may share: each takes the mean of its tasks, and then that of all."""
-    share = TASK_SHARING.get()
-    mean = lambda xs: chunked_mean(f, xs, batch_size)  # noqa: E731
-    return mean(xs) if share is None else share(mean, xs, True)
+    sharing = sharing_of(jax.tree.leaves(xs)[0].shape[0])
+    if sharing is None:
+        return chunked_mean(f, xs, batch_size)
+    with shared(None):
+        return sharing.mean(chunked_mean(f, sharing.part(xs), batch_size))
+
+
+def map_columns(f: Callable, xs: Any) -> Any:
+    """f of leaves [T, B, ...], which treats columns alike, gives leaves [T, B, ...]; devices may share the columns."""
+    sharing = sharing_of(jax.tree.leaves(xs)[0].shape[1])
+    return f(xs) if sharing is None else sharing.gather(f(sharing.part(xs, 1)), 1)
 
 
 def tree_mean(tree: Any) -> Any:

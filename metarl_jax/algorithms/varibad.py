@@ -142,20 +142,23 @@ def varibad(
 
     def for_policy(params: Params, data: Rollout) -> Rollout:
         """The trial as the policy saw it: beliefs in the place of the past."""
-        seen = features(data.observation, *belief.encode(params["belief"], data.observation))
+        encoded = tree.map_columns(lambda x: belief.encode(params["belief"], x), data.observation)
+        seen = features(data.observation, *encoded)
         following = jnp.concatenate([seen[1:], seen[-1:]])  # what follows the last step has no value
         return dataclasses.replace(
             data, observation=seen, next_observation=following, reward=reward_scale * data.reward
         )
 
     def negative_elbo(
-        params: Params, key: jax.Array | None, data: Rollout, terms: jax.Array
+        params: Params, noise: jax.Array | None, data: Rollout, terms: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        """-mean_t ELBO_t over trials [T, B] and the steps `terms` [E]; z is the mean where there is no key."""
+        """-mean_t ELBO_t over trials [T, B] and the steps `terms` [E]; z is the mean where there is no noise [E, B, Z].
+
+        The metrics are means over trials: of `elbo`, `kl`, `log_prob` (of all pairs) and `pairs` (their number).
+        """
         mean, log_var = belief.encode(params, data.observation)  # [T, B, Z]
         z, std = mean[terms], jnp.exp(0.5 * log_var[terms])
-        if key is not None:
-            z = z + std * tree.draw(jax.random.normal, key, z.shape)
+        z = z if noise is None else z + std * noise
         size = env.observation_size
         if condition == "next_state":
             told, counts = data.next_observation[..., :size], data.mask
@@ -174,8 +177,15 @@ def varibad(
         predicted_rewards = jnp.sum(log_prob, axis=1)  # [E, B]
         kl = _sequential_kl(mean, log_var)[terms]  # [E, B]
         elbo = jnp.mean(predicted_rewards - kl_coef * kl)
-        pairs = jnp.sum(counts) * terms.shape[0]
-        return -elbo, {"elbo": elbo, "kl": jnp.mean(kl), "reward_log_prob": jnp.sum(log_prob) / pairs}
+        log_prob, pairs = jnp.mean(jnp.sum(log_prob, axis=(0, 1))), jnp.mean(jnp.sum(counts, axis=0)) * terms.shape[0]
+        return -elbo, {"elbo": elbo, "kl": jnp.mean(kl), "log_prob": log_prob, "pairs": pairs}
+
+    def elbo_gradient(params: Params, noise: jax.Array, data: Rollout, terms: jax.Array) -> tuple[Params, Metrics]:
+        """Of `negative_elbo`; devices may share the trials."""
+        gradient, sharing = jax.grad(negative_elbo, has_aux=True), tree.sharing_of(data.mask.shape[1])
+        if sharing is None:
+            return gradient(params, noise, data, terms)
+        return sharing.mean(gradient(params, *sharing.part((noise, data), 1), terms))
 
     def train_belief(params: Params, opt_state: Any, key: jax.Array, data: Rollout) -> tuple[Params, Any, Metrics]:
         def update(carry: tuple, key: jax.Array) -> tuple[tuple, Metrics]:
@@ -187,7 +197,9 @@ def varibad(
                 some = jax.tree.map(lambda x: x[:, columns], data)
             if num_elbo_terms is not None:
                 terms = jax.random.choice(term_key, num_steps, (num_elbo_terms,), replace=False)
-            grads, metrics = jax.grad(negative_elbo, has_aux=True)(params, z_key, some, terms)
+            shape = (terms.shape[0], some.mask.shape[1], belief.latent_size)
+            grads, metrics = elbo_gradient(params, tree.draw(jax.random.normal, z_key, shape), some, terms)
+            metrics["reward_log_prob"] = metrics.pop("log_prob") / metrics.pop("pairs")
             return tree.optimizer_step(vae, grads, opt_state, params), metrics
 
         (params, opt_state), metrics = jax.lax.scan(update, (params, opt_state), jax.random.split(key, num_vae_updates))

@@ -16,9 +16,7 @@ from metarl_jax.runs.config import config_directory, describe, dump, load
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 if a run failed (NaN); 2 for a mistake in what was asked; 130 if interrupted."""
-    gc.set_threshold(
-        50_000, 10, 10
-    )  # imports and traces make millions of objects that stay: look for cycles less often
+    gc.set_threshold(50_000, 10, 10)  # imports and traces make millions of objects that stay: search them less often
     top = parser()
     arguments, rest = top.parse_known_args(argv)
     if arguments.command in ("train", "sweep", "tune"):  # key=value may stand anywhere, after options too

@@ -165,6 +165,7 @@ def ppo(
     optimizer: optax.GradientTransformation | None = None,
     adapts: Sequence[str] | None = None,
     proximal_coef: Float | None = None,
+    share_columns: bool = False,
 ) -> Learner:
     """Proximal policy optimisation (Schulman et al. 2017), differentiable through every one of its steps.
 
@@ -186,6 +187,7 @@ def ppo(
         target_return: R*, a discounted return of an episode: descends (R* - R)^2 / 2 by a step size that is multiplied
             by (R* - R) / T, see `losses.towards_target`. None: ascends the return R.
         proximal_coef: adds proximal_coef / 2 |theta' - theta|^2, theta being where this update began.
+        share_columns: devices that have one training to share take a part each of the columns of every gradient.
         All floats may be tracers; `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
     Raises: ValueError for unknown names, a critic that is not there, minibatches of a surrogate over time, DiCE on
         rewards ("dice", "tmaml") with a gae_lambda other than 1.
@@ -221,13 +223,17 @@ def ppo(
         needs_time=spec.needs_time,
     )
 
+    value, reader = policy.value, policy
+    if share_columns and value is not None:
+        reader = policy._replace(value=lambda params, x: tree.map_columns(lambda x: value(params, x), x))
+
     def init(params: Params) -> LearnerState:
         return LearnerState(params, optimizer.init(tree.select(params, adapts)))
 
     def prepare(state: LearnerState, rollout: Rollout) -> Batch:
         estimated: dict[str, Any] = {"gamma": gamma, "gae_lambda": gae_lambda, "baseline": baseline}
         params = jax.lax.stop_gradient(state.params)
-        return prepare_batch(policy, params, rollout, normalize_advantage=normalize_advantage, **estimated)
+        return prepare_batch(reader, params, rollout, normalize_advantage=normalize_advantage, **estimated)
 
     def objective(adapted: Any, data: tuple) -> tuple[jax.Array, Metrics]:
         batch, params, anchor = data
@@ -261,6 +267,7 @@ def ppo(
         else:
             rows = None
         gradient = _accumulated(value_and_grad(objective, differentiation), num_microbatches)
+        gradient = _over_devices(gradient) if share_columns else gradient
         start = tree.select(state.params, adapts)
         fixed = None if adapts is None else state.params
         anchor = None if proximal_coef is None else start
@@ -320,3 +327,18 @@ def _accumulated(gradient: Callable, num_parts: int) -> Callable:
         return jax.lax.scan(add, zeros, parts)[0]
 
     return whole if num_parts == 1 else in_parts
+
+
+def _over_devices(gradient: Callable) -> Callable:
+    """gradient(params, batch, ...), of which every device computes that of its part of the columns (or samples)."""
+
+    def shared(params: Any, batch: Batch, *rest: Any) -> Any:
+        axis = min(1, batch.mask.ndim - 1)
+        sharing = tree.sharing_of(batch.mask.shape[axis])
+        if sharing is None:
+            return gradient(params, batch, *rest)
+        part = sharing.part(batch, axis)
+        weight = sharing.num_parts * jnp.sum(part.mask) / jnp.maximum(jnp.sum(batch.mask), 1.0)
+        return sharing.mean(jax.tree.map(lambda x: weight * x, gradient(params, part, *rest)))
+
+    return shared

@@ -24,9 +24,16 @@ class EnvCarry:
     episode_length: jax.Array  # [B]
 
 
-def reset(env: Any, key: jax.Array, task: Task, num_envs: int, one_task_each: bool = False) -> EnvCarry:
-    """`num_envs` environments at the start of an episode of `task`."""
-    keys = jax.random.split(key, num_envs)
+def reset(
+    env: Any,
+    key: jax.Array,
+    task: Task,
+    num_envs: int,
+    one_task_each: bool = False,
+    among: tuple[jax.Array, int] | None = None,
+) -> EnvCarry:
+    """`num_envs` environments at the start of an episode of `task`; `among`: see `rollout`."""
+    keys = _own(jax.random.split(key, _total(num_envs, among)), num_envs, among)
     observation, state = jax.vmap(env.reset_env, in_axes=(0, 0 if one_task_each else None))(keys, task)
     # Some gymnax states begin as Python or weakly typed numbers: give them the types that a step returns.
     state = jax.tree.map(jnp.asarray, state)
@@ -47,6 +54,7 @@ def rollout(
     auto_reset: bool = False,
     memory: Any = None,
     one_task_each: bool = False,
+    among: tuple[jax.Array, int] | None = None,
 ) -> tuple[Rollout, EnvCarry]:
     """Act for `num_steps` steps in `num_envs` copies of one task.
 
@@ -59,14 +67,17 @@ def rollout(
         act: (params, observation [B, ...]) -> distrax distribution, sampled once a step; with a `memory` [B, ...] to
             start from, (params, memory, observation) -> (memory, distribution). A reset does not clear the memory.
         one_task_each: `task` is stacked, leaves [num_envs, ...]: a task for every column, instead of one for all.
+        among: (start, total): these columns are the ones from `start` on of `total` that devices share, and draw the
+            numbers that they have among all of them.
     Returns: Rollout [num_steps, num_envs, ...] and the carry. Both are behind a stop-gradient.
     """
     params = jax.lax.stop_gradient(params)
     reset_key, scan_key = jax.random.split(key)
     if carry is None:
-        carry = reset(env, reset_key, task, num_envs, one_task_each)
+        carry = reset(env, reset_key, task, num_envs, one_task_each, among)
+    total = _total(num_envs, among)
     # One draw for all keys, since every random call costs compile time: acting, then stepping, then resetting.
-    keys = tree.draw(jax.random.split, scan_key, (num_steps, 1 + num_envs * (1 + auto_reset)))
+    keys = tree.draw(jax.random.split, scan_key, (num_steps, 1 + total * (1 + auto_reset)))
     task_axis = 0 if one_task_each else None
     step_env = jax.vmap(env.step_env, in_axes=(0, 0, 0, task_axis))
     reset_env = jax.vmap(env.reset_env, in_axes=(0, task_axis))
@@ -74,13 +85,13 @@ def rollout(
 
     def step(scanned: Any, x: Any) -> tuple[Any, Rollout]:
         now, alive, remembered = scanned
-        act_key, step_keys, reset_keys = x[0], x[1 : 1 + num_envs], x[1 + num_envs :]
+        act_key, step_keys, reset_keys = x[0], _own(x[1 : 1 + total], num_envs, among), x[1 + total :]
         if memory is None:
             distribution = act(params, now.observation)
         else:
             remembered, distribution = act(params, remembered, now.observation)
         with tree.usual_promotion():
-            action, log_prob = distribution.sample_and_log_prob(seed=act_key)
+            action, log_prob = _sample(distribution, act_key, num_envs, among)
         observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
         truncated = is_truncated(env_state, task) & ~terminated
         lived = jnp.ones_like(truncated, jnp.int32)
@@ -104,7 +115,7 @@ def rollout(
             episode_length=stepped.episode_length,
         )
         if auto_reset:
-            first_observation, first_state = reset_env(reset_keys, task)
+            first_observation, first_state = reset_env(_own(reset_keys, num_envs, among), task)
             zeros = jnp.zeros_like(now.episode_return)
             fresh = EnvCarry(first_observation, first_state, zeros, jnp.zeros_like(now.episode_length))
             return (_where(done, fresh, stepped), alive, remembered), out
@@ -117,6 +128,31 @@ def rollout(
     else:  # the horizon is a time limit too
         out = dataclasses.replace(out, truncated=out.truncated.at[-1].set((out.mask[-1] > 0) & ~out.terminated[-1]))
     return jax.lax.stop_gradient((out, last))
+
+
+def _total(num_envs: int, among: tuple[jax.Array, int] | None) -> int:
+    return num_envs if among is None else among[1]
+
+
+def _own(whole: Any, num_envs: int, among: tuple[jax.Array, int] | None) -> Any:
+    """The rows of these columns among those of all."""
+    if among is None:
+        return whole
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, among[0], num_envs), whole)
+
+
+def _sample(
+    distribution: Any, key: jax.Array, num_envs: int, among: tuple[jax.Array, int] | None
+) -> tuple[jax.Array, jax.Array]:
+    """Actions [B, ...] and their log-probabilities [B]. One key draws for all columns, those of other devices too."""
+    if among is None:
+        return distribution.sample_and_log_prob(seed=key)
+    start, total = among
+
+    def of_all(x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(jnp.zeros((total, *x.shape[1:]), x.dtype), x, start, 0)
+
+    return _own(jax.tree.map(of_all, distribution).sample_and_log_prob(seed=key), num_envs, among)
 
 
 def _where(condition: jax.Array, a: Any, b: Any) -> Any:

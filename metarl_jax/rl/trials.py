@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl_jax import tree
 from metarl_jax.envs.trial import episode_ends, episode_returns
 from metarl_jax.options import Float, NonNegative, Positive, Rate, Unit, takes_options
 from metarl_jax.rl import learners, losses
@@ -31,19 +32,17 @@ def trial_rollout(
     Args:
         env: `envs.trial.trials(...)`.
         act, remember: `step` and `remember` of a `Policy`.
-        task: one for all trials, or with `one_task_each` stacked, leaves [num_trials, ...].
+        task: one for all trials, or with `one_task_each` stacked, leaves [num_trials, ...], which devices may share.
     """
-    data, _ = rollout(
-        env,
-        act,
-        params,
-        key,
-        task,
-        num_steps=env.num_steps,
-        num_envs=num_trials,
-        memory=remember(num_trials),
-        one_task_each=one_task_each,
-    )
+    options = {"num_steps": env.num_steps, "one_task_each": one_task_each}
+    sharing = tree.sharing_of(num_trials) if one_task_each else None
+    if sharing is None:
+        data, _ = rollout(env, act, params, key, task, num_envs=num_trials, memory=remember(num_trials), **options)
+    else:
+        size = num_trials // sharing.num_parts
+        own, among = sharing.part(task), (sharing.place() * size, num_trials)
+        data, _ = rollout(env, act, params, key, own, num_envs=size, memory=remember(size), among=among, **options)
+        data = sharing.gather(data, 1)
     scores = episode_returns(data.reward, episode_ends(data.next_observation), env.num_episodes)
     return dataclasses.replace(data, distribution=None), scores
 
@@ -127,6 +126,7 @@ def annealed_ppo(
             max_grad_norm=max_grad_norm,
             normalize_advantage=normalize_advantage,
             optimizer=optimizer,
+            share_columns=True,
         )
 
     learner = with_entropy(entropy_coef)

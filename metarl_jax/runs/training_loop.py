@@ -59,8 +59,8 @@ def lane_key(seed: jax.Array, iteration: jax.Array | int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), iteration)
 
 
-def make_init(config: Any) -> Callable[[Values, jax.Array], Any]:
-    """(values [lane], seeds [lane]) -> states [lane, ...]. It runs once, so on a CPU it is not optimised."""
+def make_init(config: Any) -> Any:
+    """(values [lane], seeds [lane]) -> states [lane, ...], compiled. It runs once, so on a CPU it is not optimised."""
 
     def one(x: tuple[Values, jax.Array]) -> Any:
         values, seed = x

@@ -1,5 +1,6 @@
 """Lanes shared out over devices keep their bits; tasks shared out keep their numbers."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 CODE = """
+import json
 import sys
 from pathlib import Path
 import jax
 import numpy as np
-from metarl_jax.runs import config, train
+from metarl_jax.runs import config, train, training_loop
 from metarl_jax.runs.build import build
 from metarl_jax.tree import leaf_names
 
@@ -21,6 +23,10 @@ assert jax.device_count() == devices
 for name, data in {runs}.items():
     job = build(config.validate(data))
     states = train.train(job, out / name, report=lambda _: None)
+    call = training_loop.make_call(job.config, 1, 1, training_loop.everything)
+    compiled = call.lower(states, {{}}, train.seeds_of(job), jax.numpy.asarray(0)).compile()  # is kept from before
+    talks = any(word in compiled.as_text() for word in ("all-reduce", "all-gather"))
+    (out / f"{{name}}.json").write_text(json.dumps({{"flops": compiled.cost_analysis()["flops"], "talks": talks}}))
     leaves = zip(leaf_names(states), jax.tree.leaves(states), strict=True)
     np.savez(out / f"{{name}}.npz", **{{f"{{i}} {{n}}": np.asarray(x) for i, (n, x) in enumerate(leaves)}})
 """
@@ -36,8 +42,22 @@ LPG = {
     "algorithm": "lpg", "env": "TabularMDP-v0", "num_iterations": 2, "num_agents": 8, "num_envs": 2, "num_steps": 4,
     "hidden": [], "width": 4, "num_inner_steps": 2, "lifetime": 4, "eval_updates": 4,
 }  # fmt: skip
+TRIALS = {
+    "num_iterations": 2,
+    "meta_batch_size": 4,
+    "trials_per_task": 2,
+    "num_episodes": 3,
+    "num_minibatches": 1,
+}
+RL2 = {"algorithm": "rl2", "env": "BernoulliBandit-v0", "size": 8, "center_rewards": True, **TRIALS}
+VARIBAD = {
+    "algorithm": "varibad", "env": "TabularMDP-v0", "env_options": {"num_states": 3, "num_actions": 2}, "horizon": 4,
+    "latent_size": 2, "encoder_size": 8, "hidden": [8], "decoder_hidden": [8], **TRIALS, "num_minibatches": 3,
+}  # fmt: skip
 RUNS = {
     "lpg1": LPG,
+    "rl2": RL2,
+    "varibad": VARIBAD,
     "ppo8": PPO,
     "promp8": {**MAML, "num_seeds": 8},
     "promp1": MAML,
@@ -54,11 +74,13 @@ def states(tmp_path_factory):
         # Not the flags of the other tests: what is claimed is claimed of the emitters that users have.
         flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         command = [sys.executable, "-c", CODE.format(runs=repr(RUNS)), str(devices), str(out)]
         subprocess.run(command, check=True, env=environment)
         for name in RUNS:
             with np.load(out / f"{name}.npz") as arrays:
                 found[devices, name] = {key: arrays[key] for key in arrays}
+            found[devices, name]["program"] = json.loads((out / f"{name}.json").read_text())
             found[devices, name]["metrics"] = np.frombuffer((out / name / "metrics.jsonl").read_bytes(), np.uint8)
     return found
 
@@ -67,14 +89,23 @@ def states(tmp_path_factory):
 def test_seeds_that_fill_the_devices_keep_their_bits(states, name):
     one, eight = states[1, name], states[8, name]
     assert one.keys() == eight.keys()
-    for key in one:
+    for key in one.keys() - {"program"}:
         np.testing.assert_array_equal(one[key], eight[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["promp1", "promp2", "lpg1"])
+@pytest.mark.parametrize("name", ["promp1", "promp2", "lpg1", "rl2", "varibad"])
 def test_tasks_shared_out_keep_their_numbers(states, name):
     """One seed: 8 tasks on 8 devices; two seeds: 4 devices each. The mean over tasks is added up in another order."""
     one, eight = states[1, name], states[8, name]
-    for key in one:
-        if key != "metrics" and np.issubdtype(one[key].dtype, np.floating):
+    for key in one.keys() - {"metrics", "program"}:
+        if np.issubdtype(one[key].dtype, np.floating):
             np.testing.assert_allclose(one[key], eight[key], rtol=2e-3, atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["promp1", "promp2", "lpg1", "rl2", "varibad"])
+def test_the_work_is_shared(states, name):
+    """Devices that share a training exchange numbers; where trials stand side by side, each has fewer flops."""
+    one, eight = (states[devices, name]["program"] for devices in (1, 8))
+    assert eight["talks"] and not one["talks"]
+    if name in ("rl2", "varibad"):  # XLA counts a loop, as that over tasks, once however long it is
+        assert eight["flops"] < 0.45 * one["flops"]
