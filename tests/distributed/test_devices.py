@@ -49,7 +49,7 @@ TRIALS = {
     "num_episodes": 3,
     "num_minibatches": 1,
 }
-RL2 = {"algorithm": "rl2", "env": "BernoulliBandit-v0", "size": 8, "center_rewards": True, **TRIALS}
+RL2 = {"algorithm": "rl2", "env": "PointNavigation-v0", "horizon": 4, "size": 8, "center_rewards": True, **TRIALS}
 VARIBAD = {
     "algorithm": "varibad", "env": "TabularMDP-v0", "env_options": {"num_states": 3, "num_actions": 2}, "horizon": 4,
     "latent_size": 2, "encoder_size": 8, "hidden": [8], "decoder_hidden": [8], **TRIALS, "num_minibatches": 3,
