@@ -58,7 +58,7 @@ def lane_key(seed: jax.Array, iteration: jax.Array | int) -> jax.Array:
 
 
 def make_init(config: Any) -> Any:
-    """(values [lane], seeds [lane]) -> states [lane, ...], compiled. It runs once, so on a CPU it is little optimised."""
+    """(values [lane], seeds [lane]) -> states [lane, ...]. It runs once, so on a CPU it is little optimised."""
 
     def one(x: tuple[Values, jax.Array]) -> Any:
         values, seed = x
