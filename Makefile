@@ -18,9 +18,9 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 
-# What the caller's shell has set up for another Python must not reach ours. Without its bytecode written,
-# every command and every process that a test starts compiles all of its imports anew (2.5 s).
-unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
+# What the caller's shell has set up for another Python must not reach ours. Without bytecode every process
+# compiles all of its imports anew; with PYTHONOPTIMIZE asserts of tests would be left out.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE PYTHONOPTIMIZE VIRTUAL_ENV
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ifneq ($(filter-out cuda tpu,$(EXTRA)),)

@@ -96,7 +96,6 @@ def over_lanes(call: Callable[..., Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def _sharing_tasks(num_parts: int) -> Iterator[None]:
     """While a lane is traced: its tasks, or trials, are shared out over the devices of the mesh's second axis."""
-
     share = tree.Sharing(
         num_parts,
         place=lambda: jax.lax.axis_index(TASK),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 import metarl_jax as mrl
+from metarl_jax import devices
 from metarl_jax.algorithms import registry
 from metarl_jax.algorithms.boil import body
 from metarl_jax.algorithms.gradient_family import EvaluationOptions
@@ -75,6 +76,16 @@ def shaken(params, key):
     keys = jax.random.split(key, len(leaves))
     noise = [jax.random.normal(k, x.shape, float) for k, x in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, [x + 0.3 * n for x, n in zip(leaves, noise, strict=True)])
+
+
+def on_devices(f, num_parts):
+    """What each of `num_parts` devices that share one training finds, [num_parts, ...]; a vmap stands in for them."""
+
+    def one(_):
+        with devices._sharing_tasks(num_parts):
+            return f()
+
+    return jax.jit(jax.vmap(one, axis_name=devices.TASK))(jnp.arange(num_parts))
 
 
 def random_directions(key, tree, num):

@@ -24,18 +24,17 @@ def adam(lr: Float | optax.Schedule, eps: Float = 1e-5) -> optax.GradientTransfo
 
 
 def annealed_adam(lr: Any, num_updates: int | None) -> optax.GradientTransformation:
-    """Adam as PPO uses it, with the step size falling linearly to 0 over `num_updates` steps (None: constant).
+    """Adam as PPO uses it, with the step size falling linearly to 0 over `num_updates` steps (None: constant)."""
+    return optax.adam(lr if num_updates is None else lambda count: lr * share_left(count, num_updates), eps=1e-5)
 
-    What is left is counted in whole steps, so that it ends at 0 exactly: XLA may compute the 1 - count / num_updates of
-    `optax.linear_schedule` with the rounded reciprocal, which leaves 1e-8.
+
+def share_left(count: jax.Array, total: int) -> jax.Array:
+    """1 - count / total, not below 0: what is left of something that is annealed linearly.
+
+    Counted in whole steps, it ends at 0 exactly: XLA may compute the 1 - count / total of `optax.linear_schedule` with
+    the rounded reciprocal, which leaves 1e-8.
     """
-    if num_updates is None:
-        return optax.adam(lr, eps=1e-5)
-
-    def left(count: jax.Array) -> jax.Array:
-        return lr * (jnp.maximum(num_updates - count, 0) / num_updates)
-
-    return optax.adam(left, eps=1e-5)
+    return jnp.maximum(total - count, 0) / total
 
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {"adam": adam, "sgd": sgd}

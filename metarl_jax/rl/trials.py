@@ -12,6 +12,7 @@ from metarl_jax import tree
 from metarl_jax.envs.trial import episode_ends, episode_returns
 from metarl_jax.options import Float, NonNegative, Positive, Rate, Unit, takes_options
 from metarl_jax.rl import learners, losses
+from metarl_jax.rl.optimizers import share_left
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.types import Batch, Learner, Metrics, Params, Policy, Rollout, Task
 
@@ -143,6 +144,6 @@ def annealed_ppo(
             return learner
         assert num_iterations is not None
         iteration = optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1] // updates
-        return with_entropy(entropy_coef * (jnp.maximum(num_iterations - iteration, 0) / num_iterations))
+        return with_entropy(entropy_coef * share_left(iteration, num_iterations))
 
     return AnnealedPPO(learner, at, lambda params, batch: terms(params, batch)[0])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import flat, random_directions, relative_error, shaken
+from problems import flat, on_devices, random_directions, relative_error, shaken
 
 import metarl_jax as mrl
 from metarl_jax import tree
@@ -174,6 +174,33 @@ def test_meta_gradients_are_those_of_finite_differences(x64, make, dead):
     for name, leaf in zip(tree.leaf_names(gradient), jax.tree.leaves(gradient), strict=True):
         still = any(part in name for part in dead)
         assert (float(jnp.abs(leaf).max()) < 1e-9) == still, name
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda env, tasks: mrl.rl2(
+            env, tasks, recurrent_policy(env, 4), meta_batch_size=4, trials_per_task=2, num_minibatches=2, lr=0.1
+        ),
+        lambda env, tasks: make_varibad(env, tasks, decoder="table", trials_per_task=2, lr=0.1, vae_lr=0.1),
+    ],
+    ids=["rl2", "varibad"],
+)
+def test_devices_that_share_the_trials_take_the_step_of_one(x64, make):
+    """Acting, PPO and the ELBO: in float64 nothing but the order of sums is left between them."""
+    env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
+    env = trials(env, tasks, 2)
+    algo = make(env, tasks)
+    state = jax.jit(algo.init)(jax.random.key(0))
+    alone, metrics = jax.jit(algo.step)(state, jax.random.key(1))
+    each, seen = on_devices(lambda: algo.step(state, jax.random.key(1)), 4)
+    moved = flat(alone.params) - flat(state.params)
+    assert float(jnp.linalg.norm(moved)) > 0.1
+    for i in range(4):
+        of_one = jax.tree.map(lambda x: x[i], each.params)  # noqa: B023
+        assert float(jnp.linalg.norm(flat(of_one) - flat(alone.params))) < 1e-7 * float(jnp.linalg.norm(moved))
+    for name in metrics.keys() - {"finite", "faulty_step"}:
+        np.testing.assert_allclose(seen[name], jnp.full(4, metrics[name]), rtol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize("network", ["gru", "transformer"])

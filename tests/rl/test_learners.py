@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import flat, is_finite, point, point_maml, relative_error, store_trial
+from problems import flat, is_finite, on_devices, point, point_maml, relative_error, store_trial
 
 import metarl_jax as mrl
 from metarl_jax.rl import learners, losses, returns
@@ -195,3 +195,30 @@ def test_surrogates_without_a_ratio_are_refused_where_parameters_move():
         mrl.ppo(env, task, policy, baseline="linear")
     with pytest.raises(TypeError, match="has no option 'optimizer'"):
         mrl.ppo(env, task, policy, optimizer=None)
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, acted, num_parts):
+    """Of episodes of different lengths, and of single steps: a vmap stands in for the devices."""
+    policy, params, out = acted
+    double = lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    params, out = jax.tree.map(double, (params, out))
+    assert len(set(np.asarray(out.mask.sum(axis=0)).tolist())) > 1, "the parts weigh differently"
+
+    def step(share_columns, num_minibatches):
+        more = {
+            "share_columns": share_columns,
+            "num_minibatches": num_minibatches,
+            "num_epochs": 2,
+            "entropy_coef": 0.1,
+        }
+        learner = learners.ppo(policy, LR, **options(policy), **more)
+        state = learner.init(params)
+        return flat(learner.update(state, jax.random.key(0), learner.prepare(state, out))[0].params)
+
+    for num_minibatches in (1, 3):
+        each = on_devices(lambda n=num_minibatches: step(True, n), num_parts)
+        alone = jax.jit(lambda n=num_minibatches: step(False, n))()
+        assert float(jnp.linalg.norm(alone - flat(params))) > 1e-3
+        for found in each:
+            assert relative_error(found, alone) < 1e-13
