@@ -21,16 +21,13 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from jax import Array
 
+from metarl_jax.envs.packages import package
 from metarl_jax.envs.registry import did_you_mean
 from metarl_jax.envs.tasks import TaskDistribution, as_arrays, check_count, num_members
 
 OBSERVATIONS = ("one_hot", "symbolic")
 _FAMILY = "XLand-MiniGrid-"
 _NUM_DIRECTIONS = 4
-
-
-class MissingPackage(ImportError, ValueError):
-    """An optional package is not installed; a ValueError too, so that the command line prints it as one line."""
 
 
 @struct.dataclass(kw_only=True)
@@ -172,12 +169,7 @@ _environment = functools.lru_cache(maxsize=None, typed=True)(XLand)
 
 
 def _package() -> Any:
-    try:
-        return importlib.import_module("xminigrid")
-    except ModuleNotFoundError as error:
-        if error.name != "xminigrid":
-            raise
-    raise MissingPackage("XLand-MiniGrid needs the package xminigrid: pip install 'metarl_jax[xland]'")
+    return package("xminigrid", "xland", "XLand-MiniGrid")
 
 
 def _rulesets(benchmark: Any, num_tasks: int | None) -> Any:

@@ -1,0 +1,150 @@
+"""C MuJoCo as a pure function: one call of the host a step, for all lanes that are vmapped together."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarl_jax.envs.packages import package
+from metarl_jax.envs.physics.model import Model
+
+MIN_LANES = 16  # of a thread: fewer are not worth waking one
+BEYOND = 1e10  # MuJoCo's own limit of a state that is not bad
+
+
+class PhysicsError(RuntimeError):
+    """What went wrong on the host, in one line."""
+
+
+def step_on_host(model: Model) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
+    """`Physics.step` by C MuJoCo."""
+    host = _Host(model)
+
+    def step(
+        state: jax.Array, ctrl: jax.Array, patch: Any = None, skip: Any = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        patch = model.check(ctrl, patch)
+        dtype = state.dtype
+        numbers = [state, ctrl, *(jnp.ravel(patch[c.name]) for c in model.patches), jnp.reshape(skip, 1)]
+        # Callbacks have no derivative: the gradient must stop at what goes in.
+        row = jax.lax.stop_gradient(jnp.concatenate([x.astype(dtype) for x in numbers]))
+        out_size = model.state_size + model.seen_size + 1
+        out = jax.pure_callback(
+            host, jax.ShapeDtypeStruct((out_size,), dtype), row, vmap_method="broadcast_all"
+        )  # fmt: skip
+        seen = model.seen(out[model.state_size : -1])
+        return out[: model.state_size], {**seen, "unstable": out[-1] > 0}
+
+    return step
+
+
+class _Scratch(NamedTuple):
+    """What one thread works with. Fields are views into MuJoCo's memory."""
+
+    model: Any
+    data: Any
+    patches: list[tuple[np.ndarray, Any, slice, tuple[int, ...]]]
+    watches: list[tuple[np.ndarray, Any, slice]]
+
+
+class _Host:
+    """rows [..., state, ctrl, patch, skip] -> [..., state, seen, unstable], lane by lane, on as many threads as pay."""
+
+    def __init__(self, model: Model):
+        self.mj = package("mujoco", "robots", "a robot")
+        self.model = model
+        self.lock = threading.Lock()  # scratch belongs to one call at a time
+        self.scratch: list[_Scratch] = []
+        self.pool: ThreadPoolExecutor | None = None
+        self.needs_forces = any(c.field == "cfrc_ext" for c in model.watches)
+
+    def __call__(self, rows: Any) -> np.ndarray:
+        given = np.asarray(rows)
+        lanes = np.array(given.reshape(-1, given.shape[-1]), np.float64, order="C")  # a copy: arrays arrive read-only
+        out = np.zeros((len(lanes), self.model.state_size + self.model.seen_size + 1))
+        with self.lock:
+            before = self.mj.get_mju_user_warning()
+            self.mj.set_mju_user_warning(_ignore)  # bad states are seen below, and reported as metrics
+            try:
+                self._step(lanes, out)
+            except Exception as error:
+                text = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise PhysicsError(f"the physics of {self.model.path} failed: {text}") from None
+            finally:
+                self.mj.set_mju_user_warning(before)
+        size = self.model.state_size
+        bad = ~np.all(np.abs(out) <= BEYOND, axis=1)  # NaN too
+        if bad.any():
+            out[bad] = 0
+            out[bad, :size], out[bad, -1] = lanes[bad, :size], 1
+        return out.reshape(*given.shape[:-1], -1).astype(given.dtype)
+
+    def _step(self, lanes: np.ndarray, out: np.ndarray) -> None:
+        number = max(1, min(_cores(), len(lanes) // MIN_LANES))
+        while len(self.scratch) < number:
+            self.scratch.append(self._new_scratch(shares=not self.model.patches and bool(self.scratch)))
+        if number == 1:
+            self._some(self.scratch[0], lanes, out)
+            return
+        if self.pool is None:
+            self.pool = ThreadPoolExecutor(_cores(), thread_name_prefix="physics")
+        ends = [len(lanes) * k // number for k in range(number + 1)]
+        jobs = [
+            self.pool.submit(self._some, self.scratch[k], lanes[i:j], out[i:j])
+            for k, (i, j) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+        ]
+        for job in jobs:
+            job.result()
+
+    def _new_scratch(self, shares: bool) -> _Scratch:
+        """`shares`: nothing is written into the model, so that threads can have one."""
+        import copy
+
+        model = self.scratch[0].model if shares else copy.copy(self.model.mujoco)
+        data = self.mj.MjData(model)
+        patches = [
+            (getattr(model, c.field), slice(None) if c.rows is None else c.rows, slice(c.start, c.stop), c.shape)
+            for c in self.model.patches
+        ]
+        watches = [
+            (getattr(data, c.field), slice(None) if c.rows is None else c.rows, slice(c.start, c.stop))
+            for c in self.model.watches
+        ]
+        return _Scratch(model, data, patches, watches)
+
+    def _some(self, scratch: _Scratch, lanes: np.ndarray, out: np.ndarray) -> None:
+        model, data, patches, watches = scratch
+        mj, ours = self.mj, self.model
+        size, bits, frame_skip = ours.state_size, ours.state_bits, ours.frame_skip
+        past = size + ours.ctrl_size
+        set_state, step, get_state, ctrl = mj.mj_setState, mj.mj_step, mj.mj_getState, data.ctrl
+        for lane, result in zip(lanes, out, strict=True):
+            if lane[-1]:  # nobody reads what a finished episode goes on to
+                result[:size] = lane[:size]
+                continue
+            for field, rows, where, shape in patches:
+                numbers = lane[past:-1][where]
+                field[rows] = numbers.reshape(shape if isinstance(rows, slice) else (len(rows), *field.shape[1:]))
+            set_state(model, data, lane[:size], bits)
+            ctrl[:] = lane[size:past]
+            step(model, data, frame_skip)
+            if ours.refresh:
+                mj.mj_forward(model, data)
+            if self.needs_forces:
+                mj.mj_rnePostConstraint(model, data)
+            get_state(model, data, result[:size], bits)
+            for field, rows, where in watches:
+                result[size:-1][where] = field[rows].ravel()
+
+
+def _ignore(text: str) -> None:
+    del text
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
