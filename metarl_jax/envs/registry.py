@@ -32,6 +32,7 @@ _FAMILIES = {
 }
 _POINT = "metarl_jax.envs.point"
 _REGRESSION = "metarl_jax.envs.regression"
+_LOCOMOTION = "metarl_jax.envs.locomotion"
 
 # name -> (factory or "module:function", one-line description)
 _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
@@ -70,6 +71,15 @@ _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
         "metarl_jax.envs.two_colours:two_colours",
         "5x5 grid, a good and a bad colour that swap without notice (BMG)",
     ),
+    "HalfCheetahDir-v0": (f"{_LOCOMOTION}:half_cheetah_dir", "half-cheetah, forwards or backwards (MAML, ProMP)"),
+    "HalfCheetahVel-v0": (f"{_LOCOMOTION}:half_cheetah_vel", "half-cheetah, target velocities U[0, 3] m/s (PEARL)"),
+    "AntDir-v0": (f"{_LOCOMOTION}:ant_dir", "ant, directions of the plane (PEARL)"),
+    "AntGoal-v0": (f"{_LOCOMOTION}:ant_goal", "ant, goals in a disc of 3 m (PEARL)"),
+    "Walker2DRandParams-v0": (
+        f"{_LOCOMOTION}:walker_rand_params",
+        "walker, random masses, inertias, damping and friction (ProMP)",
+    ),
+    "HopperRandParams-v0": (f"{_LOCOMOTION}:hopper_rand_params", "hopper, the same (ProMP)"),
     "TabularMDP-v0": ("metarl_jax.envs.tabular:tabular_mdp", "random 10-state, 5-action MDP, 10 steps (RL2)"),
 }
 

@@ -21,26 +21,31 @@ class PhysicsError(RuntimeError):
     """What went wrong on the host, in one line."""
 
 
-def step_on_host(model: Model) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
-    """`Physics.step` by C MuJoCo."""
-    host = _Host(model)
+def on_host(model: Model) -> tuple[Callable[..., tuple[jax.Array, dict[str, Any]]], Callable[..., dict[str, Any]]]:
+    """`Physics.step` and `Physics.look` by C MuJoCo."""
+    stepping, looking = _Host(model, model.frame_skip), _Host(model, 0)
 
-    def step(
-        state: jax.Array, ctrl: jax.Array, patch: Any = None, skip: Any = False
-    ) -> tuple[jax.Array, dict[str, Any]]:
+    def call(host: _Host, state: jax.Array, ctrl: Any, patch: Any, skip: Any) -> tuple[jax.Array, dict[str, Any]]:
         patch = model.check(ctrl, patch)
         dtype = state.dtype
         numbers = [state, ctrl, *(jnp.ravel(patch[c.name]) for c in model.patches), jnp.reshape(skip, 1)]
         # Callbacks have no derivative: the gradient must stop at what goes in.
-        row = jax.lax.stop_gradient(jnp.concatenate([x.astype(dtype) for x in numbers]))
-        out_size = model.state_size + model.seen_size + 1
-        out = jax.pure_callback(
-            host, jax.ShapeDtypeStruct((out_size,), dtype), row, vmap_method="broadcast_all"
-        )  # fmt: skip
+        row = jax.lax.stop_gradient(jnp.concatenate([jnp.asarray(x, dtype) for x in numbers]))
+        shape = jax.ShapeDtypeStruct((model.state_size + model.seen_size + 1,), dtype)
+        out = jax.pure_callback(host, shape, row, vmap_method="broadcast_all")
         seen = model.seen(out[model.state_size : -1])
         return out[: model.state_size], {**seen, "unstable": out[-1] > 0}
 
-    return step
+    def step(
+        state: jax.Array, ctrl: jax.Array, patch: Any = None, skip: Any = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        return call(stepping, state, ctrl, patch, skip)
+
+    def look(state: jax.Array, patch: Any = None) -> dict[str, Any]:
+        seen = call(looking, state, jnp.zeros(model.ctrl_size, state.dtype), patch, False)[1]
+        return {name: x for name, x in seen.items() if name != "unstable"}
+
+    return step, look
 
 
 class _Scratch(NamedTuple):
@@ -53,11 +58,14 @@ class _Scratch(NamedTuple):
 
 
 class _Host:
-    """rows [..., state, ctrl, patch, skip] -> [..., state, seen, unstable], lane by lane, on as many threads as pay."""
+    """rows [..., state, ctrl, patch, skip] -> [..., state, seen, unstable], lane by lane, on as many threads as pay.
 
-    def __init__(self, model: Model):
+    `substeps` 0 computes what is watched in the given states.
+    """
+
+    def __init__(self, model: Model, substeps: int):
         self.mj = package("mujoco", "robots", "a robot")
-        self.model = model
+        self.model, self.substeps = model, substeps
         self.lock = threading.Lock()  # scratch belongs to one call at a time
         self.scratch: list[_Scratch] = []
         self.pool: ThreadPoolExecutor | None = None
@@ -120,7 +128,7 @@ class _Host:
     def _some(self, scratch: _Scratch, lanes: np.ndarray, out: np.ndarray) -> None:
         model, data, patches, watches = scratch
         mj, ours = self.mj, self.model
-        size, bits, frame_skip = ours.state_size, ours.state_bits, ours.frame_skip
+        size, bits, substeps = ours.state_size, ours.state_bits, self.substeps
         past = size + ours.ctrl_size
         set_state, step, get_state, ctrl = mj.mj_setState, mj.mj_step, mj.mj_getState, data.ctrl
         for lane, result in zip(lanes, out, strict=True):
@@ -132,8 +140,9 @@ class _Host:
                 field[rows] = numbers.reshape(shape if isinstance(rows, slice) else (len(rows), *field.shape[1:]))
             set_state(model, data, lane[:size], bits)
             ctrl[:] = lane[size:past]
-            step(model, data, frame_skip)
-            if ours.refresh:
+            if substeps:
+                step(model, data, substeps)
+            if ours.refresh or not substeps:
                 mj.mj_forward(model, data)
             if self.needs_forces:
                 mj.mj_rnePostConstraint(model, data)

@@ -19,6 +19,7 @@ class Physics(NamedTuple):
     a dictionary of a task's own numbers, `skip` [] bool leaves the state as it is without computing anything. `seen`
     has what is watched, by name, and `unstable` [] bool: the step led to numbers that are not finite or beyond 1e10,
     and the state is the one before it.
+    look(state, patch) -> seen: what is watched in that state, without a step.
 
     *Not differentiated:* a step stops the gradient of its arguments.
     """
@@ -26,6 +27,7 @@ class Physics(NamedTuple):
     model: Model
     init: Callable[..., jax.Array]
     step: Callable[..., tuple[jax.Array, dict[str, Any]]]
+    look: Callable[..., dict[str, Any]]
     calls_host: bool  # every step is a call of the host, for all lanes that are vmapped together at once
     backend: str
 
@@ -61,9 +63,9 @@ def load(
     if backend == "auto":
         backend = "c" if jax.default_backend() == "cpu" else "mjx"
     if backend == "c":
-        from metarl_jax.envs.physics.c_mujoco import step_on_host
+        from metarl_jax.envs.physics.c_mujoco import on_host
 
-        return Physics(model, model.init, step_on_host(model), True, backend)
-    from metarl_jax.envs.physics.mjx import step_in_jax
+        return Physics(model, model.init, *on_host(model), True, backend)
+    from metarl_jax.envs.physics.mjx import in_jax
 
-    return Physics(model, model.init, step_in_jax(model, extra), False, backend)
+    return Physics(model, model.init, *in_jax(model, extra), False, backend)

@@ -1,5 +1,6 @@
 """MuJoCo in JAX (MJX): compiled into the program, for accelerators."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +13,29 @@ from metarl_jax.envs.physics.c_mujoco import BEYOND
 from metarl_jax.envs.physics.model import Model
 
 
-def step_in_jax(model: Model, extra: str) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
-    """`Physics.step` by MJX. Raises: ValueError, one line, for a model that MJX cannot load."""
+def in_jax(
+    model: Model, extra: str
+) -> tuple[Callable[..., tuple[jax.Array, dict[str, Any]]], Callable[..., dict[str, Any]]]:
+    """`Physics.step` and `Physics.look` by MJX. Raises: ValueError, one line, for a model that MJX cannot load."""
     mjx = package("mujoco.mjx", extra, "backend = mjx")
     jax_only = {"impl": "jax"} if "impl" in inspect.signature(mjx.put_model).parameters else {}
+
+    @functools.cache
+    def loaded(dtype: Any) -> tuple[Any, Any]:
+        """The model and an empty `mjx.Data` in JAX's precision, which a test may have changed since."""
+        del dtype
+        with jax.ensure_compile_time_eval():
+            return mjx.put_model(model.mujoco, **jax_only), mjx.make_data(model.mujoco, **jax_only)
+
     try:
-        mjx_model = mjx.put_model(model.mujoco, **jax_only)
-        empty = mjx.make_data(model.mujoco, **jax_only)
+        loaded(jnp.result_type(float))
     except (NotImplementedError, ValueError) as error:
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"backend = mjx: MJX cannot load {model.path}: {text}; use backend = c") from None
     needs_forces = any(c.field == "cfrc_ext" for c in model.watches)
 
     def patched(patch: dict[str, Any]) -> Any:
-        new = {}
+        mjx_model, new = loaded(jnp.result_type(float))[0], {}
         for c in model.patches:
             whole = getattr(mjx_model, c.field)
             given = jnp.asarray(patch[c.name], whole.dtype)
@@ -33,13 +43,11 @@ def step_in_jax(model: Model, extra: str) -> Callable[..., tuple[jax.Array, dict
             new[c.field] = whole.at[rows].set(given.reshape(whole[rows].shape))
         return mjx_model.replace(**new) if new else mjx_model
 
-    def step(
-        state: jax.Array, ctrl: jax.Array, patch: Any = None, skip: Any = False
-    ) -> tuple[jax.Array, dict[str, Any]]:
-        patch = model.check(ctrl, patch)
-        state, ctrl, patch = jax.lax.stop_gradient((state, ctrl, patch))
-        own, part = patched(patch), lambda name: model.part(state, name)
-        data = empty.replace(
+    def data_of(state: jax.Array, ctrl: jax.Array) -> Any:
+        def part(name: str) -> jax.Array:
+            return model.part(state, name)
+
+        return loaded(jnp.result_type(float))[1].replace(
             time=part("TIME")[0],
             qpos=part("QPOS"),
             qvel=part("QVEL"),
@@ -49,20 +57,37 @@ def step_in_jax(model: Model, extra: str) -> Callable[..., tuple[jax.Array, dict
             mocap_quat=part("MOCAP_QUAT").reshape(-1, 4),
             ctrl=jnp.asarray(ctrl, state.dtype),
         )
+
+    def row_of(own: Any, data: Any, dtype: Any) -> jax.Array:
+        if needs_forces:
+            data = mjx.rne_postconstraint(own, data)
+        watched = [getattr(data, c.field)[slice(None) if c.rows is None else c.rows] for c in model.watches]
+        return jnp.concatenate([jnp.zeros(0, dtype), *(jnp.ravel(x).astype(dtype) for x in watched)])
+
+    def step(
+        state: jax.Array, ctrl: jax.Array, patch: Any = None, skip: Any = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        patch = model.check(ctrl, patch)
+        state, ctrl, patch = jax.lax.stop_gradient((state, ctrl, patch))
+        own = patched(patch)
+        data = data_of(state, ctrl)
         data = jax.lax.fori_loop(0, model.frame_skip, lambda _, d: mjx.step(own, d), data)
         if model.refresh:
             data = mjx.forward(own, data)
-        if needs_forces:
-            data = mjx.rne_postconstraint(own, data)
         parts = (
             data.time, data.qpos, data.qvel, data.act, data.qacc_warmstart, data.mocap_pos, data.mocap_quat,
         )  # fmt: skip
         new = jnp.concatenate([jnp.ravel(x).astype(state.dtype) for x in parts])
-        watched = [getattr(data, c.field)[slice(None) if c.rows is None else c.rows] for c in model.watches]
-        row = jnp.concatenate([jnp.zeros(0, state.dtype), *(jnp.ravel(x).astype(state.dtype) for x in watched)])
+        row = row_of(own, data, state.dtype)
         live = ~jnp.asarray(skip, bool)
         unstable = ~(jnp.all(jnp.abs(new) <= BEYOND) & jnp.all(jnp.abs(row) <= BEYOND)) & live
         keep = live & ~unstable
         return jnp.where(keep, new, state), {**model.seen(jnp.where(keep, row, 0)), "unstable": unstable}
 
-    return step
+    def look(state: jax.Array, patch: Any = None) -> dict[str, Any]:
+        nothing = jnp.zeros(model.ctrl_size, state.dtype)
+        state, patch = jax.lax.stop_gradient((state, model.check(nothing, patch)))
+        own = patched(patch)
+        return model.seen(row_of(own, mjx.forward(own, data_of(state, nothing)), state.dtype))
+
+    return step, look
