@@ -11,6 +11,8 @@
 (e) Matrix products at the default precision against the highest: time, and how far the meta-gradients differ.
 (f) The ten most expensive kernels of the largest of (a), (b) and (d), and the share of the card's copy and matmul rates
     that (b) reaches.
+(g) Robots, where mujoco is installed: MJX, 4,096 and 65,536 of them; ProMP on HalfCheetahDir by MJX and by C MuJoCo on
+    the host's cores.
 
 A row that no longer fits the minutes is skipped, one that fails says why, and the JSON is whole after each row. Tasks
 (members, trials) at a time are what the memory holds. Times are of the wall clock, compilation apart. Memory is what
@@ -27,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import accelerator_counts as counts
+from benchmarks import accelerator_robots as robots
 from benchmarks import accelerator_rows as work
 from benchmarks import common
 from benchmarks.accelerator_session import Facts, Session, note
@@ -39,6 +42,7 @@ MORE = {
     "d": {"temp_mb": ",.0f", "at_a_time": "d"},
     "e": {"slower": ".2f", "default_differs": ".1e", "highest_differs": ".1e"},
     "f": {"tb_per_s": ".2f", "tflop_per_s": ".2f", "copy_share": ".3f", "matmul_share": ".4f", "busy_share": ".2f"},
+    "g": {"physics_steps_per_s": ",.0f"},
 }
 # What others have published, and what we aim at; the device beside each.
 TO_BEAT: list[Facts] = [
@@ -53,6 +57,9 @@ TO_BEAT: list[Facts] = [
      "tflop_per_s": 798.0},
     {"part": "f", "work": "known of the H200: copy, bfloat16 products", "on": "H200", "tb_per_s": 4.3,
      "tflop_per_s": 790.0},
+    *({"part": "g", "work": f"MJX {robot}, {lanes} lanes, float64", "on": "H200", "physics_steps_per_s": 1e6 * rate}
+      for robot, lanes, rate in (("HalfCheetah", 1024, .38), ("HalfCheetah", 4096, 1.24), ("HalfCheetah", 65536, 2.97),
+                                 ("Ant", 1024, .52), ("Ant", 4096, .77), ("Ant", 65536, .83))),
 ]  # fmt: skip
 
 
@@ -187,6 +194,18 @@ def part_f(session: Session, sizes: work.Sizes, kept: Facts) -> None:
         session.row("f", label, lambda: rates(session, kept), floor_s=10.0)
 
 
+def part_g(session: Session, sizes: work.Sizes, kept: Facts) -> None:
+    for backend in ("c", "mjx"):
+        label = f"ProMP HalfCheetahDir, {sizes.tasks[0]} tasks, {backend}"
+        session.row("g", label, lambda b=backend: robots.promp(session, b, sizes), backend=backend)
+    for robot, lanes, bits in sizes.robots:
+        session.row(
+            "g", f"MJX {robot}, {lanes} lanes, float{bits}",
+            lambda r=robot, n=lanes, b=bits: robots.physics(session, r, n, sizes.robot_steps, b),
+            robot=robot, lanes=lanes, bits=bits,
+        )  # fmt: skip
+
+
 def kernels(measured: work.Measured) -> Facts:
     """Where the time of a program goes."""
     program = measured.program.compiled
@@ -225,6 +244,7 @@ def rates(session: Session, kept: Facts) -> Facts:
 PROFILED = ("PPO", "ProMP", "RL2 gru", "RL2 transformer", "RL2 XLand")
 PARTS: dict[str, Callable[[Session, work.Sizes, Facts], None]] = {
     "a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f,
+    "g": part_g,
 }  # fmt: skip
 
 

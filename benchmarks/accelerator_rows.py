@@ -44,12 +44,17 @@ class Sizes(NamedTuple):
     precision_tasks: int = 640
     copy_mb: int = 1024
     matmul: int = 8192
+    robots: tuple[tuple[str, int, int], ...] = (  # robot, lanes, bits
+        ("HalfCheetahDir", 4096, 32), ("HalfCheetahDir", 65_536, 32), ("HalfCheetahDir", 65_536, 64),
+        ("AntDir", 65_536, 32),
+    )  # fmt: skip
+    robot_steps: int = 10
 
 
 SMALL = Sizes(
     members=(2,), seconds=0.01, tasks=(2,), episodes=2, horizon=5, inner_steps=(1,), hidden=4, gradient_tasks=2,
     pulls=(3,), trials=8, xland_trials=16, xland_steps=4, xland_width=8, precision_steps=1, precision_tasks=2,
-    copy_mb=4, matmul=128,
+    copy_mb=4, matmul=128, robots=(("HalfCheetahDir", 2, 32),), robot_steps=2,
 )  # fmt: skip
 ON_CPU = Sizes(copy_mb=128, matmul=1024)  # what does not fit the minutes is skipped
 

@@ -188,6 +188,17 @@ def accelerator_gradients() -> str:
     return _markdown([*head, "from the default precision's, relative"], rows)
 
 
+def accelerator_robots() -> str:
+    """Robots on a GPU."""
+    rows = []
+    for r in _load("benchmarks/results/accelerator_nvidia-h200_g.json")["rows"]:
+        physics = f"{r['physics_steps_per_s']:,.0f}" if "physics_steps_per_s" in r else "-"
+        cells = [f"{r['compile_s']:.1f}", f"{r['run_s']:.1f}", f"{r['env_steps_per_s']:,.0f}", physics]
+        rows.append([r["work"], *cells, f"{r['needed_mb']:,.0f}"])
+    head = ["work, NVIDIA H200", "trace + compile s", "s", "env steps a second", "substeps a second", "needed MB"]
+    return _markdown(head, rows)
+
+
 def unrolling() -> str:
     """Loops over time with several steps a turn."""
     rows = []
@@ -213,6 +224,7 @@ TABLES = {
     "test_costs": test_costs,
     "accelerator": accelerator,
     "accelerator_gradients": accelerator_gradients,
+    "accelerator_robots": accelerator_robots,
     "unrolling": unrolling,
     "demo": demo,
     "throughput": throughput,

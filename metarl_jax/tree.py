@@ -76,13 +76,16 @@ def optimizer_step(optimizer: optax.GradientTransformation, grads: Any, opt_stat
         return optax.apply_updates(params, updates), opt_state
 
 
-def scan_steps(step: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, reverse: bool = False) -> Any:
+def scan_steps(
+    step: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, reverse: bool = False, large: bool = False
+) -> Any:
     """`jax.lax.scan` over the time steps of a rollout.
 
     On an accelerator a step is a handful of small kernels whose launches cost more than they compute, so
     `UNROLLED_STEPS` of them make one turn of the loop (docs/benchmarks.md has what that gains). A CPU gains nothing.
+    A `large` step is not repeated.
     """
-    unroll = 1 if jax.default_backend() == "cpu" else UNROLLED_STEPS
+    unroll = 1 if large or jax.default_backend() == "cpu" else UNROLLED_STEPS
     return jax.lax.scan(step, init, xs, reverse=reverse, unroll=unroll)
 
 

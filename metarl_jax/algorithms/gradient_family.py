@@ -11,6 +11,8 @@ import optax
 from pydantic import Field
 
 from metarl_jax.algorithms.interface import RANDOM_INIT, Entry, Evaluation, Job, RunOptions, common_references, held_out
+from metarl_jax.envs.protocol import tasks_at_a_time
+from metarl_jax.envs.tasks import num_members
 from metarl_jax.meta import evaluation as scoring
 from metarl_jax.meta import meta_gradient as ways
 from metarl_jax.networks import build_policy, network_part
@@ -134,7 +136,8 @@ def _way(c: Any) -> Any:
 
 def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any, horizon: int) -> Evaluation:
     def scores(params: Any, key: Any, some: Any, num_updates: int) -> Any:
-        return scoring.adaptation_curve(algorithm, params, key, some, num_updates)
+        size = tasks_at_a_time(env, num_members(some))
+        return scoring.adaptation_curve(algorithm, params, key, some, num_updates, size)
 
     beside = None
     if c.num_inner_steps:  # one policy for all tasks, on as many environment steps

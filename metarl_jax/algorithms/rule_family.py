@@ -7,6 +7,8 @@ import jax
 from pydantic import Field
 
 from metarl_jax.algorithms.interface import RANDOM_INIT, Entry, Evaluation, Job, RunOptions, common_references, held_out
+from metarl_jax.envs.protocol import tasks_at_a_time
+from metarl_jax.envs.tasks import num_members
 from metarl_jax.meta import evaluation as scoring
 from metarl_jax.options import ConfigError, Part, Positive, Rate, check_divides, configuration, options_of
 from metarl_jax.rl import learners
@@ -92,7 +94,8 @@ def rule_entry(
 def _evaluation(c: Any, lived: dict[str, Any], env: Any, tasks: Any, horizon: int, lifetime: int) -> Evaluation:
     def scores_of(who: str) -> Callable:
         def scores(params: Any, key: jax.Array, some: Any, num_updates: int) -> jax.Array:
-            return scoring.adaptation_curve(lived[who], params, key, some, num_updates)
+            size = tasks_at_a_time(env, num_members(some))
+            return scoring.adaptation_curve(lived[who], params, key, some, num_updates, size)
 
         return scores
 

@@ -7,6 +7,8 @@ import jax
 from pydantic import Field
 
 from metarl_jax.algorithms.interface import RANDOM_POLICY, Evaluation, Job, RunOptions, common_references, held_out
+from metarl_jax.envs.protocol import tasks_at_a_time
+from metarl_jax.envs.tasks import num_members
 from metarl_jax.envs.trial import episode_ends, episode_returns, trials
 from metarl_jax.meta import evaluation as scoring
 from metarl_jax.options import ConfigError, Positive
@@ -51,7 +53,8 @@ def trial_builder(make: Callable[..., tuple[Any, Any]]) -> Callable[[Any, Any, A
 
 def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any) -> Evaluation:
     def scores(params: Any, key: jax.Array, some: Any, num_updates: int) -> jax.Array:
-        return scoring.adaptation_curve(algorithm, params, key, some, num_updates)
+        size = tasks_at_a_time(env, num_members(some))
+        return scoring.adaptation_curve(algorithm, params, key, some, num_updates, size)
 
     def random(key: jax.Array, some: Any, num_updates: int) -> jax.Array:
         """Mean return of an episode over the trials of a policy without a memory, [task, 1, trial]."""

@@ -16,6 +16,8 @@ from metarl_jax.runs.config import config_directory, describe, dump, load
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 if a run failed (NaN); 2 for a mistake in what was asked; 130 if interrupted."""
+    # OpenBLAS, which XLA calls for small factorisations on a CPU, would wake and spin a thread for each core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(50_000, 10, 10)  # imports and traces make millions of objects that stay: search them less often
     top = parser()
     arguments, rest = top.parse_known_args(argv)

@@ -40,6 +40,31 @@ class Environment(Protocol):
         """A space with `sample(key)`, and `n` (discrete) or `shape`, `low` and `high` (box)."""
 
 
+def calls_host(env: Any) -> bool:
+    """Each of its steps is a call of the host (C MuJoCo), which serves all lanes that are vmapped together at once."""
+    return bool(_trait(env, "calls_host", False))
+
+
+def has_large_step(env: Any) -> bool:
+    """Its step is a large program, of which a loop over time should hold one copy only."""
+    return bool(_trait(env, "has_large_step", False))
+
+
+def _trait(env: Any, name: str, default: Any) -> Any:
+    """An attribute of an environment, or of the one that it wraps as its `env`."""
+    while not hasattr(env, name) and hasattr(env, "env"):
+        env = env.env
+    return getattr(env, name, default)
+
+
+def tasks_at_a_time(env: Any, num_tasks: int, given: int | None = None) -> int | None:
+    """How many of `num_tasks` tasks are acted in at a time: `given`, or all where the environment calls the host.
+
+    A call costs the same for one lane as for a thousand. None: what `tree.default_batch_size` says.
+    """
+    return num_tasks if given is None and calls_host(env) else given
+
+
 NEEDED = ("default_params", "reset_env", "step_env", "is_truncated", "observation_space", "action_space")
 STEP = ("observation", "state", "reward", "terminated", "info")
 

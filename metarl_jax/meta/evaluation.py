@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import tree
+from metarl_jax.envs.protocol import tasks_at_a_time
 from metarl_jax.rl.rollout import episode_returns, rollout
 from metarl_jax.types import MetaLearner, Params, Task
 
@@ -55,7 +56,8 @@ def policy_returns(
         k = jax.random.fold_in(key, index)
         return episode_returns(rollout(env, act, params, k, task, num_steps=num_steps, num_envs=num_episodes)[0])
 
-    return tree.chunked_map(one, (_indices(tasks), tasks), tasks_per_batch)
+    indices = _indices(tasks)
+    return tree.chunked_map(one, (indices, tasks), tasks_at_a_time(env, indices.size, tasks_per_batch))
 
 
 def uniform_policy(env: Any) -> Callable[[Params, jax.Array], Any]:

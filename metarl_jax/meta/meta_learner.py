@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import tree
+from metarl_jax.envs.protocol import tasks_at_a_time
 from metarl_jax.meta import adaptation
 from metarl_jax.meta.meta_gradient import MetaGradient, Way, resolve
 from metarl_jax.meta.outer_update import Outer, Problem, gradient_steps
@@ -60,13 +61,14 @@ def meta_learner(
     estimate: Callable[[Params, Trial], tuple[jax.Array, Params]] | None = None,
     credit: Callable[[jax.Array], jax.Array] | None = None,
     tasks_per_batch: int | None = None,
+    tasks_per_collection: int | None = None,
     score_name: str = "return",
 ) -> MetaLearner:
     """min_theta mean_i L(adapt(theta; trial_i); trial_i) over tasks i (Finn et al. 2017, eq. 1).
 
     A step samples `meta_batch_size` tasks, collects their trials with the current theta, and lets `outer` work on
     them; adaptation is replayed as often as it asks, the environment is not. Memory is that of `tasks_per_batch`
-    tasks (None: one on a CPU, all elsewhere).
+    tasks (None: one on a CPU, all elsewhere); trials of `tasks_per_collection` are collected at a time (None: as many).
 
     Args:
         differentiation: how the gradient gets through the inner updates, see `metarl_jax.meta.differentiation`.
@@ -134,7 +136,8 @@ def meta_learner(
 
     def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(meta_batch_size))
-        trials, scores = tree.map_tasks(lambda k: collect_one(state.params, k), keys, tasks_per_batch)
+        size = tasks_per_batch if tasks_per_collection is None else tasks_per_collection
+        trials, scores = tree.map_tasks(lambda k: collect_one(state.params, k), keys, size)
         if credit is not None:
             trials = trials.replace(credit=credit(scores))
 
@@ -185,6 +188,9 @@ def policy_meta_learner(
     tasks_per_batch: Annotated[
         Positive | None, "tasks processed at a time; null: one on a CPU, all on an accelerator"
     ] = None,
+    tasks_per_collection: Annotated[
+        Positive | None, "tasks acted in at a time; null: all where the environment calls the host, or tasks_per_batch"
+    ] = None,
     init_params: Callable[[jax.Array], Params] | None = None,
     estimate: Callable[[Params, Trial], tuple[jax.Array, Params]] | None = None,
 ) -> MetaLearner:
@@ -202,7 +208,9 @@ def policy_meta_learner(
             -credit * mean log pi_theta_k(a|s). A Python 0 leaves it out of the program.
         inner_kl, outer_kl: have the objective measure KL(old || new) on the inner, the outer batches.
         init_params: what is meta-learned at the start; None: `policy.init`.
-        tasks_per_batch: tasks processed at a time (None: one on a CPU, all on an accelerator).
+        tasks_per_batch: tasks differentiated at a time (None: one on a CPU, all on an accelerator).
+        tasks_per_collection: tasks acted in at a time (None: all where the environment calls the host, whose calls cost
+            the same for one lane as for a thousand; else as `tasks_per_batch`).
     Step metrics: loss, grad_norm, return_k after k inner updates (mean over tasks and episodes), and the outer's own.
     Not differentiated: sampling, advantages. Without `exploration_coef` the dependence of tau on theta through sampling
     enters only by the surrogates' likelihood ratios.
@@ -287,6 +295,7 @@ def policy_meta_learner(
         estimate=estimate,
         credit=standardised_outcome if explores else None,
         tasks_per_batch=tasks_per_batch,
+        tasks_per_collection=tasks_at_a_time(env, meta_batch_size, tasks_per_collection),
     )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from metarl_jax import tree
+from metarl_jax.envs.protocol import has_large_step
 from metarl_jax.types import Params, Rollout, Task
 
 NEVER = 2**31 - 1  # a step that no rollout has
@@ -122,7 +123,7 @@ def rollout(
         return (_where(alive, stepped, now), alive & ~done, remembered), out
 
     alive = None if auto_reset else jnp.ones(num_envs, bool)  # streams never stand still
-    (last, _, _), out = tree.scan_steps(step, (carry, alive, memory), keys)
+    (last, _, _), out = tree.scan_steps(step, (carry, alive, memory), keys, large=has_large_step(env))
     if auto_reset:  # as a constant, which XLA folds away
         out = dataclasses.replace(out, mask=jnp.ones_like(out.reward))
     else:  # the horizon is a time limit too

@@ -13,7 +13,8 @@ gymnasium = pytest.importorskip("gymnasium")
 from metarl_jax.envs import make  # noqa: E402
 from metarl_jax.rl.rollout import episode_returns, rollout  # noqa: E402
 
-NAMES = ("HalfCheetahDir-v0", "HalfCheetahVel-v0", "AntDir-v0", "AntGoal-v0", "Walker2DRandParams-v0", "HopperRandParams-v0")  # fmt: skip
+CHEETAHS, ANTS = ("HalfCheetahDir-v0", "HalfCheetahVel-v0"), ("AntDir-v0", "AntGoal-v0")
+NAMES = (*CHEETAHS, *ANTS, "Walker2DRandParams-v0", "HopperRandParams-v0")
 STEPS = 1200
 
 
@@ -81,7 +82,8 @@ def stepped(name, **options):
         return actions, jax.lax.scan(step, state, actions)[1]
 
     actions, (before, observation, after, reward, ended) = run(task)
-    return env, task, before, np.clip(actions * options.get("action_scale", 1.0), -1, 1), observation, after, reward, ended  # fmt: skip
+    applied = np.clip(actions * options.get("action_scale", 1.0), -1, 1)
+    return env, task, before, applied, observation, after, reward, ended
 
 
 def velocities(env, before, after, axes):

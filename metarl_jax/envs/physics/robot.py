@@ -97,7 +97,7 @@ class Robot(environment.Environment[RobotState, RobotTask]):
     ):
         super().__init__()
         self.physics, self.horizon = physics, check_count("horizon", horizon)
-        self.calls_host = physics.calls_host
+        self.calls_host, self.has_large_step = physics.calls_host, True
         self._reward, self._observe, self._ended, self._success = reward, observe, ended, success
         self._reset = uniform_and_normal(0.0, 0.0) if reset is None else reset
         self._scale = check_positive("action_scale", action_scale)
