@@ -33,10 +33,10 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # Installs $(1) with uv (seconds), or with pip where uv cannot be had or cannot reach an index
 # that only pip is configured for.
-UV_INSTALL := $(BIN)/uv pip install --quiet --python $(PY)
 PIP_INSTALL := $(PY) -m pip install -qq
-install_with_either = { [ -x $(BIN)/uv ] && $(UV_INSTALL) $(1); } || \
-	{ echo "==> no uv, or it could not do it; trying pip (slower)"; $(PIP_INSTALL) $(1); }
+install_into = { [ -x $(BIN)/uv ] && $(BIN)/uv pip install --quiet --python $(1)/bin/python $(2); } || \
+	{ echo "==> no uv, or it could not do it; trying pip (slower)"; $(1)/bin/python -m pip install -qq $(2); }
+install_with_either = $(call install_into,$(VENV),$(1))
 
 .PHONY: help
 help: ## list the targets
@@ -51,7 +51,7 @@ demo: $(INSTALLED) ## set up, train MAML-PPO on point navigation, evaluate it
 	$(BIN)/metarl evaluate "$$RUN"
 
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal -q
-APART := docs distributed
+APART := docs distributed robots metaworld
 
 .PHONY: test
 test: $(INSTALLED) ## set up, run the tests (ARGS="..." for pytest)
@@ -64,6 +64,16 @@ test-distributed: $(INSTALLED) ## run the tests of several devices
 test-docs test-distributed: test-%:
 	@echo "==> running the tests of tests/$* with $(WORKERS) workers"
 	@$(PYTEST) tests/$* $(ARGS)
+
+# The optional packages have environments of their own: Meta-World asks for a MuJoCo that is not the newest.
+.PHONY: test-robots test-metaworld
+test-robots: $(VENV)-robots/.installed ## run the tests of robots and XLand-MiniGrid
+test-metaworld: $(VENV)-metaworld/.installed ## run those of Meta-World, and those of robots with its MuJoCo
+test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py
+test-metaworld: EXTRA_TESTS := tests/metaworld tests/robots/test_physics.py
+test-robots test-metaworld: test-%:
+	@echo "==> running $(EXTRA_TESTS) with $(WORKERS) workers"
+	@$(VENV)-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal -q $(EXTRA_TESTS) $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff check
@@ -121,6 +131,13 @@ $(VENV)/.installed-%: $(VENV)/.installed
 	@$(call install_with_either,--no-build-isolation -e ".[$*]")
 	@touch $@
 
+$(VENV)-robots/.installed $(VENV)-metaworld/.installed: $(VENV)-%/.installed: $(VENV)/.uv requirements-%.lock pyproject.toml
+	@echo "==> creating $(@D), with the packages pinned in requirements-$*.lock"
+	@$(PY) -m venv $(@D)
+	@$(call install_into,$(@D),--no-deps --require-hashes -r requirements-$*.lock)
+	@$(call install_into,$(@D),--no-deps --no-build-isolation -e .)
+	@touch $@
+
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
@@ -129,6 +146,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 lock: $(VENV)/.uv ## pin again what pyproject.toml asks for (UPGRADE=1: newest of all)
 	@echo "==> resolving pyproject.toml into requirements.lock"
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	@echo "==> resolving the extras into requirements-robots.lock and requirements-metaworld.lock"
+	@$(COMPILE) --extra dev --extra robots --extra xland -c requirements.lock pyproject.toml -o requirements-robots.lock
+	@$(COMPILE) --extra dev --extra metaworld -c requirements.lock pyproject.toml -o requirements-metaworld.lock
 	@echo "==> resolving uv into requirements-uv.lock"
 	@echo uv | $(COMPILE) --no-annotate - -o requirements-uv.lock
 
@@ -139,4 +159,4 @@ clean: ## remove caches and build products (not runs/, not the environment)
 
 .PHONY: distclean
 distclean: clean ## clean, and remove the environment
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) $(VENV)-robots $(VENV)-metaworld

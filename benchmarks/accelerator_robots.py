@@ -36,7 +36,7 @@ def physics(session: Session, robot: str, lanes: int, steps: int, bits: int) -> 
         arguments = (states, jax.random.key(2))
         program = compile_to_fit(lambda _: run, arguments, 1)
         timed = session.timed(program.compiled, arguments, steps * lanes)
-        unstable = float(program.output.unstable.mean())
+        unstable = float(program.output.reports["unstable"].mean())
     more = {"physics_steps_per_s": SUBSTEPS * timed["env_steps_per_s"], "unstable_share": unstable}
     return {**program.facts, **timed, **more}
 

@@ -35,6 +35,7 @@ class Rollout:
     episode_return: Float[Array, "T B"]  # undiscounted return of the current episode up to this step
     episode_length: Int[Array, "T B"]  # steps of the current episode up to this step
     distribution: Any = None  # leaves [T, B, ...] of the distribution that the action was drawn from
+    reports: Any = None  # {name: bool [T, B]}: what the environment reports of the current episode up to this step
 
     @property
     def done(self) -> Bool[Array, "T B"]:
@@ -66,6 +67,7 @@ class Trial:
     outer: Any  # pytree without it
     keys: Shaped[Array, "K"]  # the inner updates' own randomness (minibatch shuffles), part of the data
     credit: Any = None  # [] how good the outcome was beside the other tasks', or None: pays for exploration (E-MAML)
+    reports: Any = None  # {name: share of episodes [K + 1]}: `rollout.report_rates` before and after each update
     faults: Any = None  # leaves [K + 1]: `rollout.faulty_steps` before and after each update, where there were rollouts
 
 

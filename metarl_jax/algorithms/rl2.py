@@ -22,7 +22,14 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl.rollout import environment_metrics, faulty_steps
-from metarl_jax.rl.trials import annealed_ppo, check_num_updates, sample_tasks, score_metrics, trial_rollout
+from metarl_jax.rl.trials import (
+    annealed_ppo,
+    check_num_updates,
+    report_rates,
+    sample_tasks,
+    score_metrics,
+    trial_rollout,
+)
 from metarl_jax.types import Batch, LearnerState, MetaLearner, MetaState, Metrics, Params, Policy, Rollout, Task, Trial
 
 
@@ -89,7 +96,7 @@ def rl2(
         task_key, trial_key, update_key = jax.random.split(key, 3)
         task = sample_tasks(tasks.sample, task_key, meta_batch_size, trials_per_task)
         data, scores = trial_rollout(env, act, remember, state.params, trial_key, task, num_trials, one_task_each=True)
-        faults = faulty_steps(data)
+        faults, reported = faulty_steps(data), score_metrics(scores, data)
         if center_rewards:
             centred = data.reward - data.reward.mean(axis=1, keepdims=True)
             data = dataclasses.replace(data, reward=tree.masked(centred, data.mask))
@@ -98,13 +105,13 @@ def rl2(
         )
         finite, faulty = environment_metrics(faults)
         finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
-        metrics = {**metrics, **score_metrics(scores), "finite": finite, "faulty_step": faulty}
+        metrics = {**metrics, **reported, "finite": finite, "faulty_step": faulty}
         return MetaState(learned.params, learned.opt_state), metrics
 
     def collect(params: Params, key: jax.Array, task: Task, num_updates: int | None = None) -> tuple[Trial, jax.Array]:
         check_num_updates(env, num_updates)
         data, scores = trial_rollout(env, act, remember, params, key, task, trials_per_task)
-        return Trial(None, prepare(params, data), jnp.zeros(0)), scores
+        return Trial(None, prepare(params, data), jnp.zeros(0), reports=report_rates(data, env.num_episodes)), scores
 
     def adapt(params: Params, trial: Trial) -> LearnerState:
         observation = trial.outer.observation

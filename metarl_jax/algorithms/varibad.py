@@ -25,7 +25,14 @@ from metarl_jax.options import (
 )
 from metarl_jax.rl import learners
 from metarl_jax.rl.rollout import environment_metrics, faulty_steps
-from metarl_jax.rl.trials import annealed_ppo, check_num_updates, sample_tasks, score_metrics, trial_rollout
+from metarl_jax.rl.trials import (
+    annealed_ppo,
+    check_num_updates,
+    report_rates,
+    sample_tasks,
+    score_metrics,
+    trial_rollout,
+)
 from metarl_jax.types import (
     LearnerState,
     MetaLearner,
@@ -226,7 +233,7 @@ def varibad(
         return MetaState(params, (acting.opt_state, vae_state)), {
             **metrics,
             **more,
-            **score_metrics(scores),
+            **score_metrics(scores, data),
             "finite": finite,
             "faulty_step": faulty,
         }
@@ -234,7 +241,7 @@ def varibad(
     def collect(params: Params, key: jax.Array, task: Task, num_updates: int | None = None) -> tuple[Trial, jax.Array]:
         check_num_updates(env, num_updates)
         data, scores = trial_rollout(env, act, belief.remember, params, key, task, trials_per_task)
-        return Trial(None, data, jnp.zeros(0)), scores
+        return Trial(None, data, jnp.zeros(0), reports=report_rates(data, env.num_episodes)), scores
 
     def adapt(params: Params, trial: Trial) -> LearnerState:
         mean, log_var = belief.encode(params["belief"], trial.outer.observation)

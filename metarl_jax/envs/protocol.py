@@ -45,6 +45,14 @@ def calls_host(env: Any) -> bool:
     return bool(_trait(env, "calls_host", False))
 
 
+def reports(env: Any) -> tuple[str, ...]:
+    """Names in the `info` of a step that say whether something has happened in this episode so far, [] bool each.
+
+    `success`: the task has been solved; `unstable`: the physics have failed. Algorithms report their rates.
+    """
+    return tuple(_trait(env, "reports", ()))
+
+
 def has_large_step(env: Any) -> bool:
     """Its step is a large program, of which a loop over time should hold one copy only."""
     return bool(_trait(env, "has_large_step", False))

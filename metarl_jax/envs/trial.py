@@ -62,7 +62,7 @@ class Trials(environment.Environment[TrialState, Any]):
         self, key: Array, state: TrialState, action: int | float | Array, params: Any
     ) -> tuple[Array, TrialState, Array, Array, dict[Any, Any]]:
         step_key, reset_key = jax.random.split(key)
-        observation, env_state, reward, terminated, _ = self.env.step_env(step_key, state.env_state, action, params)
+        observation, env_state, reward, terminated, info = self.env.step_env(step_key, state.env_state, action, params)
         time = state.episode_time + 1
         over = terminated | self.env.is_truncated(env_state, params) | (time >= self.horizon)
         first_observation, first_state = self.env.reset_env(reset_key, params)
@@ -81,7 +81,7 @@ class Trials(environment.Environment[TrialState, Any]):
         if self.num_options is not None:
             before = jax.nn.one_hot(action, self.num_options, dtype=float)
         flat = self._flat(seen, before, reward, over)
-        return flat, state, reward, self.is_terminated(state, params), {"episode_over": over}
+        return flat, state, reward, self.is_terminated(state, params), {**info, "episode_over": over}
 
     def is_terminated(self, state: TrialState, params: Any) -> Array:
         return state.episode >= self.num_episodes

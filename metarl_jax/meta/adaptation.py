@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.rl.rollout import faulty_steps
+from metarl_jax.rl.rollout import faulty_steps, report_rates
 from metarl_jax.types import Learner, LearnerState, Params, Rollout, Task, Trial
 
 # sample(params, key, task) -> (data for learner.prepare, score): acting, or drawing labelled examples
@@ -50,19 +50,18 @@ def collect(
     sample_keys = jax.random.split(sample_key, num_updates + 1)
     update_keys = jax.random.split(update_key, num_updates)
 
-    def experience(state: LearnerState, key: jax.Array) -> tuple[Any, tuple[Any, jax.Array, Any]]:
+    def experience(state: LearnerState, key: jax.Array) -> tuple[Any, tuple[Any, jax.Array, Any, Any]]:
         data, score = sample(state.params, key, task)
         batch = learner.prepare(state, data)
-        return batch, (batch, score, faulty_steps(data) if isinstance(data, Rollout) else None)
+        about = (faulty_steps(data), report_rates(data)) if isinstance(data, Rollout) else (None, None)
+        return batch, (batch, score, *about)
 
     state = learner.init(jax.lax.stop_gradient(params))
-    state, (inner, scores, faults) = unroll(
-        lambda *x: learner.update(*x)[0], state, update_keys, sample_keys[:-1], experience
-    )
+    state, (inner, *about) = unroll(lambda *x: learner.update(*x)[0], state, update_keys, sample_keys[:-1], experience)
     outer, (_, *last) = experience(state, sample_keys[-1])
     append = lambda first, then: jnp.concatenate([first, then[None]])  # noqa: E731
-    scores, faults = jax.tree.map(append, (scores, faults), tuple(last))
-    return jax.lax.stop_gradient((Trial(inner, outer, update_keys, faults=faults), scores))
+    scores, faults, reports = jax.tree.map(append, tuple(about), tuple(last))
+    return jax.lax.stop_gradient((Trial(inner, outer, update_keys, reports=reports, faults=faults), scores))
 
 
 def replay(

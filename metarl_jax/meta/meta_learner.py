@@ -155,8 +155,9 @@ def meta_learner(
             finite, metrics["faulty_step"] = environment_metrics(first_fault(trials.faults))
             metrics["finite"] = {**finite, **metrics.get("finite", {})}
         per_update = scores.reshape(meta_batch_size, num_inner_steps + 1, -1).mean(axis=(0, 2))
-        named = {f"{score_name}_{k}": per_update[k] for k in range(num_inner_steps + 1)}
-        return state, {**metrics, **named}
+        named = {score_name: per_update, **jax.tree.map(lambda x: x.mean(axis=0), trials.reports or {})}  # [K + 1] each
+        updates = range(num_inner_steps + 1)
+        return state, {**metrics, **{f"{name}_{k}": x[k] for name, x in named.items() for k in updates}}
 
     return MetaLearner(init, step, collect, adapt, meta_loss, meta_gradient)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from metarl_jax import tree
-from metarl_jax.envs.protocol import has_large_step
+from metarl_jax.envs.protocol import has_large_step, reports
 from metarl_jax.types import Params, Rollout, Task
 
 NEVER = 2**31 - 1  # a step that no rollout has
@@ -93,7 +93,7 @@ def rollout(
             remembered, distribution = act(params, remembered, now.observation)
         with tree.usual_promotion():
             action, log_prob = _sample(distribution, act_key, num_envs, among)
-        observation, env_state, reward, terminated, _ = step_env(step_keys, now.env_state, action, task)
+        observation, env_state, reward, terminated, info = step_env(step_keys, now.env_state, action, task)
         truncated = is_truncated(env_state, task) & ~terminated
         lived = jnp.ones_like(truncated, jnp.int32)
         if not auto_reset:  # what a step from beyond the end gives, NaN maybe, is nobody's
@@ -114,6 +114,7 @@ def rollout(
             mask=None if auto_reset else lived.astype(log_prob.dtype),  # type: ignore[arg-type]
             episode_return=stepped.episode_return,
             episode_length=stepped.episode_length,
+            reports={name: info[name] for name in reports(env)},
         )
         if auto_reset:
             first_observation, first_state = reset_env(_own(reset_keys, num_envs, among), task)
@@ -170,15 +171,26 @@ def episode_returns(rollout: Rollout) -> jax.Array:
     return rollout.episode_return[-1]
 
 
+def report_rates(rollout: Rollout) -> dict[str, jax.Array]:
+    """Share of the columns of an episode-mode rollout in which each report came true, [] each."""
+    live = rollout.mask > 0
+    return {name: jnp.mean(jnp.any(x & live, axis=0).astype(float)) for name, x in (rollout.reports or {}).items()}
+
+
 def completed(rollout: Rollout) -> dict[str, jax.Array]:
-    """Mean return and length of the episodes that ended in an auto-reset rollout, and their number.
+    """Mean return and length of the episodes that ended in an auto-reset rollout, their number, and rates of reports.
 
     The means are infinite where none ended, see `types.Metrics`.
     """
     count = jnp.sum(rollout.done)
     total = jnp.sum(tree.masked(rollout.episode_return, rollout.done))
     length = jnp.sum(tree.masked(rollout.episode_length, rollout.done)).astype(total.dtype)
+    rates = {
+        name: tree.mean_or_nothing(jnp.sum(x & rollout.done).astype(total.dtype), count)
+        for name, x in (rollout.reports or {}).items()
+    }
     return {
+        **rates,
         "episode_return": tree.mean_or_nothing(total, count),
         "episode_length": tree.mean_or_nothing(length, count),
         "num_episodes": count,

@@ -54,10 +54,19 @@ def sample_tasks(sample: Callable[[jax.Array], Task], key: jax.Array, num_tasks:
     return jax.tree.map(lambda x: jnp.repeat(x, trials_per_task, axis=0), jax.vmap(sample)(keys))
 
 
-def score_metrics(scores: jax.Array) -> Metrics:
-    """Mean return of a trial, of its first and of its last episode; scores [episode, trial]."""
-    mean = scores.mean(axis=1)
-    return {"trial_return": mean.sum(), "first_episode_return": mean[0], "last_episode_return": mean[-1]}
+def report_rates(data: Rollout, num_episodes: int) -> dict[str, jax.Array]:
+    """Share of the trials in each of whose episodes each report came true, [episode]."""
+    ends = episode_ends(data.next_observation)
+    flags = {name: (x & ends & (data.mask > 0)).astype(float) for name, x in (data.reports or {}).items()}
+    return {name: episode_returns(x, ends, num_episodes).mean(axis=1) for name, x in flags.items()}
+
+
+def score_metrics(scores: jax.Array, data: Rollout) -> Metrics:
+    """Mean return of a trial, of its first and of its last episode, and rates of reports; scores [episode, trial]."""
+    mean, rates = scores.mean(axis=1), report_rates(data, scores.shape[0])
+    of_an_episode = {"return": mean, **rates}
+    first = {f"first_episode_{name}": x[0] for name, x in of_an_episode.items()}
+    return {"trial_return": mean.sum(), **first, **{f"last_episode_{name}": x[-1] for name, x in of_an_episode.items()}}
 
 
 def check_num_updates(env: Any, num_updates: int | None) -> None:

@@ -48,7 +48,7 @@ class RobotState(environment.EnvState):
 
     physics: Array  # [S], see `Physics`
     seen: Any  # what was watched in the last step, by name
-    unstable: Array  # [] bool: the physics failed, and the episode has ended
+    reports: Any  # {name: bool []}: what has happened in this episode so far; `unstable` has ended it
     time: Array  # [] steps taken
 
 
@@ -77,7 +77,7 @@ class Robot(environment.Environment[RobotState, RobotTask]):
 
     An action is in the units of the actuators. It is multiplied by `action_scale` and clipped to their range; the
     reward reads it as it is then, a policy's log-probability is of the action before that. A step whose physics
-    become unstable ends the episode with reward 0 in the state before it, and says so in `info["unstable"]`.
+    become unstable ends the episode with reward 0 in the state before it, and is reported as `unstable`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Robot(environment.Environment[RobotState, RobotTask]):
         self._scale = check_positive("action_scale", action_scale)
         self._looks = looks_at_start and bool(physics.model.watches)
         self._example_goal, self._label = example_goal, label or Path(physics.model.path).stem
-        self.reports = ("unstable",) + (("success",) if success else ())
+        self.reports = ("unstable",) if success is None else ("unstable", "success")
 
     @property
     def default_params(self) -> RobotTask:
@@ -123,8 +123,8 @@ class Robot(environment.Environment[RobotState, RobotTask]):
         seen = model.seen(jnp.zeros(model.seen_size, physics.dtype))
         if self._looks:
             seen = self.physics.look(physics, params.patch)
-        zero = jnp.zeros((), int)
-        state = RobotState(physics=physics, seen=seen, unstable=jnp.zeros((), bool), time=zero)
+        nothing = dict.fromkeys(self.reports, jnp.zeros((), bool))
+        state = RobotState(physics=physics, seen=seen, reports=nothing, time=jnp.zeros((), int))
         return self.get_obs(state, params), state
 
     def step_env(
@@ -135,20 +135,20 @@ class Robot(environment.Environment[RobotState, RobotTask]):
         low, high = jnp.asarray(self.physics.model.control_range, state.physics.dtype).T
         action = jnp.clip(jnp.asarray(action, state.physics.dtype) * self._scale, low, high)
         physics, seen = self.physics.step(state.physics, action, params.patch, over)
-        unstable = seen.pop("unstable") | state.unstable
+        unstable = seen.pop("unstable") | state.reports["unstable"]
+        model = self.physics.model
         before = self._frame(state)
-        state = RobotState(physics=physics, seen=seen, unstable=unstable, time=state.time + 1)
-        after = self._frame(state)
+        after = Frame(model.part(physics, "QPOS"), model.part(physics, "QVEL"), seen, model.dt)
         reward = jnp.where(unstable, 0.0, self._reward(params.goal, before, action, after))
-        info = {"unstable": unstable}
+        reports = {"unstable": unstable}
         if self._success is not None:
-            info["success"] = self._success(params.goal, after) & ~unstable
-        return self.get_obs(state, params), state, reward, self.is_terminated(state, params), info
+            reports["success"] = state.reports["success"] | (self._success(params.goal, after) & ~unstable)
+        state = RobotState(physics=physics, seen=seen, reports=reports, time=state.time + 1)
+        return self.get_obs(state, params), state, reward, self.is_terminated(state, params), dict(reports)
 
     def is_terminated(self, state: RobotState, params: RobotTask) -> Array:
-        if self._ended is None:
-            return state.unstable
-        return self._ended(params.goal, self._frame(state)) | state.unstable
+        unstable = state.reports["unstable"]
+        return unstable if self._ended is None else self._ended(params.goal, self._frame(state)) | unstable
 
     def is_truncated(self, state: RobotState, params: RobotTask) -> Array:
         return state.time >= params.max_steps_in_episode
@@ -202,7 +202,8 @@ def from_xml(
       observe: (goal, frame) -> [D]; by default positions and velocities. What the agent must find out stays out.
       tasks: key -> goal, any pytree; with `patches`: key -> (goal, {name: array}). None: one task, whose goal is 0.
       ended: (goal, frame) -> [] bool: the episode terminates. None: never.
-      success: (goal, frame) -> [] bool: the task is solved in this step, reported beside the return.
+      success: (goal, frame) -> [] bool: the task is solved in this step. The share of episodes in which it was, in any
+        step, is reported beside the return.
       reset: (key, qpos, qvel) -> (qpos, qvel) of a start, from those of the XML, which are the default.
       horizon: steps of an episode. action_scale: what actions are multiplied by before they are clipped.
       frame_skip, patches, watch, refresh, backend: see `physics.load`.
