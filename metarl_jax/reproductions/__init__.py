@@ -1,8 +1,9 @@
 """Published results, run again: each compares with the published number and the exact optimum, and passes or fails.
 
-A reproduction is a module with `run(directory, report) -> list of Claim`. What it trains it keeps in `directory`,
-so that a run that was cut off goes on. One that is a table of cells names them in `cells`, has
-`CELLS` and `run(directory, report, cells)`. `reproduce` adds the circumstances and makes JSON of it.
+A reproduction is a module with `run(directory, report) -> list of Claim`, or "module:function" for a function of
+another name. What it trains it keeps in `directory`, so that a run that was cut off goes on. One that is a table of
+cells names them in `cells`, has `CELLS` and `run(directory, report, cells)`. `reproduce` adds the circumstances and
+makes JSON of it.
 """
 
 import dataclasses
@@ -161,6 +162,46 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         cells=("n10", "n25", "n50", "n75", "n100"),
         chosen=("n10",),
     ),
+    "halfcheetah-dir": Reproduction(
+        "ProMP and others on HalfCheetah, forwards or backwards",
+        "Rothfuss et al. 2019, ProMP",
+        f"{_HERE}.locomotion:halfcheetah_dir",
+        seeds=3,
+        cpu=NOT_MEASURED,
+        gpu=NOT_MEASURED,
+        cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad"),
+        chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad"),
+    ),
+    "halfcheetah-vel": Reproduction(
+        "ProMP and RL2 on HalfCheetah, target velocities",
+        "Rothfuss et al. 2019, ProMP",
+        f"{_HERE}.locomotion:halfcheetah_vel",
+        seeds=3,
+        cpu=NOT_MEASURED,
+        gpu=NOT_MEASURED,
+        cells=("promp", "rl2"),
+        chosen=("promp", "rl2"),
+    ),
+    "ant-dir": Reproduction(
+        "ProMP and RL2 on the ant, directions of the plane",
+        "Rakelly et al. 2019, PEARL",
+        f"{_HERE}.locomotion:ant_dir",
+        seeds=3,
+        cpu=NOT_MEASURED,
+        gpu=NOT_MEASURED,
+        cells=("promp", "rl2"),
+        chosen=("promp", "rl2"),
+    ),
+    "walker-rand-params": Reproduction(
+        "ProMP and RL2 on walkers of random build",
+        "Rothfuss et al. 2019, ProMP",
+        f"{_HERE}.locomotion:walker_rand_params",
+        seeds=3,
+        cpu=NOT_MEASURED,
+        gpu=NOT_MEASURED,
+        cells=("promp", "rl2"),
+        chosen=("promp", "rl2"),
+    ),
     "varibad-gridnavi": Reproduction(
         "VariBAD and RL2 on GridNavi, beside the Bayes-optimal agent",
         "Zintgraf et al. 2020, VariBAD, section 5.1",
@@ -234,7 +275,8 @@ def reproduce(
     entry = REPRODUCTIONS[name]
     began, cpu_began = time.perf_counter(), time.process_time()
     options = {"cells": cells or entry.chosen} if entry.cells else {}
-    claims = importlib.import_module(entry.module).run(directory, report, **options)
+    module, _, function = entry.module.partition(":")
+    claims = getattr(importlib.import_module(module), function or "run")(directory, report, **options)
     return {
         "name": name,
         "title": entry.title,

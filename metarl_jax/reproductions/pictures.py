@@ -125,6 +125,27 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
     return save_figure(figure, path)
 
 
+def training_curves(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    """PNG: returns against environment steps, one panel a method, before (grey) and after adaptation, all seeds.
+
+    Args:
+        curves: method -> (steps [iteration], returns [iteration, seed, 2]).
+    """
+    figure, axes = _panels(1, len(curves), width=2.9, height=2.9)
+    for axis, (title, (steps, returns)) in zip(axes[0], curves.items(), strict=True):
+        for column, (colour, label) in enumerate((("#9aa5b1", "before"), (OURS, "after adaptation"))):
+            values = returns[..., column]
+            axis.fill_between(
+                steps / 1e6, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.25, linewidth=0
+            )
+            axis.plot(steps / 1e6, values.mean(axis=1), color=colour, label=label, linewidth=1.8)
+        axis.set_title(title, fontsize=10, color=INK)
+        axis.set_xlabel("environment steps, millions")
+    axes[0][0].set_ylabel("return of an episode")
+    _legend(figure, axes[0][0])
+    return save_figure(figure, path)
+
+
 def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_every: int, optimum: float) -> Path:
     """PNG: rewards a step and entropy coefficients over lives, means over seeds and a hundredth of life.
 

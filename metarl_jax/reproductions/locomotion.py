@@ -1,0 +1,133 @@
+"""Robots that walk: ProMP and its rivals, RL2 and VariBAD on the families of the papers.
+
+The gradient-based methods have ProMP's setting (Rothfuss et al. 2019): 40 tasks x 20 episodes before and after one
+inner step of .1, tanh 64-64, a linear baseline with gamma .99 and lambda 1, Adam 1e-3 for 5 epochs with clip .3, and,
+as in its code, actions divided by 10. The paper trains 1,001 iterations; `ITERATIONS` says how many are trained here.
+RL2 and VariBAD act for as many steps an iteration: 40 tasks x 20 trials of two episodes. Actions are not divided for
+them.
+
+Judged is what must hold on any simulator: adaptation helps, and ProMP adapts to a higher return than that of one policy
+for all tasks, and of random initialisation after the same update. Returns of the papers are of other MuJoCos; they are
+not compared.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl_jax.algorithms.interface import RANDOM_INIT
+from metarl_jax.meta import evaluation
+from metarl_jax.reproductions import NO_RULE, Claim
+from metarl_jax.reproductions.pictures import training_curves
+from metarl_jax.runs import config, evaluate, train
+from metarl_jax.runs.build import build
+
+SEEDS = 3
+RUN = {"num_seeds": SEEDS, "checkpoint_every": 5, "eval_tasks": 40, "eval_episodes": 20}
+BY_GRADIENT = {"meta_batch_size": 40, "episodes_per_task": 20, "inner_lr": 0.1, "eval_updates": 1}
+BY_ADAM = {"outer_lr": 1e-3, "outer_epochs": 5, "outer_clip_eps": 0.3}
+ON_TRIALS = {"num_episodes": 2, "meta_batch_size": 40, "trials_per_task": 20, "gae_lambda": 0.95, "gamma": 0.99}
+METHODS: dict[str, dict[str, Any]] = {
+    "promp": {"algorithm": "promp", "kl_coef": 5e-4, **BY_GRADIENT, **BY_ADAM},
+    "maml-trpo": {"algorithm": "maml_trpo", "max_kl": 0.01, **BY_GRADIENT},
+    "e-maml": {"algorithm": "e_maml", "exploration_coef": 1.0, **BY_GRADIENT, "outer_lr": 1e-3},
+    "maml-vpg": {
+        "algorithm": "maml", "inner_surrogate": "vpg", "outer_surrogate": "vpg", "baseline": "linear",
+        "gae_lambda": 1.0, **BY_GRADIENT, "outer_lr": 1e-3, "outer_epochs": 1,
+    },
+    "rl2": {"algorithm": "rl2", "size": 128, "lr": 5e-4, "num_epochs": 5, "num_minibatches": 8, **ON_TRIALS},
+    "varibad": {"algorithm": "varibad", **ON_TRIALS},
+}  # fmt: skip
+LEARN_BY_ACTING = ("rl2", "varibad")
+FAMILIES: dict[str, dict[str, Any]] = {
+    "halfcheetah-dir": {"env": "HalfCheetahDir-v0", "horizon": 100},
+    "halfcheetah-vel": {"env": "HalfCheetahVel-v0", "horizon": 200},
+    "ant-dir": {"env": "AntDir-v0", "horizon": 200},
+    "walker-rand-params": {"env": "Walker2DRandParams-v0", "horizon": 200},
+}
+ITERATIONS = {
+    ("halfcheetah-dir", "promp"): 200,
+    ("halfcheetah-dir", "maml-trpo"): 200,
+    **{("halfcheetah-dir", method): 100 for method in ("e-maml", "maml-vpg", "rl2", "varibad")},
+    **{(family, method): 200 for family in ("halfcheetah-vel", "walker-rand-params") for method in ("promp", "rl2")},
+    **{("ant-dir", method): 60 for method in ("promp", "rl2")},
+}
+
+
+def configuration(family: str, method: str) -> Any:
+    """What a cell trains."""
+    scale = {} if method in LEARN_BY_ACTING else {"env_options": {"action_scale": 0.1}}
+    number = {"num_iterations": ITERATIONS[family, method]}
+    return config.validate({**RUN, **FAMILIES[family], **scale, **METHODS[method], **number})
+
+
+def run_family(family: str, directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
+    """Train `cells` (kept in `directory`, going on where they were left), evaluate on held-out tasks, judge."""
+    claims: list[Claim] = []
+    curves = {}
+    for method in cells:
+        c = configuration(family, method)
+        job, where = build(c), directory / method
+        report(f"{family}, {method}: {SEEDS} seeds x {c.num_iterations} iterations of {job.work_per_iteration:,} steps")
+        train.train(job, where, resume=True, report=report)
+        table, scores = evaluate.assess(where, baselines=method == "promp", report=report)
+        evaluate.save(where, table, scores)
+        claims += _claims(method, table, scores)
+        curves[method] = training_curve(where, job.work_per_iteration)
+    training_curves(directory / f"{family}.png", curves)
+    return claims
+
+
+def training_curve(run_dir: Path, work: int) -> tuple[np.ndarray, np.ndarray]:
+    """(environment steps of a seed so far [iteration], returns before and after adaptation [iteration, seed, 2])."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    names = ("return_0", "return_1") if "return_0" in rows[0] else ("first_episode_return", "last_episode_return")
+    returns = np.array([[np.atleast_1d(row[name]) for name in names] for row in rows], float)
+    return work * np.array([row["iteration"] for row in rows]), returns.swapaxes(1, 2)
+
+
+def _claims(method: str, table: dict[str, Any], scores: dict[str, np.ndarray]) -> list[Claim]:
+    after = [row["mean"] for row in table["adaptation"]]
+    between = [tuple(row["mean_interval"]) for row in table["adaptation"]]
+    gain = table["gain"][0]
+    claims = [
+        Claim(f"{method}: return before adaptation", after[0], between[0], NO_RULE, True),
+        Claim(f"{method}: return after adaptation", after[1], between[1], NO_RULE, True),
+        Claim(
+            f"{method}: gain by adapting", gain["mean"], (gain["low"], gain["high"]), "interval > 0", gain["low"] > 0
+        ),
+    ]
+    if method != "promp":
+        return claims
+    rivals = {
+        "one policy for all tasks": scores[evaluate.NO_ADAPTATION][..., :1, :].mean(axis=-1)[..., 0],
+        "random initialisation, adapted": scores[RANDOM_INIT][:, :, 1].mean(axis=-1),
+    }
+    ours = scores["run"][:, :, 1].mean(axis=-1)
+    for name, theirs in rivals.items():
+        more, low, high = evaluation.bootstrap_interval(ours - theirs, evaluation.mean)
+        claims.append(Claim(f"{method}: more than {name}", more, (low, high), "interval > 0", low > 0))
+    return claims
+
+
+def halfcheetah_dir(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
+    """HalfCheetahDir: two tasks, so that held-out tasks are the tasks of training."""
+    return run_family("halfcheetah-dir", directory, report, cells)
+
+
+def halfcheetah_vel(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
+    """HalfCheetahVel, goals U[0, 3] m/s."""
+    return run_family("halfcheetah-vel", directory, report, cells)
+
+
+def ant_dir(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
+    """AntDir, directions of the plane, survive bonus 1."""
+    return run_family("ant-dir", directory, report, cells)
+
+
+def walker_rand_params(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
+    """Walker2DRandParams."""
+    return run_family("walker-rand-params", directory, report, cells)
