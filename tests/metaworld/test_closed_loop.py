@@ -1,0 +1,93 @@
+"""Ours against the package, step for step: its actions replayed through ours, from the same state, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import package_runs
+import pytest
+
+pytest.importorskip("metaworld")
+
+from metarl_jax.envs.metaworld import TASKS, ml1
+
+GOALS, STEPS = 2, 500
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def everywhere_x64():
+    """Double precision on all threads: the host is called on one that does not see `jax.enable_x64` of this one."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def replay(envs, actions, vectors, states):
+    """Observations, rewards and successes [lanes, T, ...] of both rewards, and what a reset gives."""
+
+    def lane(actions, vector, physics):
+        task = envs[0].params(vector)
+        first, state = envs[0].reset_env(jax.random.key(0), task)
+
+        def step(carry, action):
+            outs = [
+                env.step_env(jax.random.key(0), state, action, task)
+                for env, state in zip(envs, carry, strict=True)
+            ]  # fmt: skip
+            seen = [(obs, reward, info["success"], info["unstable"]) for obs, _, reward, _, info in outs]
+            return tuple(out[1] for out in outs), seen
+
+        began = state.replace(physics=physics)
+        return (first, state.physics, task), jax.lax.scan(step, (began, began), actions)[1]
+
+    return jax.jit(jax.vmap(lane))(actions, vectors, states)
+
+
+def compare(name):
+    """Largest differences, by name, over random and expert actions."""
+    envs = [ml1(name, reward=reward)[0] for reward in ("v2", "v1")]
+    model = envs[0]._physics[0].model
+    found = {}
+    for expert in (False, True):
+        runs = [
+            package_runs.run(name, TASKS[name], vector, model.state_bits, expert=expert, seed=k, steps=STEPS)
+            for k, vector in enumerate(package_runs.vectors(TASKS[name], GOALS, seed=17))
+        ]
+        stacked = package_runs.Run(*(np.stack(x) for x in zip(*runs, strict=True)))
+        (first, physics, _), ours = replay(envs, stacked.actions, stacked.vector, jnp.asarray(stacked.state))
+        (obs, v2, v2_success, unstable), (_, v1, v1_success, _) = ours
+        who = "expert" if expert else "random"
+        cold = np.array(physics - stacked.state)
+        warm = np.array(model.part(cold, "WARMSTART"))
+        cold[..., model._slices["WARMSTART"]] = 0
+        found |= {
+            f"{who} reset state": np.abs(cold).max(),
+            f"{who} reset warm start": np.abs(warm).max(),
+            f"{who} reset observation": np.abs(first - stacked.first).max(),
+            f"{who} observation": np.abs(obs - stacked.observations).max(),
+            f"{who} v2": np.abs(v2 - stacked.v2).max(),
+            f"{who} v1": np.abs(v1 - stacked.v1).max(),
+            f"{who} v1 relative": (np.abs(v1 - stacked.v1) / np.maximum(1, np.abs(stacked.v1))).max(),
+            f"{who} success": int((v2_success != stacked.v2_success).sum() + (v1_success != stacked.v1_success).sum()),
+            f"{who} unstable": int(unstable.sum()),
+            f"{who} steps of success": int(stacked.v2_success.sum()),
+        }
+    return found
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_agrees_with_the_package(name, everywhere_x64):
+    found = compare(name)
+    for who in ("random", "expert"):
+        assert found[f"{who} reset state"] < 1e-15
+        assert found[f"{who} reset observation"] < 1e-12
+        assert found[f"{who} observation"] < 1e-9
+        assert found[f"{who} v2"] < 1e-6
+        assert found[f"{who} v1 relative"] < 1e-6
+        assert found[f"{who} success"] == 0
+        assert found[f"{who} unstable"] == 0
+    assert found["expert steps of success"] > 0
