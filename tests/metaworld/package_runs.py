@@ -21,6 +21,8 @@ class Run(NamedTuple):
     v2_success: np.ndarray
     v1: np.ndarray
     v1_success: np.ndarray
+    v2_float64: np.ndarray  # the same reward of the same state, with the action in float64
+    v1_float64: np.ndarray
 
 
 def vectors(task: Task, number: int, seed: int) -> np.ndarray:
@@ -57,7 +59,11 @@ def run(name: str, task: Task, vector: np.ndarray, bits: int, *, expert: bool, s
     import metaworld.policies
 
     env, first = start(name, vector)
-    state, policy, rng = physics_state(env, bits), getattr(metaworld.policies, task.policy)(), np.random.default_rng(seed)
+    state, policy, rng = (
+        physics_state(env, bits),
+        getattr(metaworld.policies, task.policy)(),
+        np.random.default_rng(seed),
+    )
     observation, rows = first, []
     for _ in range(steps):
         if expert:
@@ -68,6 +74,8 @@ def run(name: str, task: Task, vector: np.ndarray, bits: int, *, expert: bool, s
         observation, reward, *_, info = env.step(action)
         env.reward_function_version = "v1"
         v1, v1_info = env.evaluate_state(observation, action)
+        exact_v1, _ = env.evaluate_state(observation, action.astype(np.float64))
         env.reward_function_version = "v2"
-        rows.append((action, observation, reward, info["success"], v1, v1_info["success"]))
-    return Run(vector, state, first, *(np.array([np.asarray(row[i]) for row in rows]) for i in range(6)))
+        exact_v2, _ = env.evaluate_state(observation, action.astype(np.float64))
+        rows.append((action, observation, reward, info["success"], v1, v1_info["success"], exact_v2, exact_v1))
+    return Run(vector, state, first, *(np.array([np.asarray(row[i]) for row in rows]) for i in range(8)))

@@ -1,4 +1,6 @@
-"""Ours against the package, step for step: its actions replayed through ours, from the same state, in float64."""
+"""Ours against the package, step for step: its actions replayed through ours, from the same state, in float64.
+
+`compare` gives the largest differences of one task."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import package_runs
 import pytest
 
-pytest.importorskip("metaworld")
+pytest.importorskip("metaworld.sawyer_xyz_env")  # this folder has the package's name
 
 from metarl_jax.envs.metaworld import TASKS, ml1
 
@@ -71,7 +73,8 @@ def compare(name):
             f"{who} observation": np.abs(obs - stacked.observations).max(),
             f"{who} v2": np.abs(v2 - stacked.v2).max(),
             f"{who} v1": np.abs(v1 - stacked.v1).max(),
-            f"{who} v1 relative": (np.abs(v1 - stacked.v1) / np.maximum(1, np.abs(stacked.v1))).max(),
+            f"{who} v2 float64": np.abs(v2 - stacked.v2_float64).max(),
+            f"{who} v1 float64": np.abs(v1 - stacked.v1_float64).max(),
             f"{who} success": int((v2_success != stacked.v2_success).sum() + (v1_success != stacked.v1_success).sum()),
             f"{who} unstable": int(unstable.sum()),
             f"{who} steps of success": int(stacked.v2_success.sum()),
@@ -87,7 +90,10 @@ def test_agrees_with_the_package(name, everywhere_x64):
         assert found[f"{who} reset observation"] < 1e-12
         assert found[f"{who} observation"] < 1e-9
         assert found[f"{who} v2"] < 1e-6
-        assert found[f"{who} v1 relative"] < 1e-6
+        assert found[f"{who} v1"] < 1e-6
+        # Given a float32 action, the package computes some of its rewards in float32.
+        assert found[f"{who} v2 float64"] < 1e-12
+        assert found[f"{who} v1 float64"] < 1e-10  # of up to 3,000
         assert found[f"{who} success"] == 0
         assert found[f"{who} unstable"] == 0
     assert found["expert steps of success"] > 0

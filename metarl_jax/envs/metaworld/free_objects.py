@@ -11,6 +11,7 @@ from jax import Array
 from metarl_jax.envs.metaworld.task import SawyerParams, Seen, Settled, Task
 from metarl_jax.envs.metaworld.tools import (
     cage,
+    hamacher,
     lift_then_place,
     norm,
     pad_cage,
@@ -20,7 +21,6 @@ from metarl_jax.envs.metaworld.tools import (
     sweep_cage,
     tolerance,
 )
-from metarl_jax.envs.metaworld.tools import both as land
 
 Result = tuple[Array, Array]
 
@@ -99,7 +99,7 @@ def _pick_place_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settl
     obj = seen.object
     d = norm(obj - task.goal)
     in_place = tolerance(d, 0.05, norm(task.object_pos - task.goal))
-    reward = land(pad_cage(seen, action, task, radius=0.015, xz=0.005), in_place)
+    reward = hamacher(pad_cage(seen, action, task, radius=0.015, xz=0.005), in_place)
     lifted = (norm(obj - seen.tcp) < 0.02) & (seen.opening > 0) & (obj[2] - 0.01 > task.object_pos[2])
     reward = reward + jnp.where(lifted, 1 + 5 * in_place, 0.0)
     return jnp.where(d < 0.05, 10.0, reward), d <= 0.07
@@ -129,10 +129,10 @@ def _peg_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settled) -> 
         prism(seen.head, corner[f"bottom_right_corner_collision_box_{i}"], corner[f"top_left_corner_collision_box_{i}"])
         for i in (1, 2)
     ]
-    in_place = land(tolerance(d, 0.07, norm((task.handle - task.goal) * scale)), land(boxes[1], boxes[0]))
+    in_place = hamacher(tolerance(d, 0.07, norm((task.handle - task.goal) * scale)), hamacher(boxes[1], boxes[0]))
     held = cage(seen, action, task, radius=0.0075, pads=0.03, xz=0.005)
     lifted = (norm(obj - seen.tcp) < 0.08) & (seen.opening > 0) & (obj[2] - 0.01 > task.object_pos[2])
-    reward = land(jnp.where(lifted, 1.0, held), in_place) + jnp.where(lifted, 1 + 5 * in_place, 0.0)
+    reward = hamacher(jnp.where(lifted, 1.0, held), in_place) + jnp.where(lifted, 1 + 5 * in_place, 0.0)
     return jnp.where(d <= 0.07, 10.0, reward), d <= 0.07
 
 
@@ -170,7 +170,7 @@ def _swept(seen: Seen, task: SawyerParams, goal: Array, grip: float, xz: float) 
     d = norm(seen.object - goal)
     in_place = tolerance(d, 0.05, norm(task.object_pos - goal))
     held = sweep_cage(seen, task, radius=0.02, grip=grip, xz=xz)
-    return jnp.where(d < 0.05, 10.0, 2 * held + 6 * land(held, in_place)), d <= 0.05
+    return jnp.where(d < 0.05, 10.0, 2 * held + 6 * hamacher(held, in_place)), d <= 0.05
 
 
 def _sweep_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settled) -> Result:
@@ -242,7 +242,7 @@ def _basketball_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settl
     in_place = tolerance(d, 0.08, norm((task.object_pos - target) * scale))
     held = cage(seen, action, task, radius=0.025, pads=0.06, xz=0.005)
     lifted = (norm(obj - seen.tcp) < 0.035) & (seen.opening > 0) & (obj[2] - 0.01 > task.object_pos[2])
-    reward = land(jnp.where(lifted, 1.0, held), in_place) + jnp.where(lifted, 1 + 5 * in_place, 0.0)
+    reward = hamacher(jnp.where(lifted, 1.0, held), in_place) + jnp.where(lifted, 1 + 5 * in_place, 0.0)
     return jnp.where(d < 0.08, 10.0, reward), d <= 0.08
 
 
@@ -278,10 +278,10 @@ def _shelf_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settled) -
     obj, goal = seen.object, task.goal
     d = norm(obj - goal)
     in_place = tolerance(d, 0.05, norm(task.object_pos - goal))
-    reward = land(cage(seen, action, task, radius=0.02, pads=0.05, xz=0.01, dense=False), in_place)
+    reward = hamacher(cage(seen, action, task, radius=0.02, pads=0.05, xz=0.01, dense=False), in_place)
     before = obj[1] - (goal[1] - 0.15)
     low = (obj[2] > 0) & (obj[2] < 0.24) & (goal[0] - 0.15 < obj[0]) & (obj[0] < goal[0] + 0.15)
-    loss = land(jnp.clip(before / 0.15, 0, 1), jnp.clip((0.24 - obj[2]) / 0.24, 0, 1))
+    loss = hamacher(jnp.clip(before / 0.15, 0, 1), jnp.clip((0.24 - obj[2]) / 0.24, 0, 1))
     kept = jnp.where(low & (before > 0) & (obj[1] < goal[1]), jnp.clip(in_place - loss, 0, 1), in_place)
     kept = jnp.where(low & (obj[1] > goal[1]), 0.0, kept)
     lifted = (norm(obj - seen.tcp) < 0.025) & (seen.opening > 0) & (obj[2] - 0.01 > task.object_pos[2])

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metarl_jax.envs.metaworld.task import SawyerParams, Seen, Settled, Task
-from metarl_jax.envs.metaworld.tools import both as land
-from metarl_jax.envs.metaworld.tools import closing, gaussian_tolerance, norm, progress, reach_then, tolerance
+from metarl_jax.envs.metaworld.tools import closing, gaussian_tolerance, hamacher, norm, progress, reach_then, tolerance
 
 Result = tuple[Array, Array]
 
@@ -26,7 +25,7 @@ def _button_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settled) 
     """r = 2 (opening & near); + 8 tol(d; .005, D) within .05 of the button. near = tol(|button - tips|; .05, ...)."""
     obj = seen.object
     near, d = norm(obj - seen.tcp), jnp.abs(task.goal[1] - obj[1])
-    reward = 2 * land(seen.opening, tolerance(near, 0.05, norm(obj - task.init_tcp)))
+    reward = 2 * hamacher(seen.opening, tolerance(near, 0.05, norm(obj - task.init_tcp)))
     pressed = tolerance(d, 0.005, jnp.abs(task.goal[1] - task.handle[1]))
     return reward + jnp.where(near <= 0.05, 8 * pressed, 0.0), d <= 0.02
 
@@ -67,7 +66,7 @@ def _topdown_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settled)
     """r = 5 (closed & near); + 5 tol(d; .005, D) within .03 of the button. near = tol(|button - tips|; .01, ...)."""
     obj = seen.object
     near, d = norm(obj - seen.tcp), jnp.abs(task.goal[2] - obj[2])
-    reward = 5 * land(1 - seen.opening, tolerance(near, 0.01, norm(obj - task.init_tcp)))
+    reward = 5 * hamacher(1 - seen.opening, tolerance(near, 0.01, norm(obj - task.init_tcp)))
     pressed = tolerance(d, 0.005, jnp.abs(task.goal[2] - task.handle[2]))
     return reward + jnp.where(near <= 0.03, 5 * pressed, 0.0), d <= 0.024
 
@@ -104,9 +103,9 @@ def _door_open_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settle
     behind = tolerance(norm(hand - door - _const([0.05, 0.03, -0.01], hand)), 0.06, 0.5)
     turned = -seen.joint
     opened = 0.2 * (turned > jnp.pi / 90) + 0.8 * tolerance(jnp.pi * 2 / 3 - turned, 0.5, jnp.pi / 3)
-    grab = ((jnp.clip(action[3], -1, 1) + 1) / 2).astype(hand.dtype)
+    grab = (jnp.clip(action[3], -1, 1).astype(hand.dtype) + 1) / 2
     success = jnp.abs(seen.object[0] - task.goal[0]) <= 0.08
-    return jnp.where(success, 10.0, 2 * land(land(above, behind), grab) + 8 * opened), success
+    return jnp.where(success, 10.0, 2 * hamacher(hamacher(above, behind), grab) + 8 * opened), success
 
 
 def _door_bonus(seen: Seen, task: SawyerParams) -> Result:
@@ -188,8 +187,8 @@ def _drawer_close_v2(seen: Seen, action: Array, task: SawyerParams, settled: Set
     obj, d = seen.object, norm(seen.object - task.goal)
     in_place = tolerance(d, 0.05, jnp.abs(norm(task.object_pos - task.goal) - 0.05))
     margin = jnp.abs(norm(task.object_pos - task.init_tcp) - 0.005)
-    reach = land(gaussian_tolerance(norm(obj - seen.tcp), 0.005, margin), closing(action, seen))
-    return jnp.where(d <= 0.065, 10.0, 10 * land(reach, in_place)), d <= 0.065
+    reach = hamacher(gaussian_tolerance(norm(obj - seen.tcp), 0.005, margin), closing(action, seen))
+    return jnp.where(d <= 0.065, 10.0, 10 * hamacher(reach, in_place)), d <= 0.065
 
 
 def _drawer_close_v1(seen: Seen, action: Array, task: SawyerParams, settled: Settled) -> Result:
@@ -236,7 +235,7 @@ def _window_v2(seen: Seen, task: SawyerParams, start: Array, reach: Array) -> Re
     """r = 10 (reach & tol(d; .05, D - .05)), d and D in x."""
     d = jnp.abs(seen.object[0] - task.goal[0])
     in_place = tolerance(d, 0.05, jnp.abs(jnp.abs(start - task.goal[0]) - 0.05))
-    return 10 * land(reach, in_place), d <= 0.05
+    return 10 * hamacher(reach, in_place), d <= 0.05
 
 
 def _window_open_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settled) -> Result:
@@ -308,7 +307,7 @@ def _lever_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settled) -
     first = norm((task.init_tcp + shoulder - task.handle) * scale)
     ready = tolerance(norm((seen.hand + shoulder - lever) * scale), 0.02, first)
     in_place = tolerance(d, 0.04, norm(task.handle - task.goal))
-    return 10 * land(ready, in_place), jnp.abs(-seen.joint - jnp.pi / 2) <= jnp.pi / 24
+    return 10 * hamacher(ready, in_place), jnp.abs(-seen.joint - jnp.pi / 2) <= jnp.pi / 24
 
 
 def _lever_v1(seen: Seen, action: Array, task: SawyerParams, settled: Settled) -> Result:

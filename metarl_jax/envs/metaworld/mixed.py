@@ -52,17 +52,18 @@ class _MixedHost:
     """rows [..., state, ctrl, body_pos, skip, kind] -> [..., state, seen, unstable]."""
 
     def __init__(self, models: Sequence[Physics]):
-        hosts = {id(p.model): _Host(p.model) for p in models}  # tasks that share a model share a copy of it
-        self.hosts = [hosts[id(p.model)] for p in models]
+        distinct = {id(p.model): p.model for p in models}  # tasks that share a model share a copy of it
+        self.hosts = [_Host(model) for model in distinct.values()]
+        self.host_of = np.array([list(distinct).index(id(p.model)) for p in models])
         self.size, self.seen_size = state_size(models), models[0].model.seen_size
 
     def __call__(self, rows: Any) -> np.ndarray:
         given = np.asarray(rows)
         lanes = given.reshape(-1, given.shape[-1])
         out = np.zeros((len(lanes), self.size + self.seen_size + 1), given.dtype)
-        kinds = lanes[:, -1].astype(int)
-        for host in dict.fromkeys(self.hosts[k] for k in np.unique(kinds)):
-            index = np.flatnonzero([self.hosts[k] is host for k in kinds])
+        which = self.host_of[lanes[:, -1].astype(int)]
+        for number in np.unique(which):
+            host, index = self.hosts[number], np.flatnonzero(which == number)
             own, size = lanes[index], host.model.state_size
             ctrl = own[:, self.size : self.size + host.model.ctrl_size]
             body_pos = own[:, -5:-2] if host.model.patches else own[:, :0]

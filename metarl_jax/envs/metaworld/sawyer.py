@@ -1,7 +1,8 @@
 """Meta-World's Sawyer arm as a gymnax environment: observation and reward in JAX, physics in C MuJoCo.
 
-After package metaworld 3.1.1 (Yu et al. 2019, "Meta-World"; McLean et al. 2025, "Meta-World+"), which is under the MIT
-licence, as are its models; nothing of it is copied here, and its XML files are read from where it is installed.
+After package metaworld 3.1.1 (Yu et al. 2019, "Meta-World"; McLean et al. 2025, "Meta-World+"), under the MIT
+licence. Its wheel carries that one licence and no other notice for its models. Nothing of it is copied here: the models
+are read from where the package is installed.
 
 Actions [4] in [-1, 1]: how far the hand is told to move, in cm along x, y, z, and the gripper (1 closes). Observations
 [39]: the frame now [18], the frame before [18], and three zeros in the place of the goal, which is hidden as in ML1 and

@@ -54,7 +54,7 @@ def load(task: Task) -> physics.Physics:
     return _load(task.xml, task.fixture, tuple(watch(task).items()))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _load(xml: str, fixture: str | None, watched: Any) -> physics.Physics:
     package("mujoco", "metaworld", "Meta-World")
     loaded = physics.load(
@@ -74,7 +74,7 @@ def _load(xml: str, fixture: str | None, watched: Any) -> physics.Physics:
 def _assets() -> Path:
     """The folder of the package's models. Its code is not imported."""
     found = importlib.util.find_spec("metaworld")
-    if found is None or not found.submodule_search_locations:
+    if found is None or found.origin is None or not found.submodule_search_locations:  # a mere folder has no origin
         raise MissingPackage("Meta-World needs the package metaworld: pip install 'metarl_jax[metaworld]'")
     return Path(next(iter(found.submodule_search_locations))) / "assets"
 
@@ -163,4 +163,6 @@ def _positive(q: Array) -> Array:
 
 
 def _index(model: Any, field: str, row: str) -> int:
-    return int(getattr(model, {"xpos": "body", "xquat": "body", "site_xpos": "site", "geom_xpos": "geom"}[field])(row).id)
+    return int(
+        getattr(model, {"xpos": "body", "xquat": "body", "site_xpos": "site", "geom_xpos": "geom"}[field])(row).id
+    )

@@ -36,7 +36,7 @@ def _outside(x: Array, lower: float, upper: float, margin: float | Array) -> tup
     return jnp.where(has_margin, beyond / jnp.where(has_margin, margin, 1.0), jnp.inf), (lower <= x) & (x <= upper)
 
 
-def both(a: Array, b: Array) -> Array:
+def hamacher(a: Array, b: Array) -> Array:
     """Hamacher's product ab / (a + b - ab) of two numbers in [0, 1]; 0 where both are 0."""
     below = a + b - a * b
     return jnp.where(below > 0, a * b / jnp.where(below > 0, below, 1.0), 0.0)
@@ -65,8 +65,8 @@ def cage(
     pad_y = jnp.stack([seen.left_pad[1], seen.right_pad[1]])
     margins = jnp.abs(jnp.abs(pad_y - task.object_pos[1]) - pads)
     beside = tolerance(jnp.abs(pad_y - seen.object[1]), pads, margins, lower=radius)
-    caged = both(both(beside[0], beside[1]), _over(seen, task, xz))
-    held = both(caged, jnp.where(caged > 0.97, closing(action, seen), 0.0))
+    caged = hamacher(hamacher(beside[0], beside[1]), _over(seen, task, xz))
+    held = hamacher(caged, jnp.where(caged > 0.97, closing(action, seen), 0.0))
     return (held + caged) / 2 if dense else held
 
 
@@ -76,14 +76,14 @@ def pad_cage(seen: Seen, action: Array, task: SawyerParams, *, radius: float, xz
     The package means margins from where the pads were at first; it keeps a view of where they are instead, so that
     margins change with the gripper. So here.
     """
-    caged = both(_beside(seen, radius, 0.05), _over(seen, task, xz))
-    held = both(caged, jnp.where(caged > 0.97, closing(action, seen), 0.0))
+    caged = hamacher(_beside(seen, radius, 0.05), _over(seen, task, xz))
+    held = hamacher(caged, jnp.where(caged > 0.97, closing(action, seen), 0.0))
     return (held + caged) / 2
 
 
 def sweep_cage(seen: Seen, task: SawyerParams, *, radius: float, grip: float, xz: float) -> Array:
     """The cage of the sweeping tasks: as `pad_cage`; held when the pads are within `grip` of the object's surface."""
-    caged = both(_beside(seen, radius, 0.05), _over(seen, task, xz))
+    caged = hamacher(_beside(seen, radius, 0.05), _over(seen, task, xz))
     held = jnp.where(caged > 0.95, _beside(seen, radius, radius + grip), 0.0)
     return (caged + held) / 2
 
@@ -91,7 +91,7 @@ def sweep_cage(seen: Seen, task: SawyerParams, *, radius: float, grip: float, xz
 def _beside(seen: Seen, radius: float, reach: float) -> Array:
     side = jnp.stack([seen.left_pad[1] - seen.object[1], seen.object[1] - seen.right_pad[1]])
     each = tolerance(side, reach, jnp.abs(jnp.abs(side) - 0.05), lower=radius)
-    return both(each[0], each[1])
+    return hamacher(each[0], each[1])
 
 
 def _over(seen: Seen, task: SawyerParams, xz: float) -> Array:
