@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("metaworld.sawyer_xyz_env")  # this folder has the package's name
 
-from metarl_jax.envs.metaworld import TASKS, ml1
+from metarl_jax.envs.metaworld import TASKS, ml1, ml10
 
 GOALS, STEPS = 2, 500
 pytestmark = [
@@ -97,3 +97,33 @@ def test_agrees_with_the_package(name, everywhere_x64):
         assert found[f"{who} success"] == 0
         assert found[f"{who} unstable"] == 0
     assert found["expert steps of success"] > 0
+
+
+def test_ml10_agrees_with_the_package(everywhere_x64):
+    """All fifteen models at once, each with its own lane."""
+    env, _ = ml10(num_goals=1)
+    bits = env._physics[0].model.state_bits
+    runs, states, tasks = [], [], []
+    for kind, (name, task) in enumerate(zip(env.names, env.tasks, strict=True)):
+        vector = package_runs.vectors(task, 1, seed=5)[0]
+        runs.append(package_runs.run(name, task, vector, bits, expert=True, steps=120))
+        states.append(np.pad(runs[-1].state, (0, env._size - len(runs[-1].state))))
+        tasks.append(env.params(vector, kind))
+
+    def lane(task, physics, actions):
+        first, state = env.reset_env(jax.random.key(0), task)
+
+        def step(state, action):
+            obs, state, reward, _, info = env.step_env(jax.random.key(0), state, action, task)
+            return state, (obs, reward, info["success"])
+
+        return first, jax.lax.scan(step, state.replace(physics=physics), actions)[1]
+
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *tasks)
+    actions = np.stack([run.actions for run in runs])
+    first, (obs, reward, success) = jax.jit(jax.vmap(lane))(stacked, np.stack(states), actions)
+    np.testing.assert_allclose(first, [run.first for run in runs], atol=1e-12)
+    np.testing.assert_allclose(obs, [run.observations for run in runs], atol=1e-9)
+    np.testing.assert_allclose(reward, [run.v2_float64 for run in runs], atol=1e-12)
+    np.testing.assert_array_equal(success, [run.v2_success for run in runs])
+    assert success.any()

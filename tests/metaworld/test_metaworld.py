@@ -143,7 +143,6 @@ def test_equal_options_give_one_environment():
     [
         (lambda: meta_world("ML1-button-pres"), "no task 'button-pres' here; did you mean button-press"),
         (lambda: meta_world("ML11"), "no benchmark 'ML11' here; did you mean ML10"),
-        (lambda: meta_world("ML1-reach", goals=3), "no option 'goals'; did you mean num_goals"),
         (lambda: ml1("reach", reward="v3"), "reward = v3: must be one of v2, v1"),
         (lambda: ml1("reach", num_goals=0), "num_goals must be an integer of at least 1"),
         (lambda: ml1("reach", horizon=0), "horizon must be an integer of at least 1"),

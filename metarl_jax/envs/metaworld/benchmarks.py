@@ -65,15 +65,18 @@ class Benchmark(TaskDistribution):
         return self._halves(self.train, (draw if members is not None else stream, members), held_out=True)
 
 
-def meta_world(name: str, **options: Any) -> tuple[Sawyer, TaskDistribution]:
-    """`(env, tasks)` of "ML1-<task>" or "ML10". Options: those of `ml1` or `ml10`.
+def meta_world(
+    name: str, *, reward: str = "v2", horizon: int = 500, num_goals: int | None = 50, seed: int = 0
+) -> tuple[Sawyer, TaskDistribution]:
+    """`(env, tasks)` of "ML1-<task>" or "ML10"; options as of `ml1`.
 
-    Raises: ValueError, one line, for an unknown name or option; MissingPackage.
+    Raises: ValueError, one line, for an unknown name or value; MissingPackage.
     """
     if name == "ML10":
-        return _checked(name, ml10, options)
+        return ml10(reward=reward, horizon=horizon, num_goals=num_goals, seed=seed)
     if name.startswith(ML1_PREFIX):
-        return _checked(name, functools.partial(ml1, name.removeprefix(ML1_PREFIX)), options)
+        task = name.removeprefix(ML1_PREFIX)
+        return ml1(task, reward=reward, horizon=horizon, num_goals=num_goals, seed=seed)
     known = ["ML10", *(ML1_PREFIX + task for task in TASKS)]
     raise ValueError(f"Meta-World has no benchmark {name!r} here{did_you_mean(name, known)}")
 
@@ -176,14 +179,6 @@ def _reward(reward: str) -> str:
     if reward not in REWARDS:
         raise ValueError(f"reward = {reward}: must be one of {', '.join(REWARDS)}{did_you_mean(str(reward), REWARDS)}")
     return reward
-
-
-def _checked(name: str, factory: Any, options: dict[str, Any]) -> tuple[Sawyer, TaskDistribution]:
-    allowed = ("reward", "horizon", "num_goals", "seed")
-    for option in options:
-        if option not in allowed:
-            raise ValueError(f"MetaWorld:{name} has no option {option!r}{did_you_mean(option, allowed)}")
-    return factory(**options)
 
 
 @functools.lru_cache(maxsize=None, typed=True)

@@ -102,7 +102,7 @@ def _door_open_v2(seen: Seen, action: Array, task: SawyerParams, settled: Settle
     above = jnp.where(hand[2] >= floor, 1.0, tolerance(floor - hand[2], 0.01, floor / 2))
     behind = tolerance(norm(hand - door - _const([0.05, 0.03, -0.01], hand)), 0.06, 0.5)
     turned = -seen.joint
-    opened = 0.2 * (turned > jnp.pi / 90) + 0.8 * tolerance(jnp.pi * 2 / 3 - turned, 0.5, jnp.pi / 3)
+    opened = jnp.where(turned > jnp.pi / 90, 0.2, 0.0) + 0.8 * tolerance(jnp.pi * 2 / 3 - turned, 0.5, jnp.pi / 3)
     grab = (jnp.clip(action[3], -1, 1).astype(hand.dtype) + 1) / 2
     success = jnp.abs(seen.object[0] - task.goal[0]) <= 0.08
     return jnp.where(success, 10.0, 2 * hamacher(hamacher(above, behind), grab) + 8 * opened), success

@@ -1,6 +1,8 @@
 """The physics of several models behind one call of the host: lanes that differ in their model step together."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from metarl_jax.envs.physics import Physics
-from metarl_jax.envs.physics.c_mujoco import _Host
+from metarl_jax.envs.physics.c_mujoco import _cores, _Host, _ignore
 
 Step = Callable[[Array, Array, Array, Array, Array], tuple[Array, Mapping[str, Array]]]
 
@@ -56,17 +58,29 @@ class _MixedHost:
         self.hosts = [_Host(model) for model in distinct.values()]
         self.host_of = np.array([list(distinct).index(id(p.model)) for p in models])
         self.size, self.seen_size = state_size(models), models[0].model.seen_size
+        self.lock, self.pool = threading.Lock(), ThreadPoolExecutor(_cores(), thread_name_prefix="models")
 
     def __call__(self, rows: Any) -> np.ndarray:
         given = np.asarray(rows)
-        lanes = given.reshape(-1, given.shape[-1])
+        lanes = np.array(given.reshape(-1, given.shape[-1]))
         out = np.zeros((len(lanes), self.size + self.seen_size + 1), given.dtype)
         which = self.host_of[lanes[:, -1].astype(int)]
-        for number in np.unique(which):
-            host, index = self.hosts[number], np.flatnonzero(which == number)
-            own, size = lanes[index], host.model.state_size
-            ctrl = own[:, self.size : self.size + host.model.ctrl_size]
-            body_pos = own[:, -5:-2] if host.model.patches else own[:, :0]
-            new = host(np.concatenate([own[:, :size], ctrl, body_pos, own[:, -2:-1]], axis=1))
-            out[index, :size], out[index, self.size :] = new[:, :size], new[:, size:]
+        mj = self.hosts[0].mj
+        with self.lock:
+            # Each host puts aside the handler of warnings that it finds: let it be the same for all that run at once.
+            before = mj.get_mju_user_warning()
+            mj.set_mju_user_warning(_ignore)
+            try:
+                list(self.pool.map(lambda number: self._some(number, which == number, lanes, out), np.unique(which)))
+            finally:
+                mj.set_mju_user_warning(before)
         return out.reshape(*given.shape[:-1], -1)
+
+    def _some(self, number: int, here: np.ndarray, lanes: np.ndarray, out: np.ndarray) -> None:
+        """All lanes of one model."""
+        host, index = self.hosts[number], np.flatnonzero(here)
+        own, size = lanes[index], host.model.state_size
+        ctrl = own[:, self.size : self.size + host.model.ctrl_size]
+        body_pos = own[:, -5:-2] if host.model.patches else own[:, :0]
+        new = host(np.concatenate([own[:, :size], ctrl, body_pos, own[:, -2:-1]], axis=1))
+        out[index, :size], out[index, self.size :] = new[:, :size], new[:, size:]
