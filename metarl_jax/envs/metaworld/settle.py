@@ -3,8 +3,9 @@
 The package resets by 50 steps in which the hand is pulled to its first place, 7 to 11 ms. All of it but the object's
 place is the same for all tasks of a name: bit for bit, except that the *warm start* (the accelerations from which the
 solver starts to iterate) depends on how an object lies in contact, and the lever's first velocity by 2e-18 rad/s. So
-the state is a constant here, with the object put in its place. The first steps differ from the package's by some 1e-16;
-contacts can amplify that, as they amplify any rounding.
+the state is a constant here, with the object put in its place. From there, in float64, a first step differs from the
+package's by 2e-15 at most. Contacts amplify that as they amplify any rounding: the puck of push is the worst, its
+observation differs by up to 7e-3 within 500 steps. With the package's warm start in the state nothing grows: 2e-15.
 """
 
 import functools
@@ -80,6 +81,7 @@ def _assets() -> Path:
 
 
 def hand_start(task: Task) -> np.ndarray:
+    """[3] where the hand is pulled to, in m; a number of float32 where the package's is one."""
     return np.asarray(task.hand, np.float32 if task.single else np.float64).astype(np.float64)
 
 
