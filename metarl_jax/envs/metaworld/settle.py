@@ -4,8 +4,8 @@ The package resets by 50 steps in which the hand is pulled to its first place, 7
 place is the same for all tasks of a name: bit for bit, except that the *warm start* (the accelerations from which the
 solver starts to iterate) depends on how an object lies in contact, and the lever's first velocity by 2e-18 rad/s. So
 the state is a constant here, with the object put in its place. From there, in float64, a first step differs from the
-package's by 2e-15 at most. Contacts amplify that as they amplify any rounding: the puck of push is the worst, its
-observation differs by up to 7e-3 within 500 steps. With the package's warm start in the state nothing grows: 2e-15.
+package's by 2e-15 at most. Contacts amplify that as they amplify any rounding: over one goal a task and 500 steps, push
+came to differ most, by 7e-3 in its observation. With the package's warm start in the state nothing grows: 2e-15.
 """
 
 import functools
