@@ -14,6 +14,7 @@ from metarl_jax.options import is_address, load_address, same_factory
 
 GYMNAX_PREFIX = "gymnax:"
 XLAND_PREFIX = "XLand-MiniGrid:"
+META_WORLD_PREFIX = "MetaWorld:"
 DELAYED_PREFIX = "Delayed:"
 # prefix -> (factory, whose first argument is what follows the prefix; one-line description)
 _FAMILIES = {
@@ -24,6 +25,10 @@ _FAMILIES = {
     XLAND_PREFIX: (
         "metarl_jax.envs.xland_adapter:xland",
         "XLand-MiniGrid, a ruleset is a task; needs metarl_jax[xland]",
+    ),
+    META_WORLD_PREFIX: (
+        "metarl_jax.envs.metaworld:meta_world",
+        "Meta-World, ML1-<task> or ML10; needs metarl_jax[metaworld]",
     ),
     DELAYED_PREFIX: (
         "metarl_jax.envs.delayed:delayed",
@@ -99,7 +104,8 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
 
     Args:
       name: a name from `registered()`, "gymnax:<id>" for any gymnax environment, "XLand-MiniGrid:<id>",
-        "Delayed:<name>" for any of them with late rewards, or "my_package.my_module:factory" for one of your own.
+        "MetaWorld:ML1-<task>" or "MetaWorld:ML10", "Delayed:<name>" for any of them with late rewards, or
+        "my_package.my_module:factory" for one of your own.
       **overrides: keyword arguments of the factory, such as `horizon=50` or `num_arms=10`.
 
     Raises:

@@ -41,7 +41,7 @@ def replay(envs, actions, vectors, states):
                 for env, state in zip(envs, carry, strict=True)
             ]  # fmt: skip
             seen = [(obs, reward, info["success"], info["unstable"]) for obs, _, reward, _, info in outs]
-            return tuple(out[1] for out in outs), seen
+            return tuple(out[1].replace(reports=state.reports) for out in outs), seen  # of one step at a time
 
         began = state.replace(physics=physics)
         return (first, state.physics, task), jax.lax.scan(step, (began, began), actions)[1]
@@ -114,8 +114,8 @@ def test_ml10_agrees_with_the_package(everywhere_x64):
         first, state = env.reset_env(jax.random.key(0), task)
 
         def step(state, action):
-            obs, state, reward, _, info = env.step_env(jax.random.key(0), state, action, task)
-            return state, (obs, reward, info["success"])
+            obs, after, reward, _, info = env.step_env(jax.random.key(0), state, action, task)
+            return after.replace(reports=state.reports), (obs, reward, info["success"])
 
         return first, jax.lax.scan(step, state.replace(physics=physics), actions)[1]
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import double_precision
 
 mujoco = pytest.importorskip("mujoco")
 gymnasium = pytest.importorskip("gymnasium")
@@ -39,7 +40,7 @@ def test_closed_loop_with_gymnasium(ours, theirs, options, shown):
     """1,200 steps, ours from its own states: observations to 1e-6 (they agree to the bit), in float64."""
     peer = gymnasium.make(theirs).unwrapped
     peer.reset(seed=0)
-    with jax.enable_x64(True):
+    with double_precision():
         env, _ = make(ours, horizon=STEPS, **options)
         task, model = env.default_params, env.physics.model
         _, state = env.reset_env(jax.random.key(0), task)

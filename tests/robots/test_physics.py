@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import double_precision
 
 mujoco = pytest.importorskip("mujoco")
 
@@ -65,7 +66,7 @@ def by_hand(model, state, ctrl, patch=None):
 @pytest.mark.parametrize("xml", ROBOTS)
 def test_c_is_a_plain_loop_to_the_bit(xml):
     p = robot(xml)
-    with jax.enable_x64(True):
+    with double_precision():
         state, u = start(p.model), controls(p.model, 60)
         assert np.array_equal(trajectory(p.step)(state, u), by_hand(p.model, state, u))
 
@@ -77,7 +78,7 @@ def random_patch(model, seed=0):
 
 def test_a_patch_is_a_changed_model_to_the_bit():
     p = robot(patches=True)
-    with jax.enable_x64(True):
+    with double_precision():
         state, u, patch = start(p.model), controls(p.model, 40), random_patch(p.model)
         found = trajectory(p.step)(state, u, patch)
         assert np.array_equal(found, by_hand(p.model, state, u, patch))
@@ -87,7 +88,7 @@ def test_a_patch_is_a_changed_model_to_the_bit():
 @pytest.mark.parametrize("bits,qpos,qvel", [(32, 1e-5, 2e-3), (64, 1e-8, 1e-8)])
 def test_the_back_ends_agree_before_contacts(bits, qpos, qvel):
     c, mjx = robot(patches=True), robot(backend="mjx", patches=True)
-    with jax.enable_x64(bits == 64):
+    with double_precision(bits == 64):
         state, u, patch = start(c.model, height=5.0), controls(c.model, 10), random_patch(c.model)
         a, b = (trajectory(p.step)(state, u, patch) for p in (c, mjx))
         for name, bound in (("QPOS", qpos), ("QVEL", qvel)):
@@ -96,7 +97,7 @@ def test_the_back_ends_agree_before_contacts(bits, qpos, qvel):
 
 def test_both_back_ends_watch_the_same():
     c, mjx = robot(watch=True), robot(backend="mjx", watch=True)
-    with jax.enable_x64(True):
+    with double_precision():
         state, u = start(c.model, height=5.0), controls(c.model)
         for f in (lambda p: p.step(state, u)[1], lambda p: p.look(state)):
             chex_equal(f(c), f(mjx))
@@ -129,8 +130,8 @@ def test_lanes_are_those_of_a_lane_alone_however_they_are_mapped():
 
 def test_nested_vmaps_are_one_call_a_step(monkeypatch):
     p, calls = robot(), []
-    some = c_mujoco._Host._step
-    monkeypatch.setattr(c_mujoco._Host, "_step", lambda self, a, b: (calls.append(len(a)), some(self, a, b))[1])
+    some = c_mujoco.Host._step
+    monkeypatch.setattr(c_mujoco.Host, "_step", lambda self, a, b: (calls.append(len(a)), some(self, a, b))[1])
     states, u = jnp.stack([start(p.model)] * 6).reshape(2, 3, -1), controls(p.model, 5, 2, 3)
     step = jax.vmap(jax.vmap(lambda s, u: p.step(s, u)[0]))
     jax.block_until_ready(jax.jit(lambda s, u: jax.lax.scan(lambda s, u: (step(s, u), None), s, u)[0])(states, u))

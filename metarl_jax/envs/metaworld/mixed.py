@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from metarl_jax.envs.physics import Physics
-from metarl_jax.envs.physics.c_mujoco import _cores, _Host, _ignore
+from metarl_jax.envs.physics.c_mujoco import Host, cores, ignore
 
 Step = Callable[[Array, Array, Array, Array, Array], tuple[Array, Mapping[str, Array]]]
 
@@ -55,10 +55,10 @@ class _MixedHost:
 
     def __init__(self, models: Sequence[Physics]):
         distinct = {id(p.model): p.model for p in models}  # tasks that share a model share a copy of it
-        self.hosts = [_Host(model) for model in distinct.values()]
+        self.hosts = [Host(model, model.frame_skip) for model in distinct.values()]
         self.host_of = np.array([list(distinct).index(id(p.model)) for p in models])
         self.size, self.seen_size = state_size(models), models[0].model.seen_size
-        self.lock, self.pool = threading.Lock(), ThreadPoolExecutor(_cores(), thread_name_prefix="models")
+        self.lock, self.pool = threading.Lock(), ThreadPoolExecutor(cores(), thread_name_prefix="models")
 
     def __call__(self, rows: Any) -> np.ndarray:
         given = np.asarray(rows)
@@ -69,7 +69,7 @@ class _MixedHost:
         with self.lock:
             # Each host puts aside the handler of warnings that it finds: let it be the same for all that run at once.
             before = mj.get_mju_user_warning()
-            mj.set_mju_user_warning(_ignore)
+            mj.set_mju_user_warning(ignore)
             try:
                 list(self.pool.map(lambda number: self._some(number, which == number, lanes, out), np.unique(which)))
             finally:

@@ -41,7 +41,7 @@ class SawyerState(environment.EnvState):
     physics: Array  # [S] see `physics.Physics`
     frame: Array  # [18] as it was last observed, not clipped
     time: Array  # [] steps taken in this episode
-    unstable: Array  # [] bool: the simulation broke
+    reports: dict[str, Array]  # [] bool each: `success` in this episode so far; `unstable`: the simulation broke
 
 
 class Sawyer(environment.Environment[SawyerState, SawyerParams]):
@@ -50,7 +50,8 @@ class Sawyer(environment.Environment[SawyerState, SawyerParams]):
     Every step is one call of the host, for all lanes that are vmapped together. Resets call nothing.
     """
 
-    calls_host = True
+    calls_host = has_large_step = True
+    reports = ("success", "unstable")
 
     def __init__(self, tasks: Sequence[tuple[str, Task]], reward: str = "v2", horizon: int = 500):
         super().__init__()
@@ -104,8 +105,8 @@ class Sawyer(environment.Environment[SawyerState, SawyerParams]):
     def reset_env(self, key: Array, params: SawyerParams) -> tuple[Array, SawyerState]:
         del key  # all that is random is the task
         physics, frame = self._of_kind(params.kind, self._start, params)
-        zero = jnp.zeros((), int)
-        state = SawyerState(physics=physics, frame=frame, time=zero, unstable=jnp.zeros((), bool))
+        nothing = dict.fromkeys(self.reports, jnp.zeros((), bool))
+        state = SawyerState(physics=physics, frame=frame, time=jnp.zeros((), int), reports=nothing)
         return jnp.concatenate([frame, frame, jnp.zeros(3, frame.dtype)]), state
 
     def step_env(
@@ -113,11 +114,11 @@ class Sawyer(environment.Environment[SawyerState, SawyerParams]):
     ) -> tuple[Array, SawyerState, Array, Array, dict[Any, Any]]:
         del key
         action = jnp.asarray(action, jnp.float32)
-        skip = self.is_truncated(state, params) | state.unstable
+        skip = self.is_truncated(state, params) | state.reports["unstable"]
         told = self._of_kind(params.kind, self._told, state.physics, action)
         grip = action[3].astype(told.dtype)
         physics, seen = self._step(params.kind, told, jnp.stack([grip, -grip]), params.body_pos, skip)
-        broke = seen["unstable"] | state.unstable
+        broke = seen["unstable"] | state.reports["unstable"]
         still = broke | skip
         frame, reward, success = self._of_kind(params.kind, self._judge, physics, seen, action, params)
         now, before = _clipped(jnp.where(still, state.frame, frame)), _clipped(state.frame)
@@ -125,14 +126,13 @@ class Sawyer(environment.Environment[SawyerState, SawyerParams]):
             physics=jnp.where(still, state.physics, physics),
             frame=jnp.where(still, state.frame, frame),
             time=state.time + 1,
-            unstable=broke,
+            reports={"success": state.reports["success"] | (success & ~still), "unstable": broke},
         )
-        info = {"success": success & ~still, "unstable": broke}
         observation = jnp.concatenate([now, before, jnp.zeros(3, now.dtype)])
-        return observation, state, jnp.where(still, 0.0, reward), self.is_terminated(state, params), info
+        return observation, state, jnp.where(still, 0.0, reward), self.is_terminated(state, params), dict(state.reports)
 
     def is_terminated(self, state: SawyerState, params: SawyerParams) -> Array:
-        return state.unstable
+        return state.reports["unstable"]
 
     def is_truncated(self, state: SawyerState, params: SawyerParams) -> Array:
         return state.time >= params.max_steps_in_episode

@@ -23,9 +23,9 @@ class PhysicsError(RuntimeError):
 
 def on_host(model: Model) -> tuple[Callable[..., tuple[jax.Array, dict[str, Any]]], Callable[..., dict[str, Any]]]:
     """`Physics.step` and `Physics.look` by C MuJoCo."""
-    stepping, looking = _Host(model, model.frame_skip), _Host(model, 0)
+    stepping, looking = Host(model, model.frame_skip), Host(model, 0)
 
-    def call(host: _Host, state: jax.Array, ctrl: Any, patch: Any, skip: Any) -> tuple[jax.Array, dict[str, Any]]:
+    def call(host: Host, state: jax.Array, ctrl: Any, patch: Any, skip: Any) -> tuple[jax.Array, dict[str, Any]]:
         patch = model.check(ctrl, patch)
         dtype = state.dtype
         numbers = [state, ctrl, *(jnp.ravel(patch[c.name]) for c in model.patches), jnp.reshape(skip, 1)]
@@ -57,7 +57,7 @@ class _Scratch(NamedTuple):
     watches: list[tuple[np.ndarray, Any, slice]]
 
 
-class _Host:
+class Host:
     """rows [..., state, ctrl, patch, skip] -> [..., state, seen, unstable], lane by lane, on as many threads as pay.
 
     `substeps` 0 computes what is watched in the given states.
@@ -77,7 +77,7 @@ class _Host:
         out = np.zeros((len(lanes), self.model.state_size + self.model.seen_size + 1))
         with self.lock:
             before = self.mj.get_mju_user_warning()
-            self.mj.set_mju_user_warning(_ignore)  # bad states are seen below, and reported as metrics
+            self.mj.set_mju_user_warning(ignore)  # bad states are seen below, and reported as metrics
             try:
                 self._step(lanes, out)
             except Exception as error:
@@ -93,14 +93,14 @@ class _Host:
         return out.reshape(*given.shape[:-1], -1).astype(given.dtype)
 
     def _step(self, lanes: np.ndarray, out: np.ndarray) -> None:
-        number = max(1, min(_cores(), len(lanes) // MIN_LANES))
+        number = max(1, min(cores(), len(lanes) // MIN_LANES))
         while len(self.scratch) < number:
             self.scratch.append(self._new_scratch(shares=not self.model.patches and bool(self.scratch)))
         if number == 1:
             self._some(self.scratch[0], lanes, out)
             return
         if self.pool is None:
-            self.pool = ThreadPoolExecutor(_cores(), thread_name_prefix="physics")
+            self.pool = ThreadPoolExecutor(cores(), thread_name_prefix="physics")
         ends = [len(lanes) * k // number for k in range(number + 1)]
         jobs = [
             self.pool.submit(self._some, self.scratch[k], lanes[i:j], out[i:j])
@@ -151,9 +151,9 @@ class _Host:
                 result[size:-1][where] = field[rows].ravel()
 
 
-def _ignore(text: str) -> None:
+def ignore(text: str) -> None:
     del text
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
