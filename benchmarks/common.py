@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -9,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command metarl sets it; before JAX loads LAPACK
 
-from metarl_jax.runs.directory import environment_info
+import jax  # noqa: E402
+
+from metarl_jax.runs.directory import environment_info  # noqa: E402
 
 
 def measure(function: Callable, *arguments: Any, repeats: int = 3) -> dict[str, Any]:

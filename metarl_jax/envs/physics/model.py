@@ -70,10 +70,14 @@ class Model:
         self.path, self.frame_skip, self.refresh = str(path), check_count("frame_skip", frame_skip), bool(refresh)
         if not Path(path).is_file():
             raise ValueError(f"path = {self.path}: there is no such file")
+        warned = mj.get_mju_user_warning()
+        mj.set_mju_user_warning(lambda text: None)  # of the XML's style, which is not its user's business
         try:
             self.mujoco = mj.MjModel.from_xml_path(self.path)
         except ValueError as error:
             raise ValueError(f"path = {self.path}: MuJoCo cannot read it: {_first_line(error)}") from None
+        finally:
+            mj.set_mju_user_warning(warned)
         model = self.mujoco
         # A bad state must stay one, so that it is seen: by default MuJoCo replaces it by the initial one.
         model.opt.disableflags |= int(mj.mjtDisableBit.mjDSBL_AUTORESET)
