@@ -203,6 +203,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _film(arguments: argparse.Namespace) -> int:
+    for option, least in (("task", 0), ("every", 1)):
+        if getattr(arguments, option) < least:
+            raise ConfigError(f"--{option} = {getattr(arguments, option)}: must be at least {least}")
+    if not (arguments.run / "config.yaml").is_file():
+        raise ConfigError(f"run {arguments.run}: is not a run directory (it has no config.yaml)")
+    _prepare_jax()
+    from metarl_jax.runs import film
+
+    path = arguments.output or arguments.run / "film.gif"
+    print(film.film(arguments.run, arguments.task, path, arguments.every, _say))
+    return 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from metarl_jax.envs import registered
 
@@ -307,6 +321,7 @@ _COMMANDS = {
     "tune": _tune,
     "learn-optimizer": _learn,
     "evaluate": _evaluate,
+    "film": _film,
     "reproduce": _reproduce,
     "list": _list,
     "show": _show,

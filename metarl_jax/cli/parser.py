@@ -9,7 +9,7 @@ from metarl_jax import __version__
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning in JAX.")
     top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
-    names = "{train,sweep,tune,learn-optimizer,evaluate,reproduce,list,show}"
+    names = "{train,sweep,tune,learn-optimizer,evaluate,film,reproduce,list,show}"
     commands = top.add_subparsers(dest="command", required=True, metavar=names)
 
     train = commands.add_parser("train", help="train a configuration", description="Train a configuration.")
@@ -74,6 +74,18 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--num-episodes", type=int, help="episodes a task and update (default: eval_episodes)")
     evaluate.add_argument("--num-updates", type=int, help="inner updates (default: eval_updates)")
     evaluate.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
+
+    film = commands.add_parser(
+        "film",
+        help="film a robot before and after adaptation",
+        description="A GIF of a run on a robot: an episode before adaptation beside one after it.",
+    )
+    film.add_argument("run", type=Path, help="run directory")
+    film.add_argument("--task", type=int, default=0, metavar="I", help="number of the held-out task (default 0)")
+    film.add_argument(
+        "--every", type=int, default=2, metavar="N", help="steps from one picture to the next (default 2)"
+    )
+    film.add_argument("--output", type=Path, help="the GIF (default: film.gif in the run directory)")
 
     again = commands.add_parser(
         "reproduce",

@@ -142,6 +142,10 @@ class Sawyer(environment.Environment[SawyerState, SawyerParams]):
         frame = _clipped(state.frame)
         return jnp.concatenate([frame, frame, jnp.zeros(3, frame.dtype)])
 
+    def scene(self, params: SawyerParams) -> tuple[Any, Any]:
+        """(the `Model`, its patch) that films draw a task's states with."""
+        return self._physics[int(params.kind)].model, {"body_pos": params.body_pos}
+
     @property
     def name(self) -> str:
         return f"Sawyer({', '.join(self.names)})"

@@ -160,6 +160,10 @@ class Robot(environment.Environment[RobotState, RobotTask]):
         model = self.physics.model
         return Frame(model.part(state.physics, "QPOS"), model.part(state.physics, "QVEL"), state.seen, model.dt)
 
+    def scene(self, params: RobotTask) -> tuple[Any, Any]:
+        """(the `Model`, its patch) that films draw a task's states with."""
+        return self.physics.model, params.patch
+
     @property
     def name(self) -> str:
         return f"Robot({self._label})"

@@ -1,0 +1,103 @@
+"""Films of robots, drawn from stored states by MuJoCo's own renderer."""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl_jax.envs.packages import package
+from metarl_jax.envs.physics.model import Model
+
+
+class NoRenderer(RuntimeError):
+    """There is no OpenGL to draw with; the message says what to install."""
+
+
+def frames(
+    model: Model,
+    states: np.ndarray,
+    patch: Mapping[str, Any] | None = None,
+    *,
+    size: tuple[int, int] = (240, 320),
+    camera: str | None = None,
+) -> np.ndarray:
+    """States [T, S] as pictures, uint8 [T, height, width, 3].
+
+    Args:
+      patch: the task's own numbers, as in a step: an object stands where the task has put it.
+      camera: a camera of the XML; by default "track" where it has one, which follows the robot, or the free camera.
+    Raises: NoRenderer where MuJoCo finds no OpenGL.
+    """
+    mj = package("mujoco", "robots", "a film")
+    own = mj.MjModel.from_xml_path(model.path)
+    for c in model.patches:
+        if patch and c.name in patch:
+            rows = slice(None) if c.rows is None else c.rows
+            field = getattr(own, c.field)
+            field[rows] = np.asarray(patch[c.name]).reshape(field[rows].shape)
+    cameras = [own.camera(i).name for i in range(own.ncam)]
+    chosen = camera if camera is not None else "track" if "track" in cameras else -1
+    own.vis.global_.offheight, own.vis.global_.offwidth = max(size[0], 480), max(size[1], 640)
+    renderer = _renderer(mj, own, size)
+    data, pictures = mj.MjData(own), []
+    try:
+        for state in np.asarray(states, np.float64):
+            mj.mj_setState(own, data, state[: model.state_size], model.state_bits)
+            mj.mj_forward(own, data)
+            renderer.update_scene(data, chosen)
+            pictures.append(renderer.render())
+    finally:
+        renderer.close()
+    return np.stack(pictures)
+
+
+def _renderer(mj: Any, model: Any, size: tuple[int, int]) -> Any:
+    """A renderer, by the OpenGL that MUJOCO_GL names or, without a display, by EGL or OSMesa."""
+    given = os.environ.get("MUJOCO_GL")
+    chosen = [given] if given or os.environ.get("DISPLAY") else ["egl", "osmesa"]
+    why = ""
+    for name in chosen:
+        try:
+            if name and name != given:  # MuJoCo reads it when it is imported
+                os.environ["MUJOCO_GL"] = name
+                for module in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):
+                    if module in sys.modules:
+                        importlib.reload(sys.modules[module])
+            return mj.Renderer(model, *size)
+        except Exception as error:  # whatever a GL library raises
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        finally:
+            if given is None:
+                os.environ.pop("MUJOCO_GL", None)
+    raise NoRenderer(
+        f"MuJoCo cannot draw here ({why}); install Mesa's EGL (Debian: libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6)"
+    )
+
+
+def side_by_side(films: Sequence[np.ndarray], labels: Sequence[str]) -> list[Any]:
+    """Films [T, H, W, 3] of the same size beside each other, each under its label; Pillow images."""
+    from PIL import Image, ImageDraw
+
+    images = []
+    for moment in zip(*films, strict=True):
+        image = Image.fromarray(np.concatenate(moment, axis=1))
+        draw = ImageDraw.Draw(image)
+        width = moment[0].shape[1]
+        for i, label in enumerate(labels):
+            draw.rectangle((i * width, 0, i * width + 8 + draw.textlength(label), 15), fill=(255, 255, 255))
+            draw.text((i * width + 4, 2), label, fill=(20, 20, 20))
+        images.append(image)
+    return images
+
+
+def write_gif(path: Path, images: Sequence[Any], seconds_a_frame: float) -> Path:
+    """An endless GIF of Pillow images, in one palette of 128 colours."""
+    palette = images[0].quantize(colors=128)
+    few = [image.quantize(palette=palette, dither=0) for image in images]
+    ms = max(20, round(1000 * seconds_a_frame))
+    few[0].save(path, save_all=True, append_images=few[1:], duration=ms, loop=0, optimize=False)
+    return path
