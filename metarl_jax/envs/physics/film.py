@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from metarl_jax.envs.packages import package
-from metarl_jax.envs.physics.model import Model
+from metarl_jax.envs.physics.model import Model, compiled
 
 
 class NoRenderer(RuntimeError):
@@ -33,7 +33,7 @@ def frames(
     Raises: NoRenderer where MuJoCo finds no OpenGL.
     """
     mj = package("mujoco", "robots", "a film")
-    own = mj.MjModel.from_xml_path(model.path)
+    own = compiled(mj, model.path)
     for c in model.patches:
         if patch and c.name in patch:
             rows = slice(None) if c.rows is None else c.rows

@@ -70,15 +70,7 @@ class Model:
         self.path, self.frame_skip, self.refresh = str(path), check_count("frame_skip", frame_skip), bool(refresh)
         if not Path(path).is_file():
             raise ValueError(f"path = {self.path}: there is no such file")
-        warned = mj.get_mju_user_warning()
-        mj.set_mju_user_warning(lambda text: None)  # of the XML's style, which is not its user's business
-        try:
-            self.mujoco = mj.MjModel.from_xml_path(self.path)
-        except ValueError as error:
-            raise ValueError(f"path = {self.path}: MuJoCo cannot read it: {_first_line(error)}") from None
-        finally:
-            mj.set_mju_user_warning(warned)
-        model = self.mujoco
+        self.mujoco = model = compiled(mj, self.path)
         # A bad state must stay one, so that it is seen: by default MuJoCo replaces it by the initial one.
         model.opt.disableflags |= int(mj.mjtDisableBit.mjDSBL_AUTORESET)
         self.dt = float(model.opt.timestep) * self.frame_skip
@@ -184,6 +176,18 @@ class Model:
     def seen(self, row: Any) -> dict[str, Any]:
         """What is watched, by name, of a row [seen_size]."""
         return {c.name: row[c.start : c.stop].reshape(c.shape) for c in self.watches}
+
+
+def compiled(mj: Any, path: str) -> Any:
+    """The `MjModel` of an XML, without MuJoCo's remarks on its style. Raises: ValueError, one line."""
+    warned = mj.get_mju_user_warning()
+    mj.set_mju_user_warning(lambda text: None)
+    try:
+        return mj.MjModel.from_xml_path(path)
+    except ValueError as error:
+        raise ValueError(f"path = {path}: MuJoCo cannot read it: {_first_line(error)}") from None
+    finally:
+        mj.set_mju_user_warning(warned)
 
 
 def _rows(field: Any, rows: np.ndarray | None) -> np.ndarray:
