@@ -137,7 +137,7 @@ def _way(c: Any) -> Any:
 def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any, horizon: int) -> Evaluation:
     def scores(params: Any, key: Any, some: Any, num_updates: int) -> Any:
         size = tasks_at_a_time(env, num_members(some))
-        return scoring.adaptation_curve(algorithm, params, key, some, num_updates, size)
+        return scoring.adaptation_curve_and_reports(algorithm, params, key, some, num_updates, size)
 
     beside = None
     if c.num_inner_steps:  # one policy for all tasks, on as many environment steps

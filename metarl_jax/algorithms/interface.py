@@ -46,11 +46,12 @@ class RunOptions(Options):
 class Evaluation:
     """How a job is scored on tasks, and what stands beside it in the table.
 
-    Scores are [task, update + 1, episode]: before adapting and after each update (or episode, or stage of a life).
+    Scores are [task, update + 1, episode]: before adapting and after each update (or episode, or stage of a life). They
+    may come in a pair with rates of what the environment reports, {name: [task, update + 1]}.
     """
 
     tasks: Callable[[int], Task]  # number -> the fixed held-out tasks, stacked
-    scores: Callable[[Params, jax.Array, Task, int], jax.Array]  # (params, key, tasks, num_updates) -> scores
+    scores: Callable[[Params, jax.Array, Task, int], Any]  # (params, key, tasks, num_updates) -> scores
     num_updates: int = 0
     stage: str = "update"  # what scores follow: "update", "episode" or "stage"
     held_out: bool = True  # whether training leaves these tasks alone

@@ -52,9 +52,9 @@ def trial_builder(make: Callable[..., tuple[Any, Any]]) -> Callable[[Any, Any, A
 
 
 def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any) -> Evaluation:
-    def scores(params: Any, key: jax.Array, some: Any, num_updates: int) -> jax.Array:
+    def scores(params: Any, key: jax.Array, some: Any, num_updates: int) -> Any:
         size = tasks_at_a_time(env, num_members(some))
-        return scoring.adaptation_curve(algorithm, params, key, some, num_updates, size)
+        return scoring.adaptation_curve_and_reports(algorithm, params, key, some, num_updates, size)
 
     def random(key: jax.Array, some: Any, num_updates: int) -> jax.Array:
         """Mean return of an episode over the trials of a policy without a memory, [task, 1, trial]."""

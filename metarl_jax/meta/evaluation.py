@@ -30,10 +30,23 @@ def adaptation_curve(
     update learns from the very episodes that the score before it was measured on; their number is that of
     the sampler that `learner` was made with.
     """
+    return adaptation_curve_and_reports(learner, params, key, tasks, num_updates, tasks_per_batch)[0]
 
-    def one(x: tuple[jax.Array, Task]) -> jax.Array:
+
+def adaptation_curve_and_reports(
+    learner: MetaLearner,
+    params: Params,
+    key: jax.Array,
+    tasks: Task,
+    num_updates: int,
+    tasks_per_batch: int | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`adaptation_curve`, and the rate of each report of the environment, such as success, [task, num_updates + 1]."""
+
+    def one(x: tuple[jax.Array, Task]) -> tuple[jax.Array, dict[str, jax.Array]]:
         index, task = x
-        return learner.collect(params, jax.random.fold_in(key, index), task, num_updates=num_updates)[1]
+        trial, scores = learner.collect(params, jax.random.fold_in(key, index), task, num_updates=num_updates)
+        return scores, trial.reports or {}
 
     return tree.chunked_map(one, (_indices(tasks), tasks), tasks_per_batch)
 

@@ -69,15 +69,18 @@ def assess(
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)  # apart from every key of training
     report(f"evaluating iteration {iteration} on {asked} task{'s' if asked > 1 else ''}")
 
-    def over_seeds(trees: Params) -> np.ndarray:
-        """Scores [seed, task, update, episode]."""
+    def over_seeds(trees: Params) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Scores [seed, task, update, episode], and rates of reports, [seed, task, update]."""
         one = lambda p: how.scores(p, key, tasks, updates)  # noqa: E731
-        return np.asarray(jax.jit(lambda trees: jax.lax.map(one, trees))(trees))
+        found = jax.jit(lambda trees: jax.lax.map(one, trees))(trees)
+        values, rates = found if isinstance(found, tuple) else (found, {})
+        return np.asarray(values), jax.tree.map(np.asarray, rates)
 
-    scores = {"run": over_seeds(params)}
+    scores = {}
+    scores["run"], reports = over_seeds(params)
     if baselines:
         if how.untrained is not None:
-            values = over_seeds(job.params(train.initial_states(job)))
+            values, _ = over_seeds(job.params(train.initial_states(job)))
             scores[how.untrained] = values.mean(axis=2, keepdims=True) if how.stage == "episode" else values
         if how.without_adaptation is not None:
             try:
@@ -89,7 +92,19 @@ def assess(
     bad = next((name for name, values in scores.items() if not np.isfinite(values).all()), None)
     if bad is not None:
         raise train.RunFailed(f"NaN or infinity in the scores of {bad!r}: the policy diverges when it is evaluated")
-    return _table(job, run_dir, iteration, scores), scores
+    table = _table(job, run_dir, iteration, scores)
+    if reports:
+        table["reports"] = {name: _rates(values) for name, values in reports.items()}
+    return table, scores
+
+
+def _rates(values: np.ndarray) -> list[dict[str, Any]]:
+    """Share of episodes [seed, task, update] -> mean and interval before and after each update."""
+    rows = []
+    for update in range(values.shape[2]):
+        mean, *interval = evaluation.bootstrap_interval(values[:, :, update], evaluation.mean)
+        rows.append({"update": update, "mean": mean, "mean_interval": interval})
+    return rows
 
 
 def _for_evaluation(config: Any, num_tasks: int, num_episodes: int | None) -> Job:

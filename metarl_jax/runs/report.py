@@ -56,6 +56,11 @@ def format_table(table: dict[str, Any]) -> str:
             f"{100 * table['share_of_tasks_improved']:.0f}% of tasks; 90% of the whole gain after "
             f"{table['convergence_update']} {stage}(s)",
         ]
+    for name, rates in table.get("reports", {}).items():
+        if name == "success" or any(row["mean"] for row in rates):
+            stages = [(f"{stage} {row['update'] + by_episode}", row) for row in rates if _shown(row["update"], last)]
+            said = [f"{label}: {row['mean']:.2f} {_interval(row['mean_interval'])}" for label, row in stages]
+            lines += ["", f"{name}, share of episodes: {'; '.join(said)}"]
     lines.append(f"intervals: {table['interval']}")
     return "\n".join(lines)
 
