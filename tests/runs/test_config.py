@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from metarl_jax.algorithms import registry
-from metarl_jax.envs.packages import MissingPackage
 from metarl_jax.options import ConfigError
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import describe, dump, load, validate
@@ -157,7 +156,9 @@ def test_every_configuration_builds(path):
     """Algorithms, environments and their options fit together; nothing is compiled."""
     try:
         job = build(load(path))
-    except MissingPackage as error:
+    except ConfigError as error:
+        if "pip install" not in str(error):
+            raise
         pytest.skip(str(error))
     assert callable(job.algorithm.step) and job.work_per_iteration > 0
 
