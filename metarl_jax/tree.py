@@ -113,6 +113,24 @@ def chunked_map(f: Callable, xs: Any, batch_size: int | None = None) -> Any:
     return jax.lax.map(f, xs, batch_size=size)
 
 
+def where_in_groups(f: Callable, where: jax.Array, args: Any, otherwise: Any, group_size: int) -> Any:
+    """`jax.vmap(f)(args)` in the lanes `where` [B] is true, leaves of `otherwise` [B, ...] elsewhere.
+
+    f is computed for `group_size` lanes at a time, as often as there are such lanes left: not at all where there are
+    none. Lanes that are vmapped outside of this take as many turns as the one with the most.
+    """
+    n = where.shape[0]
+
+    def turn(carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        left, now = carry
+        (index,) = jnp.nonzero(left, size=group_size, fill_value=n)
+        new = jax.vmap(f)(jax.tree.map(lambda x: x[jnp.minimum(index, n - 1)], args))
+        now = jax.tree.map(lambda x, y: x.at[index].set(y.astype(x.dtype), mode="drop"), now, new)
+        return left.at[index].set(False, mode="drop"), now
+
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[0]), turn, (where, otherwise))[1]
+
+
 def traced_once(f: Callable) -> Callable:
     """`f`, whose shapes can be asked (`jax.eval_shape`) before it runs in a loop without tracing it a second time."""
     return jax.jit(f, inline=True)

@@ -58,6 +58,11 @@ def has_large_step(env: Any) -> bool:
     return bool(_trait(env, "has_large_step", False))
 
 
+def has_dear_reset(env: Any) -> bool:
+    """A reset costs more than a step, so that it is computed only for lanes that need one."""
+    return bool(_trait(env, "has_dear_reset", False))
+
+
 def _trait(env: Any, name: str, default: Any) -> Any:
     """An attribute of an environment, or of the one that it wraps as its `env`."""
     while not hasattr(env, name) and hasattr(env, "env"):

@@ -61,27 +61,42 @@ class Trials(environment.Environment[TrialState, Any]):
     def step_env(
         self, key: Array, state: TrialState, action: int | float | Array, params: Any
     ) -> tuple[Array, TrialState, Array, Array, dict[Any, Any]]:
-        step_key, reset_key = jax.random.split(key)
+        observation, state, reward, terminated, info = self.advance(key, state, action, params)
+        over = info["episode_over"]
+        fresh = self.restart(key, observation, state, params)
+
+        def choose(x: Any, y: Any) -> Any:
+            return jnp.where(over, x, y).astype(jnp.result_type(y))
+
+        observation, state = jax.tree.map(choose, fresh, (observation, state))
+        return observation, state, reward, terminated, info
+
+    def advance(
+        self, key: Array, state: TrialState, action: int | float | Array, params: Any
+    ) -> tuple[Array, TrialState, Array, Array, dict[Any, Any]]:
+        """A step that leaves an episode at its end; `info["episode_over"]` says where `restart` must follow."""
+        step_key, _ = jax.random.split(key)
         observation, env_state, reward, terminated, info = self.env.step_env(step_key, state.env_state, action, params)
         time = state.episode_time + 1
         over = terminated | self.env.is_truncated(env_state, params) | (time >= self.horizon)
-        first_observation, first_state = self.env.reset_env(reset_key, params)
-
-        def choose(a: Any, b: Any) -> Any:
-            return jax.tree.map(lambda x, y: jnp.where(over, x, y).astype(jnp.result_type(y)), a, b)
-
         state = TrialState(
-            env_state=choose(first_state, env_state),
+            env_state=env_state,
             episode=state.episode + over.astype(state.episode.dtype),
             episode_time=jnp.where(over, 0, time),
             time=state.time + 1,
         )
-        seen = choose(first_observation, observation)
         before = jnp.asarray(action, float).reshape(-1)
         if self.num_options is not None:
             before = jax.nn.one_hot(action, self.num_options, dtype=float)
-        flat = self._flat(seen, before, reward, over)
+        flat = self._flat(observation, before, reward, over)
         return flat, state, reward, self.is_terminated(state, params), {**info, "episode_over": over}
+
+    def restart(self, key: Array, observation: Array, state: TrialState, params: Any) -> tuple[Array, TrialState]:
+        """The next episode of the trial, seen with what the last step of the one before it did; `key`: of that step."""
+        _, reset_key = jax.random.split(key)
+        first, env_state = self.env.reset_env(reset_key, params)
+        features = self._features(first)
+        return jnp.concatenate([features, observation[features.size :]]), state.replace(env_state=env_state)
 
     def is_terminated(self, state: TrialState, params: Any) -> Array:
         return state.episode >= self.num_episodes

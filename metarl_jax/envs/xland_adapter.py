@@ -51,6 +51,8 @@ class XLand(environment.Environment[XLandState, XLandParams]):
     [V^2 (kinds + colours) + 4]; "symbolic", the package's integers [V, V, 2] without the direction.
     """
 
+    has_dear_reset = True
+
     def __init__(self, env_id: str, horizon: int | None, observation: str):
         super().__init__()
         xminigrid = _package()

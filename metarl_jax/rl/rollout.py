@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from metarl_jax import tree
-from metarl_jax.envs.protocol import has_large_step, reports
+from metarl_jax.envs.protocol import has_dear_reset, has_large_step, reports
 from metarl_jax.types import Params, Rollout, Task
 
+RESET_GROUPS = 8  # parts of the lanes that are reset at a time, where a reset is dear
 NEVER = 2**31 - 1  # a step that no rollout has
 
 
@@ -80,8 +81,18 @@ def rollout(
     # One draw for all keys, since every random call costs compile time: acting, then stepping, then resetting.
     keys = tree.draw(jax.random.split, scan_key, (num_steps, 1 + total * (1 + auto_reset)))
     task_axis = 0 if one_task_each else None
-    step_env = jax.vmap(env.step_env, in_axes=(0, 0, 0, task_axis))
+    # Where a reset is dear, a trial's environments are restarted here, and resets are computed for few lanes at a time.
+    dear, restarts = has_dear_reset(env), has_dear_reset(env) and hasattr(env, "restart")
+    step_env = jax.vmap(env.advance if restarts else env.step_env, in_axes=(0, 0, 0, task_axis))
     reset_env = jax.vmap(env.reset_env, in_axes=(0, task_axis))
+    group = max(1, num_envs // RESET_GROUPS)
+
+    def where(condition: jax.Array, function: Callable, args: tuple, otherwise: Any) -> Any:
+        """`function(*args, task)` in the lanes of the condition."""
+        own_task = lambda x: x[-1] if one_task_each else task  # noqa: E731
+        stacked = (*args, task) if one_task_each else (*args, None)
+        return tree.where_in_groups(lambda x: function(*x[:-1], own_task(x)), condition, stacked, otherwise, group)
+
     is_truncated = jax.vmap(env.is_truncated, in_axes=(0, task_axis))
 
     def step(scanned: Any, x: Any) -> tuple[Any, Rollout]:
@@ -94,6 +105,10 @@ def rollout(
         with tree.usual_promotion():
             action, log_prob = _sample(distribution, act_key, num_envs, among)
         observation, env_state, reward, terminated, info = step_env(step_keys, now.env_state, action, task)
+        if restarts:
+            over = info["episode_over"] if auto_reset else info["episode_over"] & alive
+            arguments = (step_keys, observation, env_state)
+            observation, env_state = where(over, env.restart, arguments, (observation, env_state))
         truncated = is_truncated(env_state, task) & ~terminated
         lived = jnp.ones_like(truncated, jnp.int32)
         if not auto_reset:  # what a step from beyond the end gives, NaN maybe, is nobody's
@@ -116,6 +131,11 @@ def rollout(
             episode_length=stepped.episode_length,
             reports={name: info[name] for name in reports(env)},
         )
+        if auto_reset and dear:
+            keys = _own(reset_keys, num_envs, among)
+            observation, env_state = where(done, env.reset_env, (keys,), (observation, env_state))
+            returns, lengths = (jnp.where(done, 0, x) for x in (stepped.episode_return, stepped.episode_length))
+            return (EnvCarry(observation, env_state, returns, lengths), alive, remembered), out
         if auto_reset:
             first_observation, first_state = reset_env(_own(reset_keys, num_envs, among), task)
             zeros = jnp.zeros_like(now.episode_return)

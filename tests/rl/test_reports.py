@@ -143,3 +143,54 @@ def test_collection_has_its_own_batch_size(clock, monkeypatch):
     one_by_one = returns(tasks_per_collection=1)
     assert sizes[0] == 1
     np.testing.assert_allclose(all_at_once, one_by_one, rtol=1e-4)
+
+
+class DearClock(Clock):
+    """Its resets count as dear, and draw numbers."""
+
+    has_dear_reset = True
+
+    def reset_env(self, key, params):
+        observation, state = super().reset_env(key, params)
+        return observation + jax.random.uniform(key, (1,)), state
+
+
+class CheapClock(DearClock):
+    has_dear_reset = False
+
+
+@pytest.mark.parametrize("one_task_each", [False, True])
+def test_dear_resets_are_made_where_needed_only_and_give_the_same_bits(one_task_each):
+    """In streams and in trials; lanes end at different steps."""
+    found, calls = [], []
+    for env in (CheapClock(), DearClock()):
+        real = env.reset_env
+
+        def counted(key, params, real=real):
+            jax.debug.callback(lambda _: calls.append(1), jax.random.key_data(key))  # once a lane
+            return real(key, params)
+
+        env.reset_env = counted
+        lengths = jnp.array([2, 3, 4, 2, 3, 4, 2, 3, 4]) if one_task_each else jnp.asarray(3)
+        make = lambda n, env=env: env.params(2).replace(max_steps_in_episode=n)  # noqa: E731
+        task = jax.vmap(make)(lengths) if one_task_each else make(lengths)
+        tasks = TaskDistribution(lambda key, env=env: env.params(1), horizon=4)
+        inside = trials(env, tasks, 2)
+        policy, inner = (mrl.networks.mlp_policy(x, (4,)) for x in (env, inside))
+        params, inner_params = (jax.jit(p.init)(jax.random.key(0)) for p in (policy, inner))
+        sizes = {"num_envs": 9, "one_task_each": one_task_each}
+
+        @jax.jit
+        def both(
+            key, env=env, inside=inside, policy=policy, inner=inner, p=params, q=inner_params, task=task, sizes=sizes
+        ):
+            stream = rollout(env, policy.apply, p, key, task, num_steps=7, auto_reset=True, **sizes)
+            return stream, rollout(inside, inner.apply, q, key, task, num_steps=8, **sizes)
+
+        calls.clear()
+        found.append(jax.block_until_ready(both(jax.random.key(1))))
+        jax.effects_barrier()
+        found.append(len(calls))
+    cheap, cheap_calls, dear, dear_calls = found
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(cheap), jax.tree.leaves(dear), strict=True))
+    assert dear_calls < cheap_calls / 2
