@@ -129,7 +129,7 @@ def rollout(
             mask=None if auto_reset else lived.astype(log_prob.dtype),  # type: ignore[arg-type]
             episode_return=stepped.episode_return,
             episode_length=stepped.episode_length,
-            reports={name: info[name] for name in reports(env)},
+            reports={name: info[name] if auto_reset else info[name] & alive for name in reports(env)},
         )
         if auto_reset and dear:
             keys = _own(reset_keys, num_envs, among)
