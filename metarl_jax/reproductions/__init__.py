@@ -202,6 +202,21 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         cells=("promp", "rl2"),
         chosen=("promp", "rl2"),
     ),
+    "meta-world-ml1": Reproduction(
+        "MAML-TRPO and RL2 on Meta-World's ML1, both rewards, one counted episode a goal",
+        "Yu et al. 2019, Meta-World; McLean et al. 2025, Meta-World+",
+        f"{_HERE}.meta_world",
+        seeds=3,
+        cpu=NOT_MEASURED,
+        gpu=NOT_MEASURED,
+        cells=tuple(
+            f"{task}-{method}-{reward}"
+            for task in ("button-press", "reach", "push")
+            for method in ("maml-trpo", "rl2")
+            for reward in ("v2", "v1")
+        ),
+        chosen=("button-press-maml-trpo-v2", "button-press-rl2-v2"),
+    ),
     "varibad-gridnavi": Reproduction(
         "VariBAD and RL2 on GridNavi, beside the Bayes-optimal agent",
         "Zintgraf et al. 2020, VariBAD, section 5.1",

@@ -81,10 +81,13 @@ def run_family(family: str, directory: Path, report: Callable[[Any], None], cell
     return claims
 
 
-def training_curve(run_dir: Path, work: int) -> tuple[np.ndarray, np.ndarray]:
-    """(environment steps of a seed so far [iteration], returns before and after adaptation [iteration, seed, 2])."""
+def training_curve(run_dir: Path, work: int, of: str = "return") -> tuple[np.ndarray, np.ndarray]:
+    """(environment steps of a seed so far [iteration], returns before and after adaptation [iteration, seed, 2]).
+
+    `of`: another metric that has such names, such as success.
+    """
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    names = ("return_0", "return_1") if "return_0" in rows[0] else ("first_episode_return", "last_episode_return")
+    names = (f"{of}_0", f"{of}_1") if f"{of}_0" in rows[0] else (f"first_episode_{of}", f"last_episode_{of}")
     returns = np.array([[np.atleast_1d(row[name]) for name in names] for row in rows], float)
     return work * np.array([row["iteration"] for row in rows]), returns.swapaxes(1, 2)
 

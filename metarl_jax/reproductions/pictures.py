@@ -125,14 +125,27 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
     return save_figure(figure, path)
 
 
-def training_curves(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+def success_curves(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    """`training_curves` of the share of episodes that are solved, in training."""
+    return training_curves(path, curves, "share of episodes solved", bounds=(-0.03, 1.03))
+
+
+def training_curves(
+    path: Path,
+    curves: dict[str, tuple[np.ndarray, np.ndarray]],
+    what: str = "return of an episode",
+    bounds: tuple[float, float] | None = None,
+) -> Path:
     """PNG: returns against environment steps, one panel a method, before (grey) and after adaptation, all seeds.
 
     Args:
         curves: method -> (steps [iteration], returns [iteration, seed, 2]).
     """
-    figure, axes = _panels(1, len(curves), width=2.9, height=2.9)
-    for axis, (title, (steps, returns)) in zip(axes[0], curves.items(), strict=True):
+    columns = min(len(curves), 4)
+    figure, axes = _panels(-(-len(curves) // columns), columns, width=2.9, height=2.9)
+    for axis in axes.flat[len(curves) :]:
+        axis.set_visible(False)
+    for axis, (title, (steps, returns)) in zip(axes.flat, curves.items(), strict=False):
         for column, (colour, label) in enumerate((("#9aa5b1", "before"), (OURS, "after adaptation"))):
             values = returns[..., column]
             axis.fill_between(
@@ -141,7 +154,9 @@ def training_curves(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]]
             axis.plot(steps / 1e6, values.mean(axis=1), color=colour, label=label, linewidth=1.8)
         axis.set_title(title, fontsize=10, color=INK)
         axis.set_xlabel("environment steps, millions")
-    axes[0][0].set_ylabel("return of an episode")
+        if bounds is not None:
+            axis.set_ylim(*bounds)
+    axes[0][0].set_ylabel(what)
     _legend(figure, axes[0][0])
     return save_figure(figure, path)
 
