@@ -217,6 +217,16 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         ),
         chosen=("button-press-maml-trpo-v2", "button-press-rl2-v2"),
     ),
+    "meta-world-ml10": Reproduction(
+        "MAML-TRPO and RL2 on Meta-World's ML10, one counted episode a goal",
+        "Yu et al. 2019, Meta-World; McLean et al. 2025, Meta-World+",
+        f"{_HERE}.meta_world:run_ml10",
+        seeds=1,
+        cpu=NOT_MEASURED,
+        gpu=NOT_MEASURED,
+        cells=("maml-trpo", "rl2"),
+        chosen=("rl2",),
+    ),
     "varibad-gridnavi": Reproduction(
         "VariBAD and RL2 on GridNavi, beside the Bayes-optimal agent",
         "Zintgraf et al. 2020, VariBAD, section 5.1",

@@ -1,4 +1,4 @@
-"""Meta-World's ML1 (Yu et al. 2019): MAML-TRPO and RL2 on one task whose goal is hidden, with both rewards.
+"""Meta-World's ML1 and ML10 (Yu et al. 2019): MAML-TRPO and RL2; in ML1 on one task whose goal is hidden, both rewards.
 
 MAML-TRPO has the ML1 setting of metaworld-algorithms: 10 tasks x 10 episodes of 500 steps before and after one inner
 step of .1, tanh 512-512, KL .01, a linear baseline with gamma .99 and lambda 1. RL2 has its ML10 setting: a GRU of 256
@@ -72,6 +72,29 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
     return claims
 
 
+def run_ml10(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
+    """ML10: one seed of each of `cells`, 20M steps, on ten goals of each of the five test tasks."""
+    claims: list[Claim] = []
+    for method in cells:
+        c = configuration_ml10(method)
+        job, where = build(c), directory / method
+        report(f"ML10, {method}: {c.num_iterations} iterations of {job.work_per_iteration:,} steps")
+        train.train(job, where, resume=True, report=report)
+        solved_at = kept(where / "solved_at.npy", lambda job=job, where=where: solved(job, where))  # type: ignore[misc]
+        kinds = np.asarray(job.evaluation_tasks(GOALS).kind)
+        inside = getattr(job.env, "env", job.env)
+        claims += _claims(f"ML10, {method}", solved_at[:, :, np.argsort(kinds, kind="stable")])
+        for kind in np.unique(kinds):
+            claims += _claims(f"ML10, {inside.names[kind]}, {method}", solved_at[:, :, kinds == kind], judged=False)
+    return claims
+
+
+def configuration_ml10(method: str) -> Any:
+    """What a cell of ML10 trains: as in ML1 with one seed, MAML-TRPO with 20 tasks at a time."""
+    sizes = {"maml-trpo": {"meta_batch_size": 20, "num_iterations": 100}, "rl2": {"num_iterations": 200}}
+    return config.validate({**RUN, "num_seeds": 1, "env": "MetaWorld:ML10", **METHODS[method], **sizes[method]})
+
+
 def solved(job: Job, run_dir: Path) -> np.ndarray:
     """The step in which each episode is solved, or the horizon: [before or after adaptation, seed, goal, COUNTED]."""
     _, params = evaluate.restore(job, run_dir)
@@ -125,7 +148,7 @@ def package_count(solved_at: np.ndarray, horizon: int = HORIZON) -> float:
     return float(np.mean(rates))
 
 
-def _claims(name: str, solved_at: np.ndarray) -> list[Claim]:
+def _claims(name: str, solved_at: np.ndarray, judged: bool = True) -> list[Claim]:
     rates = [(when[..., 0] < HORIZON).astype(float) for when in solved_at]  # [seed, goal], the first counted episode
     rates[1] = (solved_at[1][..., -1] < HORIZON).astype(float)
     claims = []
@@ -136,6 +159,12 @@ def _claims(name: str, solved_at: np.ndarray) -> list[Claim]:
     counted = float(np.mean([package_count(seed) for seed in solved_at[1]]))
     return [
         *claims,
-        Claim(f"{name}: more by adaptation", more, (low, high), "interval not below 0", high >= 0),
+        Claim(
+            f"{name}: more by adaptation",
+            more,
+            (low, high),
+            "interval not below 0" if judged else NO_RULE,
+            high >= 0 or not judged,
+        ),
         Claim(f"{name}: success as the package counts it", counted, None, NO_RULE, True),
     ]

@@ -214,3 +214,13 @@ def test_halves_of_ml10():
     for half, names in zip(continuous.split(0), (ML10_TRAIN, ML10_TEST), strict=True):
         drawn = jax.jit(jax.vmap(half.sample))(jax.random.split(KEY, 200))
         assert [env.names[k] for k in np.unique(drawn.kind)] == list(names)
+
+
+def test_a_short_list_of_evaluation_tasks_has_all_tasks_of_ml10():
+    env, tasks = ml10(num_goals=3)
+    found = tasks.evaluation_tasks(12)
+    assert [env.names[k] for k in found.kind[:5]] == list(ML10_TEST) == [env.names[k] for k in found.kind[5:10]]
+    assert not np.array_equal(found.body_pos[0], found.body_pos[5])
+    train, test = tasks.split(0)
+    np.testing.assert_array_equal(train.evaluation_tasks(12).kind, found.kind)
+    np.testing.assert_array_equal(test.evaluation_tasks(5).kind, found.kind[:5])
