@@ -40,10 +40,19 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except RuntimeError as error:
-        if type(error).__name__ != "RunFailed":
+        line = _line_of_a_failure(error)
+        if line is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         return 1
+
+
+def _line_of_a_failure(error: RuntimeError) -> str | None:
+    """What went wrong while a run ran, in one line: a run that failed, or physics on the host; None: something else."""
+    if type(error).__name__ == "RunFailed":
+        return str(error)
+    on_host = [line.partition("PhysicsError: ")[2] for line in str(error).splitlines() if "PhysicsError: " in line]
+    return on_host[-1] if on_host else None  # JAX wraps it in the traceback of its callback
 
 
 def _say(message: Any) -> None:

@@ -110,3 +110,16 @@ def test_bad_robots_are_one_line():
         with pytest.raises(ValueError, match=message) as error:
             physics.from_xml(**options, reward=reward)
         assert "\n" not in str(error.value)
+
+
+def test_what_fails_on_the_host_is_one_line(monkeypatch, tmp_path, capsys):
+    from metarl_jax.envs.physics import c_mujoco
+
+    def fail(self, lanes, out):
+        raise MemoryError("no room for scratch\nand more")
+
+    monkeypatch.chdir(ARM)
+    monkeypatch.setattr(c_mujoco.Host, "_step", fail)
+    assert main(["train", "maml_arm.yaml", *TINY, "--run-dir", str(tmp_path / "run")]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: the physics of {ARM / 'arm.xml'} failed: no room for scratch"
