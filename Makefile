@@ -70,7 +70,7 @@ test-docs test-distributed: test-%:
 test-robots: $(VENV)-robots/.installed ## run the tests of robots and XLand-MiniGrid
 test-metaworld: $(VENV)-metaworld/.installed ## run those of Meta-World, and those of robots with its MuJoCo
 test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py
-test-metaworld: EXTRA_TESTS := tests/metaworld tests/robots/test_physics.py
+test-metaworld: EXTRA_TESTS := tests/metaworld tests/robots/test_physics.py tests/robots/test_film.py
 test-robots test-metaworld: test-%:
 	@echo "==> running $(EXTRA_TESTS) with $(WORKERS) workers"
 	@$(VENV)-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal -q $(EXTRA_TESTS) $(ARGS)

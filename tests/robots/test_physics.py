@@ -53,7 +53,7 @@ def by_hand(model, state, ctrl, patch=None):
     for name, numbers in (patch or {}).items():
         getattr(own, name)[:] = numbers
     data = mujoco.MjData(own)
-    mujoco.mj_setState(own, data, np.asarray(state, float), model.state_bits)
+    mujoco.mj_setState(own, data, np.array(state, float), model.state_bits)
     rows = []
     for u in np.asarray(ctrl, float):
         data.ctrl[:] = u
@@ -102,7 +102,7 @@ def test_both_back_ends_watch_the_same():
         for f in (lambda p: p.step(state, u)[1], lambda p: p.look(state)):
             chex_equal(f(c), f(mjx))
         data = mujoco.MjData(c.model.mujoco)
-        mujoco.mj_setState(c.model.mujoco, data, np.asarray(state), c.model.state_bits)
+        mujoco.mj_setState(c.model.mujoco, data, np.array(state, float), c.model.state_bits)
         mujoco.mj_forward(c.model.mujoco, data)
         seen = c.look(state)
         assert np.array_equal(seen["torso"], data.body("torso").xpos) and seen["torso"].shape == (3,)

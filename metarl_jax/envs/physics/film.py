@@ -45,7 +45,7 @@ def frames(
     renderer = _renderer(mj, own, size)
     data, pictures = mj.MjData(own), []
     try:
-        for state in np.asarray(states, np.float64):
+        for state in np.array(states, np.float64):  # MuJoCo 3.3 takes writable arrays only
             mj.mj_setState(own, data, state[: model.state_size], model.state_bits)
             mj.mj_forward(own, data)
             renderer.update_scene(data, chosen)
