@@ -127,8 +127,8 @@ def rl2(
 # --- as a configuration ---------------------------------------------------------------------------------
 
 OPTIONS = Part(rl2)
-RECURRENT = Part(recurrent_policy, ("chunk", "truncate", "init_std"))
-TRANSFORMER = Part(transformer_policy, ("num_layers", "num_heads", "init_std"))
+RECURRENT = Part(recurrent_policy, ("chunk", "truncate", "init_std", "min_std", "squash"))
+TRANSFORMER = Part(transformer_policy, ("num_layers", "num_heads", "init_std", "min_std", "squash"))
 
 
 OURS = ("gru", "lstm", "transformer")

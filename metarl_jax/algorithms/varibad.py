@@ -260,7 +260,7 @@ def _sequential_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
 # --- as a configuration ---------------------------------------------------------------------------------
 
 OPTIONS = Part(varibad)
-POLICY = Part(feature_policy, ("hidden", "activation", "init_std"))
+POLICY = Part(feature_policy, ("hidden", "activation", "init_std", "min_std", "squash"))
 BELIEF = Part(
     belief_network,
     {name: name for name in ("latent_size", "decoder", "decoder_hidden")} | {"hidden_size": "encoder_size"},
