@@ -32,7 +32,9 @@ from metarl_jax.rl import learners
 from metarl_jax.types import Learner, LearnerState, Params, Policy, Rollout
 from metarl_jax.update_rules.lifetimes import Rule
 
-NOT_IN_STREAMS = ("baseline", "dice_lambda", "target_return", "num_microbatches")  # options of whole episodes
+NOT_IN_STREAMS = (  # options of whole episodes, and one that the outer critic's rewards would need too
+    "baseline", "dice_lambda", "target_return", "num_microbatches", "reward_scale",
+)  # fmt: skip
 
 
 @takes_options(learners.ppo, without=("adapts", "proximal_coef", *NOT_IN_STREAMS))

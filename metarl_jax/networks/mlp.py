@@ -157,4 +157,4 @@ def mlp_policy(
         out: Any = value.apply({"params": params["critic"]}, flat(observation))
         return out[..., 0]
 
-    return Policy(init, act, evaluate if critic else None, features=flat)
+    return Policy(init, act, evaluate if critic else None, features=lambda params, observation: flat(observation))
