@@ -29,6 +29,7 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl import learners
+from metarl_jax.rl.normalize import SEEN_NORMALIZED
 from metarl_jax.types import Learner, LearnerState, Params, Policy, Rollout
 from metarl_jax.update_rules.lifetimes import Rule
 
@@ -108,7 +109,7 @@ OF_THE_REWARD = ("lr", "optimizer", "reward_hidden", "reward_activation", "intri
 
 def make_rule(c: Any, env: Any) -> tuple[Rule, Policy]:
     """The rule that a configuration names, and the policy of its agents."""
-    policy = build_policy(c, env, critic=True)
+    policy = SEEN_NORMALIZED(c, build_policy(c, env, critic=True), env)
     return OPTIONS(c, env, policy), policy
 
 
@@ -120,5 +121,11 @@ def make_rival(c: Any, env: Any, policy: Policy) -> tuple[str, Rule]:
 
 
 ENTRY: Entry = rule_entry(
-    "lirpg", "PPO on the environment's reward and a learned one.", make_rule, make_rival, *network_part(), OPTIONS
+    "lirpg",
+    "PPO on the environment's reward and a learned one.",
+    make_rule,
+    make_rival,
+    *network_part(),
+    SEEN_NORMALIZED,
+    OPTIONS,
 )

@@ -20,11 +20,13 @@ from metarl_jax.types import Algorithm, LearnerState, Metrics, Policy, Task
 
 @struct.dataclass
 class PPOState:
-    """The agent, and where its environments stand."""
+    """The agent, and where its environments stand.
+
+    Where rewards are normalised that is (EnvCarry, discounted return [B] of the episodes under way).
+    """
 
     learner: LearnerState
-    envs: EnvCarry
-    earlier_return: Any = None  # [B] discounted return of the episodes under way, where rewards are normalised
+    envs: EnvCarry | tuple[EnvCarry, jax.Array]
 
 
 NOT_FOR_STREAMS = ("optimizer", "baseline", "adapts", "proximal_coef", "target_return", "dice_lambda")
@@ -83,30 +85,34 @@ def ppo(
     def init(key: jax.Array) -> PPOState:
         params_key, env_key = jax.random.split(key)
         agent = learner.init(policy.init(params_key))
-        earlier = None if normalize.scale_of_rewards(agent.params) is None else jnp.zeros(num_envs)
-        return PPOState(agent, reset(env, env_key, task, num_envs), earlier)
+        envs = reset(env, env_key, task, num_envs)
+        return PPOState(
+            agent, envs if normalize.scale_of_rewards(agent.params) is None else (envs, jnp.zeros(num_envs))
+        )
 
     def step(state: PPOState, key: jax.Array) -> tuple[PPOState, Metrics]:
         rollout_key, update_key = jax.random.split(key)
+        envs, earlier = state.envs if isinstance(state.envs, tuple) else (state.envs, None)
         data, envs = rollout(
             env,
             policy.apply,
             state.learner.params,
             rollout_key,
             task,
-            state.envs,
+            envs,
             num_steps=num_steps,
             num_envs=num_envs,
             auto_reset=True,
         )
-        batch = learner.prepare(state.learner, dataclasses.replace(data, earlier_return=state.earlier_return))
+        batch = learner.prepare(state.learner, dataclasses.replace(data, earlier_return=earlier))
         learned, metrics = learner.update(state.learner, update_key, batch)
         params = normalize.fold(state.learner.params, learned.params, batch)
-        earlier = None if batch.running_return is None else jnp.where(data.done[-1], 0.0, batch.running_return[-1])
+        running = batch.running_return
+        place = envs if running is None else (envs, jnp.where(data.done[-1], 0.0, running[-1]))
         finite, faulty = environment_metrics(faulty_steps(data))
         finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(params)}
         learned = dataclasses.replace(learned, params=params)
-        return PPOState(learned, envs, earlier), {**metrics, **completed(data), "finite": finite, "faulty_step": faulty}
+        return PPOState(learned, place), {**metrics, **completed(data), "finite": finite, "faulty_step": faulty}
 
     return Algorithm(init, step)
 

@@ -4,7 +4,8 @@ They stand in `params["normalizer"]`, beside what is learned: so they are saved 
 and lane, come along when an agent adapts, and stand still at evaluation. A stored trial replays exactly, as every
 replay starts from the same parameters. No gradient reaches them, and no optimiser has a say: after the optimiser's
 steps an algorithm calls `fold(before, after, batches)`, which takes the statistics that the data were gathered with and
-adds those data. Nothing is folded in inside an inner loop; all tasks share one set of statistics.
+adds those data. Nothing is folded in inside an inner loop; all tasks share one set of statistics. The agents of
+learned rules, and one that tunes its hyperparameters, have their own, which take in what each of their updates saw.
 
 *Not differentiated:* the statistics, and the scale that rewards are divided by.
 """
@@ -18,11 +19,12 @@ from flax import struct
 
 from metarl_jax import tree
 from metarl_jax.options import Part, takes_options
-from metarl_jax.types import Batch, Params, Policy
+from metarl_jax.types import Params, Policy
 
 NAME = "normalizer"
 EPS = 1e-8  # a variance that counts as none
 LIMIT = 10.0  # of what has been normalised
+READ = {"observation": "observation", "reward": "running_return"}  # statistics -> the field of a batch that they are of
 
 
 @struct.dataclass
@@ -159,19 +161,21 @@ def scale_of_rewards(params: Params) -> jax.Array | None:
     return jnp.sqrt(jnp.where(var > EPS, var, 1.0))
 
 
-def fold(before: Params, after: Params, *batches: Batch) -> Params:
-    """`after` with the statistics of `before` and of `batches`, whatever an optimiser made of them; leaves [*n, ...].
+def fold(before: Params, after: Params, *data: Any) -> Params:
+    """`after` with the statistics of `before` and of `data`, whatever an optimiser made of them.
 
-    Without statistics among them the parameters are returned as they are.
+    Parameters without statistics are returned as they are.
+
+    Args: data: leaves [*n, ...], each a `Batch`, or a `Rollout` where there are no statistics of rewards.
     """
     statistics = statistics_of(before)
     if statistics is None:
         return after
     new = dict(statistics)
-    for batch in batches:
-        seen = {"observation": batch.observation, "reward": batch.running_return}
-        new = {name: update(moments, seen[name], batch.mask) for name, moments in new.items()}
+    for one in data:
+        new = {name: update(moments, getattr(one, READ[name]), one.mask) for name, moments in new.items()}
     return {**after, NAME: jax.lax.stop_gradient(new)}
 
 
-NORMALIZED = Part(normalized)  # the keys of every configuration whose algorithm folds its data in
+# Keys of configurations: of agents that learn from the rewards of the environment, and of those with another rule.
+NORMALIZED, SEEN_NORMALIZED = Part(normalized), Part(normalized, ("normalize_observations",))

@@ -305,7 +305,8 @@ def ppo(
         else:
             (adapted, opt_state), metrics = jax.lax.scan(step, carry, rows, length=num_epochs * num_minibatches)
             metrics = tree.tree_mean(metrics)
-        return LearnerState(tree.replace_selected(state.params, adapts, adapted), opt_state), metrics
+        moved = tree.replace_selected(state.params, adapts, adapted)
+        return LearnerState(normalize.fold(state.params, moved), opt_state), metrics
 
     minimises = proximal_coef is not None and num_minibatches == 1 and adapts is None
     return Learner(

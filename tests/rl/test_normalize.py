@@ -6,11 +6,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from gymnax.environments import environment, spaces
 from problems import flat, gradient_family, of_family, random_directions, store_trial
 
 import metarl_jax as mrl
+from metarl_jax.algorithms import registry
 from metarl_jax.meta.meta_gradient import evolution
 from metarl_jax.networks import mlp_policy, recurrent_policy
 from metarl_jax.rl import learners, returns
@@ -232,12 +234,66 @@ def test_the_family_folds_in_all_trials_and_no_optimiser_has_a_say(name):
         batches += [trial.inner, trial.outer]
         state, metrics = step(state, k)
         assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
+    first = jax.tree.map(lambda x: x[0], batches[-2:])
+    stored = dataclasses.replace(jax.tree.map(lambda x: x[0], trial), inner=first[0], outer=first[1])
+    adapted = jax.jit(algo.adapt)(state.params, stored).params  # an inner loop leaves them alone, and so do gradients
+    chex.assert_trees_all_equal(adapted["normalizer"], at(state.params)["normalizer"])
+    grads = jax.tree.leaves(at(jax.jit(algo.meta_gradient)(state.params, stored)[1])["normalizer"])
+    assert all(bool(jnp.all(g == 0)) for g in grads)
     chex.assert_trees_all_close(
         at(state.params)["normalizer"], statistics_by_numpy(None, batches), rtol=1e-3, atol=1e-5
     )
     if name == "meta_sgd":
         steps = state.params["lr"]["normalizer"]
         assert all(bool(jnp.all(x == 0.1)) for x in jax.tree.leaves(steps)), "they have no step size to learn"
+
+
+def test_not_even_decay_of_weights_moves_them():
+    env, tasks, policy = point()
+    inner = learners.ppo(policy, optimizer=optax.adamw(0.1, weight_decay=0.5), num_minibatches=1, baseline="linear")
+    algo = mrl.maml(env, tasks, policy, inner, meta_batch_size=2, episodes_per_task=2, differentiation="first_order")
+    params, trial = store_trial(algo, (env, tasks, policy))
+    params = with_statistics(params)
+    chex.assert_trees_all_equal(jax.jit(algo.adapt)(params, trial).params["normalizer"], params["normalizer"])
+
+
+def test_agents_of_a_rule_see_normalised_observations_and_their_updates_replay():
+    env, tasks = mrl.make("PointNavigation-v0", horizon=4)
+    policy = normalized(mlp_policy(env, (4,), critic=True), env, normalize_observations=True)
+    rule = mrl.lpo(policy, width=4, num_epochs=2, num_minibatches=1)
+    algo = mrl.learn_rule(
+        env, tasks, rule, policy, num_agents=2, num_inner_steps=3, num_envs=2, num_steps=4, lifetime=6
+    )
+    state = jax.jit(algo.init)(jax.random.key(0))
+    agent, task = (jax.tree.map(lambda x: x[0], x) for x in (state.population.agent, state.population.task))
+    segment, after, _ = jax.jit(algo.segment)(state.params, agent, jax.random.key(1), task)
+    moments = after.learner.params["normalizer"]["observation"]
+    seen = np.asarray(segment.rollouts.observation, np.float64).reshape(-1, 2)
+    np.testing.assert_allclose(moments.mean, seen.mean(axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moments.var, seen.var(axis=0), rtol=1e-3, atol=1e-7)
+    again = jax.jit(algo.adapt)(state.params, segment).params
+    again["outer_critic"] = after.learner.params["outer_critic"]  # which a replay leaves where it was
+    chex.assert_trees_all_close(again, after.learner.params, rtol=1e-5, atol=1e-6)
+    _, metrics = jax.jit(algo.step)(state, jax.random.key(2))
+    assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
+    with pytest.raises(ValueError, match="normalize_rewards = True: is not for agents with a learned rule"):
+        both = normalized(policy, env, normalize_rewards=True)
+        mrl.learn_rule(env, tasks, mrl.lpo(both, width=4), both, lifetime=5).init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("algorithm", ["meta_gradient_rl", "lirpg", "lpo"])
+def test_configurations_of_rules_take_the_key_of_observations(algorithm):
+    sizes = {"hidden": [4], "num_envs": 2, "num_steps": 4, "num_inner_steps": 2, "num_agents": 2, "lifetime": 4}
+    sizes |= {"eval_updates": 2, "outer": "evolution", "population_size": 2}
+    known = registry.entry(algorithm).options.model_fields
+    sizes = {name: value for name, value in sizes.items() if name in known}
+    more = {"env": "PointNavigation-v0", "env_options": {"horizon": 4}, "num_iterations": 2}
+    assert "normalize_rewards" not in known
+    job = build(validate({"algorithm": algorithm, "normalize_observations": True, **more, **sizes}))
+    state, metrics = jax.jit(job.algorithm.step)(job.algorithm.init(jax.random.key(0)), jax.random.key(1))
+    assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
+    if algorithm == "meta_gradient_rl":
+        assert float(state.learner.params["normalizer"]["observation"].count) == 16
 
 
 CONFIGS = {
@@ -308,10 +364,10 @@ def test_returns_of_streams_go_on_from_iteration_to_iteration():
     start, datas = state, []
     for i in range(3):
         key = jax.random.fold_in(jax.random.key(1), i)
-        data, _ = rollout(env, policy.apply, state.learner.params, jax.random.split(key)[0], task, state.envs, num_steps=6, num_envs=2, auto_reset=True)  # fmt: skip # noqa: E501
+        data, _ = rollout(env, policy.apply, state.learner.params, jax.random.split(key)[0], task, state.envs[0], num_steps=6, num_envs=2, auto_reset=True)  # fmt: skip # noqa: E501
         datas.append(data)
         state, _ = jax.jit(algo.step)(state, key)
-    assert start.earlier_return.shape == (2,)
+    assert start.envs[1].shape == (2,)
     reward, done = (jnp.concatenate([getattr(d, name) for d in datas]) for name in ("reward", "done"))
     running = np.asarray(returns.running_returns(reward, done, 0.9), np.float64)
     moments = state.learner.params["normalizer"]["reward"]
