@@ -46,7 +46,7 @@ def update(moments: Moments, x: jax.Array, mask: jax.Array) -> Moments:
     """The moments of what was seen and of x [*n, *shape] where `mask` [*n] is 1.
 
     d = mean_x - mean, n = n_seen + n_x; mean += d n_x / n; var = (n_seen var + n_x var_x + d^2 n_seen n_x / n) / n
-    (Chan, Golub & LeVeque 1979, eq. 2.1). x is centred at the old mean first, and then at its own, so that float32
+    (Chan, Golub & LeVeque 1979). x is centred at the old mean first, and then at its own, so that float32
     holds the deviation of numbers far from 0. What stands behind the mask, NaN included, has no part.
     """
     axes = tuple(range(mask.ndim))

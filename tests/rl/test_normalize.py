@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from gymnax.environments import environment, spaces
-from problems import flat, gradient_family, of_family, random_directions, store_trial
+from problems import flat, gradient_family, of_family, on_devices, random_directions, store_trial
 
 import metarl_jax as mrl
 from metarl_jax.algorithms import registry
@@ -342,6 +342,19 @@ def test_configurations_take_the_keys_and_checkpoints_keep_the_statistics(algori
         trial, _ = jax.jit(job.algorithm.collect)(params, jax.random.key(4), task)
         adapted = policy_params(jax.jit(job.algorithm.adapt)(params, trial).params)
         chex.assert_trees_all_equal(adapted["normalizer"], learned["normalizer"])
+
+
+@pytest.mark.parametrize("algorithm", ["promp", "rl2", "varibad"])
+def test_devices_that_share_a_training_keep_the_same_statistics(algorithm):
+    job = job_of(algorithm)
+    state = jax.jit(job.algorithm.init)(jax.random.key(0))
+
+    def step():
+        return policy_params(job.algorithm.step(state, jax.random.key(1))[0].params)["normalizer"]
+
+    alone, each = jax.jit(step)(), on_devices(step, 2)
+    for place in range(2):
+        chex.assert_trees_all_close(jax.tree.map(lambda x: x[place], each), alone, rtol=1e-4, atol=1e-6)  # noqa: B023
 
 
 def test_seeds_have_their_own_statistics():
