@@ -36,6 +36,7 @@ class Rollout:
     episode_length: Int[Array, "T B"]  # steps of the current episode up to this step
     distribution: Any = None  # leaves [T, B, ...] of the distribution that the action was drawn from
     reports: Any = None  # {name: bool [T, B]}: what the environment reports of the current episode up to this step
+    earlier_return: Any = None  # [B] discounted return, before the first step, of an episode under way; None: 0
 
     @property
     def done(self) -> Bool[Array, "T B"]:
@@ -57,6 +58,7 @@ class Batch:
     discounted_value: Float[Array, "*n"]  # gamma^t V(s_t), for DiCE's baseline
     mask: Float[Array, "*n"]
     distribution: Any = None  # leaves of the distribution that acted: what a KL penalty or trust region stays near
+    running_return: Any = None  # [*n] R_t = r_t + gamma R_{t-1} of the environment's rewards, where they are normalised
 
 
 @struct.dataclass
@@ -89,8 +91,8 @@ class Policy(NamedTuple):
 
     A policy with a memory reads whole trials in `apply`, `value` and `joint`, observation [T, B, obs] from the start of
     a trial, and has two functions more: what it remembers at the start, and one step of acting. `features` is what the
-    network makes of an observation before it reads it (one-hot where the space is discrete, see `envs.observations`),
-    which is what a linear baseline reads too; None: the observation's own numbers.
+    network makes of an observation before it reads it (one-hot where the space is discrete, see `envs.observations`;
+    normalised where that is asked for), which is what a linear baseline reads too; None: the observation's own numbers.
     """
 
     init: Callable[[jax.Array], Params]  # key -> params
@@ -99,7 +101,7 @@ class Policy(NamedTuple):
     joint: Callable[[Params, jax.Array], tuple[Any, jax.Array]] | None = None  # both at once, where they share layers
     remember: Callable[[int], Any] | None = None  # number of streams B -> memory at the start of a trial, [B, ...]
     step: Callable[[Params, Any, jax.Array], tuple[Any, Any]] | None = None  # memory, [B, obs] -> memory, distribution
-    features: Callable[[jax.Array], jax.Array] | None = None  # [..., *obs] -> [..., D]
+    features: Callable[[Params, jax.Array], jax.Array] | None = None  # params, [..., *obs] -> [..., D]
 
 
 class Learner(NamedTuple):

@@ -11,12 +11,29 @@ from metarl_jax.algorithms.boil import body
 from metarl_jax.algorithms.gradient_family import EvaluationOptions
 from metarl_jax.networks import mlp_policy
 from metarl_jax.rl import learners
+from metarl_jax.rl.normalize import Moments, normalized
 
 
 def point(critic=False, hidden=(8,), horizon=10):
     """Point navigation with a tiny policy: env, tasks, policy."""
     env, tasks = mrl.make("PointNavigation-v0", horizon=horizon)
     return env, tasks, mlp_policy(env, hidden=hidden, critic=critic)
+
+
+BOTH = {"normalize_observations": True, "normalize_rewards": True}
+
+
+def normalized_point(horizon=5, hidden=(4,), *, rewards=True, **options):
+    """Point navigation with statistics: env, tasks, policy."""
+    env, tasks = mrl.make("PointNavigation-v0", horizon=horizon)
+    return env, tasks, normalized(mlp_policy(env, hidden, **options), env, **{**BOTH, "normalize_rewards": rewards})
+
+
+def with_statistics(params):
+    """Parameters whose statistics are those of other data."""
+    observation = Moments(jnp.asarray(50.0), jnp.array([0.02, -0.03]), jnp.array([0.01, 0.04]))
+    reward = Moments(jnp.asarray(50.0), jnp.asarray(-0.7), jnp.asarray(0.3))
+    return {**params, "normalizer": jax.tree.map(jnp.asarray, {"observation": observation, "reward": reward})}
 
 
 def point_maml(problem, lr=0.1, *, inner_options=None, **options):

@@ -17,6 +17,7 @@ from metarl_jax.meta import evaluation as scoring
 from metarl_jax.meta import meta_gradient as ways
 from metarl_jax.networks import build_policy, network_part
 from metarl_jax.options import ConfigError, Count, Part, Rate, configuration, options_of, worded
+from metarl_jax.rl.normalize import NORMALIZED
 
 INNER = {  # options of the inner learner that have another name as a key
     "lr": "inner_lr",
@@ -71,13 +72,14 @@ def entry(
         about = inner.options["baseline"].about
         fields["baseline"] = (Literal[*baselines], Field(baselines[0], description=about))
     about = (make.__doc__ or "").splitlines()[0]
-    parts = (*network_part(), inner, meta, *(WAYS[name] for name in ways_through))
+    parts = (*network_part(), NORMALIZED, inner, meta, *(WAYS[name] for name in ways_through))
     options = configuration(f"{make.__name__}_options", about, EvaluationOptions, *parts, **fields)
     learns_lr = "lr" not in inner.keys
 
     def build(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
         horizon = c.horizon or tasks.horizon
-        policy = build_policy(c, env, critic=c.baseline == "critic", context_size=getattr(c, "context_size", 0))
+        network = build_policy(c, env, critic=c.baseline == "critic", context_size=getattr(c, "context_size", 0))
+        policy = NORMALIZED(c, network, env)
         scale = c.eval_later_lr_scale
         if learns_lr and scale != 1:
             raise ConfigError(f"eval_later_lr_scale = {scale}: must be 1, as {c.algorithm} learns the step sizes")

@@ -29,10 +29,13 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl import learners
+from metarl_jax.rl.normalize import SEEN_NORMALIZED
 from metarl_jax.types import Learner, LearnerState, Params, Policy, Rollout
 from metarl_jax.update_rules.lifetimes import Rule
 
-NOT_IN_STREAMS = ("baseline", "dice_lambda", "target_return", "num_microbatches")  # options of whole episodes
+NOT_IN_STREAMS = (  # options of whole episodes, and one that the outer critic's rewards would need too
+    "baseline", "dice_lambda", "target_return", "num_microbatches", "reward_scale",
+)  # fmt: skip
 
 
 @takes_options(learners.ppo, without=("adapts", "proximal_coef", *NOT_IN_STREAMS))
@@ -106,7 +109,7 @@ OF_THE_REWARD = ("lr", "optimizer", "reward_hidden", "reward_activation", "intri
 
 def make_rule(c: Any, env: Any) -> tuple[Rule, Policy]:
     """The rule that a configuration names, and the policy of its agents."""
-    policy = build_policy(c, env, critic=True)
+    policy = SEEN_NORMALIZED(c, build_policy(c, env, critic=True), env)
     return OPTIONS(c, env, policy), policy
 
 
@@ -118,5 +121,11 @@ def make_rival(c: Any, env: Any, policy: Policy) -> tuple[str, Rule]:
 
 
 ENTRY: Entry = rule_entry(
-    "lirpg", "PPO on the environment's reward and a learned one.", make_rule, make_rival, *network_part(), OPTIONS
+    "lirpg",
+    "PPO on the environment's reward and a learned one.",
+    make_rule,
+    make_rival,
+    *network_part(),
+    SEEN_NORMALIZED,
+    OPTIONS,
 )

@@ -125,7 +125,7 @@ def lpg(
     def prediction(params: Params, observation: jax.Array) -> Any:
         return predictor.apply({"params": params["prediction"]}, flat(observation))
 
-    policy = Policy(init_agent, actor.apply, features=flat)
+    policy = Policy(init_agent, actor.apply, features=lambda params, observation: flat(observation))
 
     def init(key: jax.Array) -> Params:
         one = jnp.zeros((1, 1))

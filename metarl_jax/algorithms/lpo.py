@@ -31,10 +31,13 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl import learners, losses
+from metarl_jax.rl.normalize import SEEN_NORMALIZED
 from metarl_jax.types import Batch, Learner, Params, Policy
 from metarl_jax.update_rules.lifetimes import Rule
 
-NOT_IN_STREAMS = ("baseline", "dice_lambda", "target_return", "num_microbatches")  # options of whole episodes
+NOT_IN_STREAMS = (  # options of whole episodes, and one that the outer critic's rewards would need too
+    "baseline", "dice_lambda", "target_return", "num_microbatches", "reward_scale",
+)  # fmt: skip
 MARGIN = 1e-4  # what the network has to exceed
 
 
@@ -137,7 +140,7 @@ def _start(
 
 def make_rule(c: Any, env: Any) -> tuple[Rule, Policy]:
     """The rule that a configuration names, and the policy of its agents."""
-    policy = build_policy(c, env, critic=True)
+    policy = SEEN_NORMALIZED(c, build_policy(c, env, critic=True), env)
     return OPTIONS(c, policy, clip_eps=c.clip_eps if c.start == "clip" else None), policy
 
 
@@ -152,6 +155,7 @@ ENTRY: Entry = rule_entry(
     make_rule,
     make_rival,
     *network_part(),
+    SEEN_NORMALIZED,
     Part(_start),
     Part(lpo, [name for name in OPTIONS.keys if name != "clip_eps"]),
 )

@@ -52,6 +52,7 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl import learners, losses
+from metarl_jax.rl.normalize import SEEN_NORMALIZED
 from metarl_jax.rl.rollout import EnvCarry, completed, environment_metrics, faulty_steps, first_fault
 from metarl_jax.types import Learner, LearnerState, Metrics, Policy, Rollout, Task
 from metarl_jax.update_rules.lifetimes import (
@@ -69,7 +70,7 @@ OUTER_SURROGATES = ("vpg", "lvc")  # it judges on data of the adapted agent, whe
 UP_TO_1 = ("gamma", "gae_lambda", "clip_eps")  # others have no upper end unless a range says so
 TunedName = Literal["gamma", "gae_lambda", "lr", "entropy_coef", "value_coef", "policy_coef", "clip_eps"]
 TUNABLE: tuple[str, ...] = get_args(TunedName)
-SET_HERE = ("optimizer", "baseline", "adapts", "proximal_coef", "dice_lambda", "target_return")
+SET_HERE = ("optimizer", "baseline", "adapts", "proximal_coef", "dice_lambda", "target_return", "reward_scale")
 FOR_LIBRARY_USE = (  # no keys of the configuration
     "outer_value_coef", "outer_normalize_advantage", "outer_surrogate", "value_matching_coef",
 )  # fmt: skip
@@ -348,7 +349,7 @@ OPTIONS = Part(meta_gradient_rl, [name for name in options_of(meta_gradient_rl) 
 
 def build(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
     """An agent that tunes its hyperparameters, on the task that `task_seed` names."""
-    network = build_policy(c, env, critic=True)
+    network = SEEN_NORMALIZED(c, build_policy(c, env, critic=True), env)
     policy, critic = with_outer_critic(network, network, lr=c.lr) if c.outer_critic else (network, None)
     unused = next((name for name in c.ranges if name not in c.tune), None)
     if unused is not None:
@@ -392,7 +393,5 @@ class MetaGradientRunOptions(RunOptions):
 
 
 ABOUT = "One agent that tunes its own hyperparameters online by meta-gradients (MG, STACX, BMG), on one environment."
-ENTRY = Entry(
-    configuration("meta_gradient_rl_options", ABOUT, MetaGradientRunOptions, *network_part(), Part(_tuning), OPTIONS),
-    build,
-)
+PARTS = (*network_part(), SEEN_NORMALIZED, Part(_tuning), OPTIONS)
+ENTRY = Entry(configuration("meta_gradient_rl_options", ABOUT, MetaGradientRunOptions, *PARTS), build)

@@ -33,7 +33,7 @@ def meta_sgd(
         params = policy.init(key)
         return {"params": params, "lr": jax.tree.map(lambda x: jnp.full_like(x, inner_lr), params)}
 
-    return policy_meta_learner(env, tasks, policy, inner, init_params=init, **options)
+    return policy_meta_learner(env, tasks, policy, inner, init_params=init, policy_at="params", **options)
 
 
 ENTRY = entry(meta_sgd, learners.meta_sgd)

@@ -1,5 +1,6 @@
 """PPO on one task (Schulman et al. 2017): the same update that MAML differentiates, run alone."""
 
+import dataclasses
 from typing import Annotated, Any
 
 import jax
@@ -12,17 +13,20 @@ from metarl_jax.algorithms.interface import Entry, Job, RunOptions
 from metarl_jax.algorithms.single_task_family import on_one_task, the_task
 from metarl_jax.networks import build_policy, network_part
 from metarl_jax.options import NonNegative, Part, Positive, Rate, configuration, takes_options
-from metarl_jax.rl import learners, losses
+from metarl_jax.rl import learners, losses, normalize
 from metarl_jax.rl.rollout import EnvCarry, completed, environment_metrics, faulty_steps, reset, rollout
 from metarl_jax.types import Algorithm, LearnerState, Metrics, Policy, Task
 
 
 @struct.dataclass
 class PPOState:
-    """The agent, and where its environments stand."""
+    """The agent, and where its environments stand.
+
+    Where rewards are normalised that is (EnvCarry, discounted return [B] of the episodes under way).
+    """
 
     learner: LearnerState
-    envs: EnvCarry
+    envs: EnvCarry | tuple[EnvCarry, jax.Array]
 
 
 NOT_FOR_STREAMS = ("optimizer", "baseline", "adapts", "proximal_coef", "target_return", "dice_lambda")
@@ -80,25 +84,35 @@ def ppo(
 
     def init(key: jax.Array) -> PPOState:
         params_key, env_key = jax.random.split(key)
-        return PPOState(learner.init(policy.init(params_key)), reset(env, env_key, task, num_envs))
+        agent = learner.init(policy.init(params_key))
+        envs = reset(env, env_key, task, num_envs)
+        return PPOState(
+            agent, envs if normalize.scale_of_rewards(agent.params) is None else (envs, jnp.zeros(num_envs))
+        )
 
     def step(state: PPOState, key: jax.Array) -> tuple[PPOState, Metrics]:
         rollout_key, update_key = jax.random.split(key)
+        envs, earlier = state.envs if isinstance(state.envs, tuple) else (state.envs, None)
         data, envs = rollout(
             env,
             policy.apply,
             state.learner.params,
             rollout_key,
             task,
-            state.envs,
+            envs,
             num_steps=num_steps,
             num_envs=num_envs,
             auto_reset=True,
         )
-        learned, metrics = learner.update(state.learner, update_key, learner.prepare(state.learner, data))
+        batch = learner.prepare(state.learner, dataclasses.replace(data, earlier_return=earlier))
+        learned, metrics = learner.update(state.learner, update_key, batch)
+        params = normalize.fold(state.learner.params, learned.params, batch)
+        running = batch.running_return
+        place = envs if running is None else (envs, jnp.where(data.done[-1], 0.0, running[-1]))
         finite, faulty = environment_metrics(faulty_steps(data))
-        finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
-        return PPOState(learned, envs), {**metrics, **completed(data), "finite": finite, "faulty_step": faulty}
+        finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(params)}
+        learned = dataclasses.replace(learned, params=params)
+        return PPOState(learned, place), {**metrics, **completed(data), "finite": finite, "faulty_step": faulty}
 
     return Algorithm(init, step)
 
@@ -108,7 +122,7 @@ OPTIONS = Part(ppo)
 
 def build(c: Any, env: Any, tasks: Any, evaluation: bool) -> Job:
     """PPO of a configuration, on the task that `task_seed` names."""
-    policy = build_policy(c, env, critic=True)
+    policy = normalize.NORMALIZED(c, build_policy(c, env, critic=True), env)
     algorithm = OPTIONS(c, env, the_task(c, tasks), policy, num_iterations=c.num_iterations)
     return on_one_task(c, algorithm, env, tasks, policy, work_per_iteration=c.num_envs * c.num_steps)
 
@@ -120,4 +134,9 @@ class PPORunOptions(RunOptions):
     eval_episodes: Positive = Field(100, description="evaluation episodes")
 
 
-ENTRY = Entry(configuration("ppo_options", "PPO on one environment.", PPORunOptions, *network_part(), OPTIONS), build)
+ENTRY = Entry(
+    configuration(
+        "ppo_options", "PPO on one environment.", PPORunOptions, *network_part(), normalize.NORMALIZED, OPTIONS
+    ),
+    build,
+)

@@ -15,12 +15,12 @@ from metarl_jax.options import (
     ConfigError,
     Part,
     Positive,
-    Rate,
     Width,
     configuration,
     one_of,
     takes_options,
 )
+from metarl_jax.rl import normalize
 from metarl_jax.rl.rollout import environment_metrics, faulty_steps
 from metarl_jax.rl.trials import (
     annealed_ppo,
@@ -41,7 +41,6 @@ def rl2(
     *,
     meta_batch_size: Annotated[Positive, "tasks an iteration"] = 256,
     trials_per_task: Annotated[Positive, "trials of each of them"] = 1,
-    reward_scale: Annotated[Rate, "factor on the rewards that PPO learns from; scores are unscaled"] = 1.0,
     center_rewards: Annotated[
         bool, "learn from rewards less their mean over the iteration's trials at the same step"
     ] = False,
@@ -59,8 +58,6 @@ def rl2(
         env: `envs.trial.trials(...)`; tasks: the distribution over the parameters of the environment in it.
         policy: with a memory, as `networks.recurrent_policy` or `networks.transformer_policy` make them.
         meta_batch_size: tasks an iteration, `trials_per_task` trials of each: together what PPO sees.
-        reward_scale: factor on the rewards that PPO learns from, so that the critic's targets are of order 1; scores
-            are unscaled. Advantages are standardised, so what it changes is the critic's share of the gradient.
         center_rewards: PPO learns from rewards less their mean over the iteration's B trials at the same step. Where
             all trials are of one length that is a baseline: it scales the expected policy gradient by 1 - 1 / B, as a
             trial's own reward is in the mean. It takes the clock out of the critic's targets: what is left to predict
@@ -85,7 +82,6 @@ def rl2(
     )
 
     def prepare(params: Params, data: Rollout) -> Batch:
-        data = dataclasses.replace(data, reward=reward_scale * data.reward)
         return learner.prepare(LearnerState(params, ()), data)
 
     def init(key: jax.Array) -> MetaState:
@@ -100,13 +96,15 @@ def rl2(
         if center_rewards:
             centred = data.reward - data.reward.mean(axis=1, keepdims=True)
             data = dataclasses.replace(data, reward=tree.masked(centred, data.mask))
+        batch = prepare(state.params, data)
         learned, metrics = learner_at(state.opt_state).update(
-            LearnerState(state.params, state.opt_state), update_key, prepare(state.params, data)
+            LearnerState(state.params, state.opt_state), update_key, batch
         )
+        params = normalize.fold(state.params, learned.params, batch)
         finite, faulty = environment_metrics(faults)
-        finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(learned.params)}
+        finite |= {"loss": jnp.isfinite(metrics["loss"]), "params": tree.finite(params)}
         metrics = {**metrics, **reported, "finite": finite, "faulty_step": faulty}
-        return MetaState(learned.params, learned.opt_state), metrics
+        return MetaState(params, learned.opt_state), metrics
 
     def collect(params: Params, key: jax.Array, task: Task, num_updates: int | None = None) -> tuple[Trial, jax.Array]:
         check_num_updates(env, num_updates)
@@ -134,8 +132,8 @@ def rl2(
 # --- as a configuration ---------------------------------------------------------------------------------
 
 OPTIONS = Part(rl2)
-RECURRENT = Part(recurrent_policy, ("chunk", "truncate", "init_std"))
-TRANSFORMER = Part(transformer_policy, ("num_layers", "num_heads", "init_std"))
+RECURRENT = Part(recurrent_policy, ("chunk", "truncate", "init_std", "min_std", "squash"))
+TRANSFORMER = Part(transformer_policy, ("num_layers", "num_heads", "init_std", "min_std", "squash"))
 
 
 OURS = ("gru", "lstm", "transformer")
@@ -171,7 +169,7 @@ def make_policy(c: Any, env: Any) -> Policy:
 
 
 def _make(c: Any, env: Any, train: Any, trials_per_task: int, num_minibatches: int) -> tuple[MetaLearner, Policy]:
-    policy = make_policy(c, env)
+    policy = normalize.NORMALIZED(c, make_policy(c, env), env)
     sizes = {"trials_per_task": trials_per_task, "num_minibatches": num_minibatches}
     return OPTIONS(c, env, train, policy, num_iterations=c.num_iterations, **sizes), policy
 
@@ -182,6 +180,7 @@ ENTRY = Entry(
         "A recurrent network or a transformer that learns in context.",
         TrialOptions,
         OPTIONS,
+        normalize.NORMALIZED,
         Part(_network),
         RECURRENT,
         TRANSFORMER,

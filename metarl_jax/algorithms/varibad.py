@@ -23,7 +23,7 @@ from metarl_jax.options import (
     configuration,
     takes_options,
 )
-from metarl_jax.rl import learners
+from metarl_jax.rl import learners, normalize
 from metarl_jax.rl.rollout import environment_metrics, faulty_steps
 from metarl_jax.rl.trials import (
     annealed_ppo,
@@ -83,7 +83,6 @@ def varibad(
     num_iterations: int | None = None,
     anneal_lr: Annotated[bool, "anneal both step sizes linearly to 0"] = True,
     num_minibatches: Annotated[Positive, "parts of the steps in each pass"] = 4,
-    reward_scale: Annotated[Rate, "factor on the rewards that PPO learns from; scores are unscaled"] = 1.0,
     **ppo: Any,
 ) -> MetaLearner:
     """A variational belief over tasks, and a policy that acts on it.
@@ -152,9 +151,7 @@ def varibad(
         encoded = tree.map_columns(lambda x: belief.encode(params["belief"], x), data.observation)
         seen = features(data.observation, *encoded)
         following = jnp.concatenate([seen[1:], seen[-1:]])  # what follows the last step has no value
-        return dataclasses.replace(
-            data, observation=seen, next_observation=following, reward=reward_scale * data.reward
-        )
+        return dataclasses.replace(data, observation=seen, next_observation=following)
 
     def negative_elbo(
         params: Params, noise: jax.Array | None, data: Rollout, terms: jax.Array
@@ -227,7 +224,7 @@ def varibad(
         batch = learner.prepare(acting, for_policy(state.params, data))
         acting, metrics = learner_at(acting.opt_state).update(acting, update_key, batch)
         believing, vae_state, more = train_belief(state.params["belief"], state.opt_state[1], vae_key, data)
-        params = {"policy": acting.params, "belief": believing}
+        params = {"policy": normalize.fold(state.params["policy"], acting.params, batch), "belief": believing}
         finite, faulty = environment_metrics(faulty_steps(data))
         finite |= {"loss": jnp.isfinite(metrics["loss"] + more["elbo"]), "params": tree.finite(params)}
         return MetaState(params, (acting.opt_state, vae_state)), {
@@ -267,7 +264,7 @@ def _sequential_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
 # --- as a configuration ---------------------------------------------------------------------------------
 
 OPTIONS = Part(varibad)
-POLICY = Part(feature_policy, ("hidden", "activation", "init_std"))
+POLICY = Part(feature_policy, ("hidden", "activation", "init_std", "min_std", "squash"))
 BELIEF = Part(
     belief_network,
     {name: name for name in ("latent_size", "decoder", "decoder_hidden")} | {"hidden_size": "encoder_size"},
@@ -280,7 +277,8 @@ def belief_of(c: Any, env: Any) -> Belief:
 
 
 def _make(c: Any, env: Any, train: Any, trials_per_task: int, num_minibatches: int) -> tuple[MetaLearner, Policy]:
-    policy = POLICY(c, env, env.observation_size + 2 * c.latent_size)
+    size = env.observation_size + 2 * c.latent_size
+    policy = normalize.NORMALIZED(c, POLICY(c, env, size), env, size=size)
     sizes: dict[str, Any] = {"trials_per_task": trials_per_task, "num_minibatches": num_minibatches}
     if trials_per_task != c.trials_per_task:  # evaluation, at which nothing is trained
         sizes["vae_batch_size"] = None
@@ -293,6 +291,7 @@ ENTRY = Entry(
         "A variational belief over tasks, and a policy that acts on it.",
         TrialOptions,
         OPTIONS,
+        normalize.NORMALIZED,
         POLICY,
         BELIEF,
     ),

@@ -17,7 +17,7 @@ from metarl_jax.meta import adaptation
 from metarl_jax.meta.meta_gradient import MetaGradient, Way, resolve
 from metarl_jax.meta.outer_update import Outer, Problem, gradient_steps
 from metarl_jax.options import Count, Float, NonNegative, Positive, Rate, Unit, is_given, is_zero, takes_options
-from metarl_jax.rl import learners, losses, returns
+from metarl_jax.rl import learners, losses, normalize, returns
 from metarl_jax.rl.rollout import environment_metrics, episode_returns, first_fault, rollout
 from metarl_jax.types import (
     Batch,
@@ -60,6 +60,7 @@ def meta_learner(
     differentiation: str | MetaGradient = "mixed",
     estimate: Callable[[Params, Trial], tuple[jax.Array, Params]] | None = None,
     credit: Callable[[jax.Array], jax.Array] | None = None,
+    fold: Callable[[Params, Params, Trial], Params] | None = None,
     tasks_per_batch: int | None = None,
     tasks_per_collection: int | None = None,
     score_name: str = "return",
@@ -74,6 +75,7 @@ def meta_learner(
         differentiation: how the gradient gets through the inner updates, see `metarl_jax.meta.differentiation`.
         estimate: (params, trial) -> (loss, direction), in the place of the meta-gradient (Reptile).
         credit: scores [task, K + 1, episode] -> [task], stored in the trials for `objective.during`.
+        fold: (params that gathered, params after the outer update, all trials) -> params, for statistics among them.
     """
     way = resolve(differentiation)
     way.check(learner, num_inner_steps)
@@ -150,7 +152,9 @@ def meta_learner(
             value_and_grad=lambda p, w: over_tasks(lambda trial: gradient(p, trial, w)),
             fisher=lambda p, v, n=None: over_tasks(lambda trial: fisher(p, v, trial), n),
         )
-        state, metrics = outer.update(state, problem)
+        before, (state, metrics) = state.params, outer.update(state, problem)
+        if fold is not None:
+            state = MetaState(fold(before, state.params, trials), state.opt_state)
         if trials.faults is not None:
             finite, metrics["faulty_step"] = environment_metrics(first_fault(trials.faults))
             metrics["finite"] = {**finite, **metrics.get("finite", {})}
@@ -193,6 +197,7 @@ def policy_meta_learner(
         Positive | None, "tasks acted in at a time; null: all where the environment calls the host, or tasks_per_batch"
     ] = None,
     init_params: Callable[[jax.Array], Params] | None = None,
+    policy_at: str | None = None,
     estimate: Callable[[Params, Trial], tuple[jax.Array, Params]] | None = None,
 ) -> MetaLearner:
     """`meta_learner` whose data are episodes and whose losses are surrogates: the base of the policy-gradient family.
@@ -208,7 +213,8 @@ def policy_meta_learner(
             being its post-update episode returns standardised over the meta-batch. With "vpg" that is
             -credit * mean log pi_theta_k(a|s). A Python 0 leaves it out of the program.
         inner_kl, outer_kl: have the objective measure KL(old || new) on the inner, the outer batches.
-        init_params: what is meta-learned at the start; None: `policy.init`.
+        init_params: what is meta-learned at the start; None: `policy.init`. policy_at: the name under which it holds
+            the policy's parameters; None: it is those.
         tasks_per_batch: tasks differentiated at a time (None: one on a CPU, all on an accelerator).
         tasks_per_collection: tasks acted in at a time (None: all where the environment calls the host, whose calls cost
             the same for one lane as for a thousand; else as `tasks_per_batch`).
@@ -220,6 +226,11 @@ def policy_meta_learner(
         raise ValueError(f"inner = {inner!r}: must be a Learner, such as mrl.inner.policy_gradient(policy, lr=0.1)")
     if outer is None:
         check_epochs(num_outer_epochs, inner if num_inner_steps else None, outer_surrogate)
+    if resolve(differentiation).name == "evolution" and normalize.statistics_in(policy):
+        raise ValueError(
+            "differentiation = evolution: perturbs every parameter, which running statistics are not to be; use mixed, "
+            "or leave out normalize_observations and normalize_rewards"
+        )
     explores = not is_zero(exploration_coef)
     if explores and losses.spec_of(outer_surrogate).needs_rewards:
         raise ValueError(
@@ -243,6 +254,12 @@ def policy_meta_learner(
     def sample(params: Params, key: jax.Array, task: Task) -> tuple[Rollout, jax.Array]:
         data, _ = rollout(env, policy.apply, params, key, task, num_steps=num_steps, num_envs=episodes_per_task)
         return data, episode_returns(data)
+
+    def fold(before: Params, after: Params, trials: Trial) -> Params:
+        if policy_at is None:
+            return normalize.fold(before, after, trials.inner, trials.outer)
+        own = normalize.fold(before[policy_at], after[policy_at], trials.inner, trials.outer)
+        return {**after, policy_at: own}
 
     def acting(params: Params, batch: Batch) -> Any:
         return policy.apply(params, tree.finite_behind(batch.observation, batch.mask))
@@ -295,6 +312,7 @@ def policy_meta_learner(
         differentiation=differentiation,
         estimate=estimate,
         credit=standardised_outcome if explores else None,
+        fold=fold,
         tasks_per_batch=tasks_per_batch,
         tasks_per_collection=tasks_at_a_time(env, meta_batch_size, tasks_per_collection),
     )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
+from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads
 from metarl_jax.networks.mlp import Activation, activation
 from metarl_jax.networks.recurrent import Recurrent
@@ -171,9 +172,11 @@ def feature_policy(
     activation: Annotated[Activation, "activation function of the policy"] = "tanh",
     *,
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
+    min_std: MinStd = 1e-6,
+    squash: Squash = False,
 ) -> Policy:
     """Actor and critic on one MLP that reads features [..., num_features], for the actions of `env`."""
-    heads = Heads.of(env.action_space(env.default_params), init_std)
+    heads = Heads.of(env, init_std, min_std, squash)
     network = FeatureActorCritic(tuple(hidden), activation, heads)
 
     @jax.jit

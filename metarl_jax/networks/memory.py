@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.networks.gaussian import Box, box_of, gaussian, num_actions
 from metarl_jax.options import Float
 from metarl_jax.types import Params, Policy
 
@@ -16,21 +17,23 @@ from metarl_jax.types import Params, Policy
 class Heads(nn.Module):
     """features [..., H] -> distrax distribution over actions, and value [...]: one layer each.
 
-    Discrete actions: logits. Box actions: N(mean, std^2) with a learned std that does not depend on the features.
+    Discrete actions: logits. Box actions: N(mean, std^2) with a learned std that does not depend on the features,
+    squashed into `box` where there is one.
     """
 
     num_outputs: int
     discrete: bool = True
     init_std: Float = 1.0
+    min_std: Float = 1e-6
+    box: Box | None = None
 
     @classmethod
-    def of(cls, space: Any, init_std: Float = 1.0) -> "Heads":
-        """The heads for a gymnax action space, discrete or a box of one dimension."""
+    def of(cls, env: Any, init_std: Float = 1.0, min_std: Float = 1e-6, squash: bool = False) -> "Heads":
+        """The heads for the actions of `env`, discrete or a box of one dimension."""
+        space, box = env.action_space(env.default_params), box_of(env, squash)
         if hasattr(space, "n"):
             return cls(int(space.n))
-        if len(space.shape) != 1:
-            raise ValueError(f"action space of shape {space.shape}: a Gaussian policy needs one dimension")
-        return cls(int(space.shape[0]), discrete=False, init_std=init_std)
+        return cls(num_actions(space), discrete=False, init_std=init_std, min_std=min_std, box=box)
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[Any, jax.Array]:
@@ -41,9 +44,8 @@ class Heads(nn.Module):
         if self.discrete:
             return distrax.Categorical(logits=out), value
         start = nn.initializers.constant(np.log(self.init_std))
-        scale = jnp.exp(self.param("log_std", start, (self.num_outputs,), dtype))
-        normal = distrax.Normal(out, jnp.broadcast_to(scale, out.shape))
-        return distrax.Independent(normal, reinterpreted_batch_ndims=1), value
+        log_std = self.param("log_std", start, (self.num_outputs,), dtype)
+        return gaussian(out, log_std, self.min_std, self.box), value
 
 
 def memory_policy(env: Any, network: nn.Module, remember: Callable[[int], Any]) -> Policy:

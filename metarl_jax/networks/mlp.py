@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.envs.observations import flattener
+from metarl_jax.networks.gaussian import Box, MinStd, Squash, box_of, gaussian, num_actions
 from metarl_jax.options import Float, NonNegative, Rate, Width, takes_options
 from metarl_jax.types import Params, Policy
 
@@ -85,7 +86,7 @@ class Categorical(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """N(mean(o), diag(std^2)) with a learned std that does not depend on the observation.
+    """N(mean(o), diag(std^2)) with a learned std that does not depend on the observation, squashed into `box` if any.
 
     std = max(exp(log_std), min_std). Log-probabilities sum over the action dimensions.
     """
@@ -95,14 +96,13 @@ class Gaussian(nn.Module):
     activation: str = "tanh"
     init_std: Float = 1.0
     min_std: Float = 1e-6
+    box: Box | None = None
 
     @nn.compact
-    def __call__(self, observation: jax.Array) -> distrax.Independent:
+    def __call__(self, observation: jax.Array) -> Any:
         mean = MLP(self.hidden, self.action_dim, self.activation)(observation)
         log_std = self.param("log_std", nn.initializers.constant(np.log(self.init_std)), (self.action_dim,))
-        log_std = jnp.maximum(log_std, np.log(self.min_std))
-        scale = jnp.broadcast_to(jnp.exp(log_std), mean.shape)
-        return distrax.Independent(distrax.Normal(mean, scale), reinterpreted_batch_ndims=1)
+        return gaussian(mean, log_std, self.min_std, self.box)
 
 
 @takes_options()
@@ -113,12 +113,14 @@ def mlp_policy(
     *,
     critic: bool = False,
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
-    min_std: Annotated[NonNegative, "least standard deviation of a Gaussian policy"] = 1e-6,
+    min_std: MinStd = 1e-6,
+    squash: Squash = False,
     output_gain: Annotated[NonNegative, "scale of the last layer's initial weights"] = 0.01,
     context_size: int = 0,
 ) -> Policy:
     """The MLP policy that fits `env`: categorical for a discrete action space, Gaussian for a box.
 
+    With `squash` the Gaussian goes through tanh into the bounds of the box (`networks.gaussian.Squashed`).
     With `critic`, a second MLP of the same shape estimates the value; the two share no weights.
     `hidden=()` gives a linear policy. Discrete observations are one-hot, others flattened (`envs.observations`). With
     `context_size` the actor also reads `params["context"]` [context_size], zeros where there is none: what CAVIA
@@ -127,13 +129,12 @@ def mlp_policy(
     params = env.default_params
     space = env.action_space(params)
     size, flat = flattener(env)
+    box = box_of(env, squash)
     actor: nn.Module
     if hasattr(space, "n"):
         actor = Categorical(int(space.n), tuple(hidden), activation)
     else:
-        if len(space.shape) != 1:
-            raise ValueError(f"action space of shape {space.shape}: a Gaussian policy needs one dimension")
-        actor = Gaussian(int(space.shape[0]), tuple(hidden), activation, init_std, min_std)
+        actor = Gaussian(num_actions(space), tuple(hidden), activation, init_std, min_std, box)
     value = MLP(tuple(hidden), 1, activation)
 
     def with_context(params: Params, observation: jax.Array) -> jax.Array:
@@ -156,4 +157,4 @@ def mlp_policy(
         out: Any = value.apply({"params": params["critic"]}, flat(observation))
         return out[..., 0]
 
-    return Policy(init, act, evaluate if critic else None, features=flat)
+    return Policy(init, act, evaluate if critic else None, features=lambda params, observation: flat(observation))

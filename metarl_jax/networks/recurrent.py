@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads, memory_policy
 from metarl_jax.options import Positive, Rate, Width, takes_options
 from metarl_jax.types import Policy
@@ -85,6 +86,8 @@ def recurrent_policy(
     ] = None,
     truncate: Annotated[bool, "gru, lstm: stop gradients at the chunks (truncated back-propagation)"] = False,
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
+    min_std: MinStd = 1e-6,
+    squash: Squash = False,
     max_memory: int | None = None,
 ) -> Policy:
     """Actor and critic on one GRU or LSTM, for the flat observations of `envs.trial`.
@@ -100,7 +103,7 @@ def recurrent_policy(
     if truncate and chunk is None:
         raise ValueError("truncate = True: needs chunk, the number of steps that a gradient goes back")
     network = RecurrentActorCritic(
-        Recurrent(hidden_size, cell, chunk, truncate), Heads.of(env.action_space(env.default_params), init_std)
+        Recurrent(hidden_size, cell, chunk, truncate), Heads.of(env, init_std, min_std, squash)
     )
 
     def remember(num_streams: int) -> Any:

@@ -12,7 +12,7 @@ from metarl_jax.options import ConfigError, Part, is_address, load_address, one_
 from metarl_jax.types import Policy
 
 REGISTERED: dict[str, str | Callable[..., Policy]] = {}  # a user's own: name -> factory, or its address
-MLP = Part(mlp_policy, ("hidden", "activation", "init_std"))
+MLP = Part(mlp_policy, ("hidden", "activation", "init_std", "min_std", "squash"))
 
 
 def register(name: str, factory: str | Callable[..., Policy]) -> None:

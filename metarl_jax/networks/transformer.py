@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads, memory_policy
 from metarl_jax.options import Positive, Rate, Width, check_divides, takes_options
 from metarl_jax.types import Policy
@@ -73,6 +74,8 @@ def transformer_policy(
     num_layers: Annotated[Positive, "transformer: layers"] = 2,
     num_heads: Annotated[Positive, "transformer: attention heads"] = 4,
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
+    min_std: MinStd = 1e-6,
+    squash: Squash = False,
 ) -> Policy:
     """Actor and critic on one causal transformer, for the flat observations of `envs.trial`.
 
@@ -83,9 +86,7 @@ def transformer_policy(
     Raises: ValueError for a size that the heads do not divide, and, on tracing, for a trial longer than the context.
     """
     check_divides("num_heads", num_heads, size, "size")
-    network = TransformerActorCritic(
-        context, Heads.of(env.action_space(env.default_params), init_std), size, num_layers, num_heads
-    )
+    network = TransformerActorCritic(context, Heads.of(env, init_std, min_std, squash), size, num_layers, num_heads)
     width = int(env.observation_space(env.default_params).shape[0])
     dtype = jnp.result_type(float)
 

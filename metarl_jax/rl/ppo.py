@@ -20,12 +20,13 @@ from metarl_jax.options import (
     Rate,
     Unit,
     check_divides,
+    is_given,
     is_other_than,
     is_zero,
     one_of,
     takes_options,
 )
-from metarl_jax.rl import losses, returns
+from metarl_jax.rl import losses, normalize, returns
 from metarl_jax.rl.optimizers import sgd
 from metarl_jax.types import Batch, Learner, LearnerState, Metrics, Params, Policy, Rollout
 
@@ -39,14 +40,22 @@ def prepare_batch(
     gae_lambda: Float,
     baseline: str,
     normalize_advantage: bool,
+    reward_scale: Float = 1.0,
 ) -> Batch:
     """Rewards to advantages: GAE on the chosen baseline, [T, B].
 
     `critic`: V of the policy's own critic, bootstrapped at truncations. `linear`: a linear feature
     baseline fitted to these very episodes; the horizon is then part of the task, so nothing follows it.
-    `zero`: no baseline.
+    `zero`: no baseline. Where the parameters hold statistics of rewards (`rl.normalize`), rewards are divided by their
+    deviation; `reward_scale` is a factor on what comes out.
     """
     mask, reward = rollout.mask, tree.masked(rollout.reward, rollout.mask)
+    sigma, running = normalize.scale_of_rewards(params), None
+    if sigma is not None:
+        running = returns.running_returns(reward, rollout.done, gamma, rollout.earlier_return)
+        reward = jnp.clip(reward / sigma, -normalize.LIMIT, normalize.LIMIT)
+    if is_given(reward_scale, 1.0):
+        reward = reward_scale * reward
     seen, following = tree.finite_behind((rollout.observation, rollout.next_observation), mask)
     if baseline == "critic":
         if policy.value is None:
@@ -63,7 +72,7 @@ def prepare_batch(
     else:
         terminated = rollout.done
         if baseline == "linear":
-            read = seen if policy.features is None else policy.features(seen)
+            read = seen if policy.features is None else policy.features(params, seen)
             observation = read.reshape(*reward.shape, -1).astype(reward.dtype)
             time = rollout.episode_length - 1
             targets = returns.discounted_returns(reward, rollout.done, gamma)
@@ -89,6 +98,7 @@ def prepare_batch(
         discounted_reward=discounts * reward,
         discounted_value=tree.masked(discounts * value, mask),
         mask=mask,
+        running_return=running,
     )
 
 
@@ -152,6 +162,7 @@ def ppo(
     gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.95,
     baseline: Annotated[Literal["linear", "critic", "zero"], "baseline of the advantages"] = "critic",
     normalize_advantage: Annotated[bool, "standardise the advantages of an update"] = True,
+    reward_scale: Annotated[Rate, "factor on the rewards that are learned from; scores are unscaled"] = 1.0,
     target_return: Annotated[
         Finite | None, "discounted return that updates aim at, shorter the nearer it is; null: the more the better"
     ] = None,
@@ -186,6 +197,8 @@ def ppo(
             gradient then holds the activations of one part. Parts are episodes; losses must be means over steps.
         target_return: R*, a discounted return of an episode: descends (R* - R)^2 / 2 by a step size that is multiplied
             by (R* - R) / T, see `losses.towards_target`. None: ascends the return R.
+        reward_scale: brings the critic's targets to order 1. Standardised advantages do not depend on it, so what it
+            changes is the critic's share of the gradient.
         proximal_coef: adds proximal_coef / 2 |theta' - theta|^2, theta being where this update began.
         share_columns: devices that have one training to share take a part each of the columns of every gradient.
         All floats may be tracers; `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
@@ -207,6 +220,11 @@ def ppo(
         raise ValueError(
             f"gae_lambda = {gae_lambda}: must be 1 with surrogate = {name}, which weighs whole returns (GAE on top "
             "counts the future twice); use loaded_dice, which takes any advantages"
+        )
+    if target_return is not None and (is_given(reward_scale, 1.0) or "reward" in normalize.statistics_in(policy)):
+        raise ValueError(
+            f"target_return = {target_return}: is a return of the environment's rewards, which reward_scale and "
+            "normalize_rewards change; leave one out"
         )
     remembers = policy.step is not None
     given = optimizer = sgd(lr) if optimizer is None else optimizer
@@ -232,8 +250,9 @@ def ppo(
 
     def prepare(state: LearnerState, rollout: Rollout) -> Batch:
         estimated: dict[str, Any] = {"gamma": gamma, "gae_lambda": gae_lambda, "baseline": baseline}
+        estimated |= {"normalize_advantage": normalize_advantage, "reward_scale": reward_scale}
         params = jax.lax.stop_gradient(state.params)
-        return prepare_batch(reader, params, rollout, normalize_advantage=normalize_advantage, **estimated)
+        return prepare_batch(reader, params, rollout, **estimated)
 
     def objective(adapted: Any, data: tuple) -> tuple[jax.Array, Metrics]:
         batch, params, anchor = data
@@ -286,7 +305,8 @@ def ppo(
         else:
             (adapted, opt_state), metrics = jax.lax.scan(step, carry, rows, length=num_epochs * num_minibatches)
             metrics = tree.tree_mean(metrics)
-        return LearnerState(tree.replace_selected(state.params, adapts, adapted), opt_state), metrics
+        moved = tree.replace_selected(state.params, adapts, adapted)
+        return LearnerState(normalize.fold(state.params, moved), opt_state), metrics
 
     minimises = proximal_coef is not None and num_minibatches == 1 and adapts is None
     return Learner(

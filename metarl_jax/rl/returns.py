@@ -49,6 +49,26 @@ def discounted_returns(
     return tree.scan_steps(step, jnp.zeros_like(reward[0]), (reward, last, bootstrap), reverse=True)[1]
 
 
+def running_returns(
+    reward: Float[Array, "T *b"],
+    done: Bool[Array, "T *b"],
+    gamma: float | Array,
+    before: Float[Array, "*b"] | None = None,
+) -> Float[Array, "T *b"]:
+    """R_t = r_t + gamma (0 if done_{t-1} else R_{t-1}), the discounted return of an episode up to step t.
+
+    Args: before: R of the step before the first one (None: 0), 0 where an episode ended with it.
+    """
+    start = jnp.zeros_like(reward[0]) if before is None else before
+
+    def step(so_far: Array, x: tuple) -> tuple[Array, Array]:
+        r, end = x
+        so_far = r + gamma * so_far
+        return jnp.where(end, 0.0, so_far), so_far
+
+    return tree.scan_steps(step, start, (reward, done))[1]
+
+
 def discounts(gamma: float | Array, time: Int[Array, "*n"], dtype: Any) -> Float[Array, "*n"]:
     """gamma^time for whole numbers `time` [...] >= 0, with the right derivative at gamma = 0 too (1 at time 1)."""
     later = jnp.maximum(time, 1).astype(dtype)

@@ -107,6 +107,7 @@ def annealed_ppo(
     value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
     max_grad_norm: Annotated[Rate, "bound on the norm of a gradient"] = 0.5,
     normalize_advantage: Annotated[bool, "standardise advantages over the iteration"] = True,
+    reward_scale: Annotated[Rate, "factor on the rewards that PPO learns from; scores are unscaled"] = 1.0,
 ) -> AnnealedPPO:
     """`learners.ppo` with Adam, whose step size and entropy bonus may fall from one iteration to the next.
 
@@ -135,6 +136,7 @@ def annealed_ppo(
             value_coef=value_coef,
             max_grad_norm=max_grad_norm,
             normalize_advantage=normalize_advantage,
+            reward_scale=reward_scale,
             optimizer=optimizer,
             share_columns=True,
         )

@@ -20,7 +20,7 @@ from flax import struct
 
 from metarl_jax import tree
 from metarl_jax.meta import adaptation
-from metarl_jax.rl import learners
+from metarl_jax.rl import learners, normalize
 from metarl_jax.rl.rollout import EnvCarry, episode_returns, faulty_steps, first_fault, reset, rollout
 from metarl_jax.types import Learner, LearnerState, Metrics, Params, Policy, Rollout, Task
 
@@ -77,7 +77,7 @@ def with_outer_critic(policy: Policy, network: Policy, lr: Float = 1e-3) -> tupl
 
     def value(params: Params, observation: jax.Array) -> jax.Array:
         assert network.value is not None
-        return network.value({"critic": params["outer_critic"]}, observation)
+        return network.value({**params, "critic": params["outer_critic"]}, observation)
 
     return policy._replace(init=init), OuterCritic(value, ("outer_critic",), lr)
 
@@ -134,10 +134,18 @@ def init_agent(
     num_envs: int,
     num_recent: int = 0,
 ) -> Agent:
-    """A new agent at the start of its life in `task`; `critic` is `OuterCritic.learner`, `num_recent` is R."""
+    """A new agent at the start of its life in `task`; `critic` is `OuterCritic.learner`, `num_recent` is R.
+
+    Raises: ValueError for a policy with statistics of rewards: what an agent makes of them is the rule's affair.
+    """
     params_key, env_key = jax.random.split(key)
     recent = jnp.zeros(num_recent) if num_recent else None
-    agent = knowing(learner, recent).init(policy.init(params_key))
+    params = policy.init(params_key)
+    if normalize.scale_of_rewards(params) is not None:
+        raise ValueError(
+            "normalize_rewards = True: is not for agents with a learned rule, which reads rewards; leave it out"
+        )
+    agent = knowing(learner, recent).init(params)
     critic_state = () if critic is None else critic.init(agent.params).opt_state
     return Agent(agent, critic_state, reset(env, env_key, task, num_envs), recent)
 
@@ -146,6 +154,8 @@ def live(
     act: Act, learner: LearnerOf, critic: Learner | None, agent: Agent, keys: tuple[jax.Array, jax.Array]
 ) -> tuple[Segment, Agent, Metrics]:
     """Act, update, act, update ...: K updates, with `keys` ([K] of acting, [K] of updating).
+
+    Running statistics among an agent's parameters (`rl.normalize`) take in what it saw, after each update.
 
     Returns: the Segment, the agent after it, and the metrics of the updates, leaves [K].
     """
@@ -160,10 +170,16 @@ def live(
         if critic is not None:
             values, _ = critic.update(LearnerState(learned.params, critic_state), keys[1], critic.prepare(agent, data))
             learned, critic_state = LearnerState(values.params, learned.opt_state), values.opt_state
+        learned = _having_seen(agent, learned, data)
         return Agent(learned, critic_state, envs, recent), (data, agent.params, recent, metrics)
 
     after, (data, params, recent, metrics) = jax.lax.scan(update, agent, keys)
     return Segment(agent.learner, data, params, keys[1], recent), after, metrics
+
+
+def _having_seen(before: LearnerState, after: LearnerState, data: Rollout) -> LearnerState:
+    """The agent after an update, with what the update saw in its statistics."""
+    return LearnerState(normalize.fold(before.params, after.params, data), after.opt_state, after.memory)
 
 
 def replay(
@@ -178,14 +194,14 @@ def replay(
     def experience(state: LearnerState, data: tuple) -> tuple[Any, Any]:
         seen, params, recent = data
         batch = knowing(learner, recent).prepare(LearnerState(params, None), seen)
-        return (recent, batch), None if observe is None else observe(state.params, batch)
+        return (recent, batch, seen), None if observe is None else observe(state.params, batch)
 
     def update(state: LearnerState, key: jax.Array, data: tuple) -> LearnerState:
-        recent, batch = data
+        recent, batch, seen = data
         own = knowing(learner, recent)
         if differentiation != "first_order" and own.check_second_order is not None:
             own.check_second_order()
-        return own.update(state, key, batch, differentiation)[0]
+        return _having_seen(state, own.update(state, key, batch, differentiation)[0], seen)
 
     stored = (segment.rollouts, segment.params, segment.recent)
     return adaptation.unroll(update, segment.start, segment.keys, stored, experience)

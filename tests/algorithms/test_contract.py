@@ -13,6 +13,7 @@ from metarl_jax.meta.hyperparameters import Tuned
 from metarl_jax.meta.meta_gradient import evolution, truncated
 from metarl_jax.networks import belief_network, feature_policy, mlp_policy, recurrent_policy, transformer_policy
 from metarl_jax.rl import learners
+from metarl_jax.rl.normalize import normalized
 from metarl_jax.update_rules.by_evolution import evolve_rule
 from metarl_jax.update_rules.by_gradient import learn_rule
 from metarl_jax.update_rules.lifetimes import with_outer_critic
@@ -23,6 +24,14 @@ def ppo(num_tasks_at_a_time):
     return mrl.ppo(
         env, tasks.sample(jax.random.key(0)), policy, num_envs=2, num_steps=4, num_epochs=2, num_minibatches=2
     )
+
+
+def ppo_normalized(num_tasks_at_a_time):
+    env, tasks, _ = point(horizon=4)
+    policy = mlp_policy(env, (4,), critic=True, squash=True)
+    policy = normalized(policy, env, normalize_observations=True, normalize_rewards=True)
+    options = {"num_envs": 2, "num_steps": 4, "num_epochs": 2, "num_minibatches": 2}
+    return mrl.ppo(env, tasks.sample(jax.random.key(0)), policy, **options)
 
 
 def meta_gradient_rl(num_tasks_at_a_time):
@@ -44,12 +53,13 @@ def maml(critic=False, num_inner_steps=1, **inner_options):
     return make
 
 
-def family(algorithm, **own):
+def family(algorithm, statistics=False, **own):
     """An algorithm on tiny point navigation, by name or as a function; `own` are its own options."""
 
     def make(num_tasks_at_a_time):
         env, tasks, _ = point(hidden=(4,), horizon=4)
-        policy = mlp_policy(env, hidden=(4,), context_size=2 if algorithm == "cavia" else 0)
+        policy = mlp_policy(env, hidden=(4,), context_size=2 if algorithm == "cavia" else 0, squash=statistics)
+        policy = normalized(policy, env, normalize_observations=statistics, normalize_rewards=statistics)
         options = {"tasks_per_batch": num_tasks_at_a_time, "meta_batch_size": 2, "episodes_per_task": 2, **own}
         if callable(algorithm):
             return algorithm(env, tasks, policy, **options)
@@ -71,6 +81,11 @@ def on_trials(algorithm):
         return algorithm(trials(env, tasks, 3), tasks)
 
     return make
+
+
+def rl2_normalized(env, tasks):
+    policy = normalized(recurrent_policy(env, 4), env, normalize_observations=True, normalize_rewards=True)
+    return mrl.rl2(env, tasks, policy, meta_batch_size=8)
 
 
 def varibad(env, tasks):
@@ -97,6 +112,7 @@ def rule(outer, make):
 
 ALGORITHMS = {
     "ppo": ppo,
+    "ppo-normalized": ppo_normalized,
     "maml-vpg": maml(surrogate="vpg"),
     "maml-lvc": maml(surrogate="lvc"),
     "maml-dice": maml(surrogate="dice", gae_lambda=1.0),
@@ -123,8 +139,10 @@ ALGORITHMS = {
     # 16 samples do not determine 40 parameters: without damping a rounding error decides where the rest goes.
     "maml_trpo": family("maml_trpo", cg_damping=0.1),
     "promp": family("promp", num_inner_steps=2, kl_target=0.01),
+    "promp-normalized": family("promp", statistics=True),
     "reptile": family("reptile", num_inner_steps=2),
     "rl2-gru": on_trials(lambda env, tasks: mrl.rl2(env, tasks, recurrent_policy(env, 4), meta_batch_size=8)),
+    "rl2-normalized": on_trials(rl2_normalized),
     "rl2-transformer": on_trials(
         lambda env, tasks: mrl.rl2(env, tasks, transformer_policy(env, 3, 8, num_heads=2), meta_batch_size=8)
     ),
