@@ -10,7 +10,7 @@ from metarl_jax import tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.trial_family import TrialOptions, trial_builder
 from metarl_jax.networks import recurrent_policy, transformer_policy
-from metarl_jax.networks.registry import ELSE, REGISTERED, call_own, own_network
+from metarl_jax.networks.registry import ELSE, REGISTERED, call_own, check_of_ours, own_network
 from metarl_jax.options import (
     ConfigError,
     Part,
@@ -153,6 +153,7 @@ def make_policy(c: Any, env: Any) -> Policy:
     """The policy with a memory that a configuration names."""
     factory = own_network(c.network)
     if factory is not None:
+        check_of_ours(c, ("size", *RECURRENT.keys.values(), *TRANSFORMER.keys.values()), " or ".join(OURS))
         return call_own(factory, c.network, env, **c.network_options)
     if c.network_options:
         raise ConfigError(f"network_options = {c.network_options}: are for a network of your own, not {c.network}")

@@ -4,7 +4,7 @@ A factory takes the environment and options and returns a `Policy`: `factory(env
 that act on one observation, `factory(env, **options)` with `env` from `envs.trial` for policies with a memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from metarl_jax.networks.mlp import mlp_policy
@@ -66,11 +66,16 @@ def build_policy(c: Any, env: Any, *, critic: bool, context_size: int = 0) -> Po
         if c.network_options:
             raise ConfigError(f"network_options = {c.network_options}: are for a network of your own, not {c.network}")
         return MLP(c, env, critic=critic, context_size=context_size)
-    for key in MLP.keys.values():
-        if getattr(c, key) != type(c).model_fields[key].default:
-            raise ConfigError(f"{key} = {getattr(c, key)}: is of network = mlp; give your own network_options")
+    check_of_ours(c, MLP.keys.values(), "mlp")
     more = {"context_size": context_size} if context_size else {}
     return call_own(factory, c.network, env, critic=critic, **more, **c.network_options)
+
+
+def check_of_ours(c: Any, keys: Iterable[str], ours: str) -> None:
+    """Raises: ConfigError for an option of our networks that is given beside a network of the user's own."""
+    for key in keys:
+        if getattr(c, key) != type(c).model_fields[key].default:
+            raise ConfigError(f"{key} = {getattr(c, key)}: is of network = {ours}; give your own network_options")
 
 
 def call_own(factory: Callable[..., Policy], name: str, env: Any, **options: Any) -> Policy:

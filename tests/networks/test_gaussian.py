@@ -204,3 +204,17 @@ def test_varibad_and_rl2_take_it_in_python():
         state = algo.init(jax.random.key(0))
         _, metrics = jax.jit(algo.step)(state, jax.random.key(1))
         assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
+
+
+def test_options_of_ours_beside_a_network_with_a_memory_of_ones_own_are_refused():
+    """They would have no part, as they have none beside a network that acts on one observation."""
+    from metarl_jax import networks
+    from metarl_jax.options import ConfigError
+
+    networks.register("own_memory_of_this_test", lambda env: mrl.networks.recurrent_policy(env, 4))
+    run = {"algorithm": "rl2", "env": "PointNavigation-v0", "num_iterations": 1, "num_episodes": 2,
+           "network": "own_memory_of_this_test"}  # fmt: skip
+    assert build(validate(run)).policy.step is not None
+    for key, value in (("squash", True), ("min_std", 0.1), ("size", 8), ("num_heads", 2)):
+        with pytest.raises(ConfigError, match=f"{key} = {value}: is of network = gru or lstm or transformer"):
+            build(validate({**run, key: value}))
