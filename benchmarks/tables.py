@@ -188,6 +188,18 @@ def accelerator_gradients() -> str:
     return _markdown([*head, "from the default precision's, relative"], rows)
 
 
+def robots() -> str:
+    """Robots on a CPU, beside their packages."""
+    rows = []
+    for r in _load("benchmarks/results/robots_cpu.json")["rows"]:
+        compiled = f"{r['compile_s']:.1f}" if "compile_s" in r else "-"
+        times = f"{r['times_peer']:.2f}" if "times_peer" in r else "-"
+        cells = [str(r["lanes"]), f"{r['env_steps_per_cpu_s']:,.0f}", f"{r['env_steps_per_s']:,.0f}", times]
+        rows.append([r["work"], *cells, f"{r['cpu_s']:.2f}", compiled])
+    head = ["work", "lanes", "env steps per CPU-s", "env steps a second", "times the package", "CPU-s"]
+    return _markdown([*head, "trace + compile s"], rows)
+
+
 def accelerator_robots() -> str:
     """Robots on a GPU."""
     rows = []
@@ -224,6 +236,7 @@ TABLES = {
     "test_costs": test_costs,
     "accelerator": accelerator,
     "accelerator_gradients": accelerator_gradients,
+    "robots": robots,
     "accelerator_robots": accelerator_robots,
     "unrolling": unrolling,
     "demo": demo,

@@ -115,10 +115,10 @@ class Host:
 
         model = self.scratch[0].model if shares else copy.copy(self.model.mujoco)
         data = self.mj.MjData(model)
-        patches = [
-            (getattr(model, c.field), slice(None) if c.rows is None else c.rows, slice(c.start, c.stop), c.shape)
-            for c in self.model.patches
-        ]
+        patches = []
+        for c in self.model.patches:
+            field, index = getattr(model, c.field), slice(None) if c.rows is None else c.rows
+            patches.append((field, index, slice(c.start, c.stop), field[index].shape))
         watches = [
             (getattr(data, c.field), slice(None) if c.rows is None else c.rows, slice(c.start, c.stop))
             for c in self.model.watches
@@ -127,28 +127,31 @@ class Host:
 
     def _some(self, scratch: _Scratch, lanes: np.ndarray, out: np.ndarray) -> None:
         model, data, patches, watches = scratch
-        mj, ours = self.mj, self.model
-        size, bits, substeps = ours.state_size, ours.state_bits, self.substeps
-        past = size + ours.ctrl_size
+        mj, size, bits, substeps = self.mj, self.model.state_size, self.model.state_bits, self.substeps
+        past = size + self.model.ctrl_size
+        forward = self.model.refresh or not substeps
         set_state, step, get_state, ctrl = mj.mj_setState, mj.mj_step, mj.mj_getState, data.ctrl
-        for lane, result in zip(lanes, out, strict=True):
-            if lane[-1]:  # nobody reads what a finished episode goes on to
-                result[:size] = lane[:size]
+        rows = zip(
+            lanes[:, :size], lanes[:, size:past], lanes[:, past:-1], lanes[:, -1].tolist(),
+            out[:, :size], out[:, size:-1], strict=True,
+        )  # fmt: skip
+        for state, control, patch, skip, new, seen in rows:
+            if skip:  # nobody reads what a finished episode goes on to
+                new[:] = state
                 continue
-            for field, rows, where, shape in patches:
-                numbers = lane[past:-1][where]
-                field[rows] = numbers.reshape(shape if isinstance(rows, slice) else (len(rows), *field.shape[1:]))
-            set_state(model, data, lane[:size], bits)
-            ctrl[:] = lane[size:past]
+            for field, index, where, shape in patches:
+                field[index] = patch[where].reshape(shape)
+            set_state(model, data, state, bits)
+            ctrl[:] = control
             if substeps:
                 step(model, data, substeps)
-            if ours.refresh or not substeps:
+            if forward:
                 mj.mj_forward(model, data)
             if self.needs_forces:
                 mj.mj_rnePostConstraint(model, data)
-            get_state(model, data, result[:size], bits)
-            for field, rows, where in watches:
-                result[size:-1][where] = field[rows].ravel()
+            get_state(model, data, new, bits)
+            for field, index, where in watches:
+                seen[where] = field[index].ravel()
 
 
 def ignore(text: str) -> None:
