@@ -169,8 +169,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         seeds=3,
         cpu=NOT_MEASURED,
         gpu=NOT_MEASURED,
-        cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad"),
-        chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad"),
+        cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
+        chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
     ),
     "halfcheetah-vel": Reproduction(
         "ProMP and RL2 on HalfCheetah, target velocities",
@@ -179,8 +179,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         seeds=3,
         cpu=NOT_MEASURED,
         gpu=NOT_MEASURED,
-        cells=("promp", "rl2"),
-        chosen=("promp", "rl2"),
+        cells=("promp", "rl2", "rivals"),
+        chosen=("promp", "rl2", "rivals"),
     ),
     "ant-dir": Reproduction(
         "ProMP and RL2 on the ant, directions of the plane",
@@ -189,8 +189,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         seeds=3,
         cpu=NOT_MEASURED,
         gpu=NOT_MEASURED,
-        cells=("promp", "rl2"),
-        chosen=("promp", "rl2"),
+        cells=("promp", "rl2", "rivals"),
+        chosen=("promp", "rl2", "rivals"),
     ),
     "walker-rand-params": Reproduction(
         "ProMP and RL2 on walkers of random build",
@@ -199,8 +199,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         seeds=3,
         cpu=NOT_MEASURED,
         gpu=NOT_MEASURED,
-        cells=("promp", "rl2"),
-        chosen=("promp", "rl2"),
+        cells=("promp", "rl2", "rivals"),
+        chosen=("promp", "rl2", "rivals"),
     ),
     "meta-world-ml1": Reproduction(
         "MAML-TRPO and RL2 on Meta-World's ML1, both rewards, one counted episode a goal",
