@@ -46,7 +46,7 @@ def adaptation_curve_and_reports(
     def one(x: tuple[jax.Array, Task]) -> tuple[jax.Array, dict[str, jax.Array]]:
         index, task = x
         trial, scores = learner.collect(params, jax.random.fold_in(key, index), task, num_updates=num_updates)
-        return scores, trial.reports or {}
+        return scores, getattr(trial, "reports", None) or {}  # lives of learned rules are no trials
 
     return tree.chunked_map(one, (_indices(tasks), tasks), tasks_per_batch)
 

@@ -167,7 +167,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.locomotion:halfcheetah_dir",
         seeds=3,
-        cpu=NOT_MEASURED,
+        cpu="some 6 hours: promp 77 minutes, the others estimated",
         gpu=NOT_MEASURED,
         cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
         chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
@@ -177,7 +177,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.locomotion:halfcheetah_vel",
         seeds=3,
-        cpu=NOT_MEASURED,
+        cpu="5 hours, estimated (300 minutes)",
         gpu=NOT_MEASURED,
         cells=("promp", "rl2", "rivals"),
         chosen=("promp", "rl2", "rivals"),
@@ -187,7 +187,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Rakelly et al. 2019, PEARL",
         f"{_HERE}.locomotion:ant_dir",
         seeds=3,
-        cpu=NOT_MEASURED,
+        cpu="7 hours, estimated (420 minutes)",
         gpu=NOT_MEASURED,
         cells=("promp", "rl2", "rivals"),
         chosen=("promp", "rl2", "rivals"),
@@ -197,7 +197,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.locomotion:walker_rand_params",
         seeds=3,
-        cpu=NOT_MEASURED,
+        cpu="6 hours, estimated (360 minutes)",
         gpu=NOT_MEASURED,
         cells=("promp", "rl2", "rivals"),
         chosen=("promp", "rl2", "rivals"),
@@ -207,7 +207,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Yu et al. 2019, Meta-World; McLean et al. 2025, Meta-World+",
         f"{_HERE}.meta_world",
         seeds=3,
-        cpu=NOT_MEASURED,
+        cpu="90 minutes, estimated: 45 a cell",
         gpu=NOT_MEASURED,
         cells=tuple(
             f"{task}-{method}-{reward}"
@@ -222,7 +222,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Yu et al. 2019, Meta-World; McLean et al. 2025, Meta-World+",
         f"{_HERE}.meta_world:run_ml10",
         seeds=1,
-        cpu=NOT_MEASURED,
+        cpu="120 minutes a cell, estimated",
         gpu=NOT_MEASURED,
         cells=("maml-trpo", "rl2"),
         chosen=("rl2",),
@@ -293,6 +293,12 @@ def _begins(cell: str, word: str) -> bool:
     return cell == word or cell.startswith(f"{word}-")
 
 
+def function_of(entry: Reproduction) -> Callable[..., list[Claim]]:
+    """What runs a reproduction."""
+    module, _, function = entry.module.partition(":")
+    return getattr(importlib.import_module(module), function or "run")
+
+
 def reproduce(
     name: str, directory: Path, report: Callable[[Any], None] = print, cells: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -300,8 +306,7 @@ def reproduce(
     entry = REPRODUCTIONS[name]
     began, cpu_began = time.perf_counter(), time.process_time()
     options = {"cells": cells or entry.chosen} if entry.cells else {}
-    module, _, function = entry.module.partition(":")
-    claims = getattr(importlib.import_module(module), function or "run")(directory, report, **options)
+    claims = function_of(entry)(directory, report, **options)
     return {
         "name": name,
         "title": entry.title,
