@@ -167,7 +167,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.locomotion:halfcheetah_dir",
         seeds=3,
-        cpu="some 6 hours: promp 77 minutes, the others estimated",
+        cpu="6 hours: 77 minutes for promp, the others estimated",
         gpu=NOT_MEASURED,
         cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
         chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
