@@ -1,6 +1,6 @@
 """Robots: environment steps a CPU-second in the rollout, beside their packages; an iteration of ProMP, by parts.
 
-    python -m benchmarks.robots                      what is installed: robots, and Meta-World where it is
+    taskset -c 0 python -m benchmarks.robots         what is installed: robots, and Meta-World where it is; on one core
     python -m benchmarks.robots --only HalfCheetah   rows whose name has this in it
     python -m benchmarks.robots --small              tiny sizes, a test of the command itself
 
@@ -20,6 +20,7 @@ import numpy as np
 
 import metarl_jax as mrl
 from benchmarks import common
+from metarl_jax.envs.physics import c_mujoco
 from metarl_jax.rl.rollout import rollout
 
 COLUMNS = {
@@ -170,7 +171,7 @@ def main() -> None:
     for name, study in studies.items():
         if arguments.only in name:
             rows += study()
-            common.save(arguments.output, rows)
+            common.save(arguments.output, rows, cores=c_mujoco.cores())
     print(common.table(rows, COLUMNS))
 
 

@@ -292,7 +292,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
     entry = REPRODUCTIONS[name]
     directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"
-    _say(f"{name}: {entry.title}; about {entry.cpu} on one CPU core; kept in {directory}, where a second call goes on")
+    _say(f"{name}: {entry.title}; kept in {directory}, where a second call goes on. CPU time, one core: {entry.cpu}")
     command = f"metarl reproduce {name}" + (f" --cells {arguments.cells}" if arguments.cells else "")
     result = {**reproduce(name, directory, _say, cells), **environment_info(), "command": command}
     output = arguments.output or directory

@@ -3,8 +3,9 @@
 A task is a gymnax `EnvParams` pytree. Importing this package is quick: gymnax is loaded by the first `make`.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from metarl_jax.envs.packages import on_first_use
 
 if TYPE_CHECKING:
     from metarl_jax.envs.gymnax_adapter import from_gymnax
@@ -22,11 +23,4 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = on_first_use(__name__, _HOME)

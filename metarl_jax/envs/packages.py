@@ -1,9 +1,21 @@
-"""Optional packages, imported by the first use of what needs them."""
+"""What is imported by its first use: optional packages, and the names of our own folders."""
 
 import contextlib
 import importlib
 import io
+from collections.abc import Callable, Mapping
 from typing import Any
+
+
+def on_first_use(folder: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a folder's `__init__`; `home`: name -> the module of the folder that has it."""
+
+    def get(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {folder!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{folder}.{home[name]}"), name)
+
+    return get, lambda: sorted(home)
 
 
 class MissingPackage(ImportError, ValueError):

@@ -73,7 +73,7 @@ def _trait(env: Any, name: str, default: Any) -> Any:
 def tasks_at_a_time(env: Any, num_tasks: int, given: int | None = None) -> int | None:
     """How many of `num_tasks` tasks are acted in at a time: `given`, or all where the environment calls the host.
 
-    A call costs the same for one lane as for a thousand. None: what `tree.default_batch_size` says.
+    What a call costs beside its physics does not grow with its lanes. None: what `tree.default_batch_size` says.
     """
     return num_tasks if given is None and calls_host(env) else given
 

@@ -216,8 +216,8 @@ def policy_meta_learner(
         init_params: what is meta-learned at the start; None: `policy.init`. policy_at: the name under which it holds
             the policy's parameters; None: it is those.
         tasks_per_batch: tasks differentiated at a time (None: one on a CPU, all on an accelerator).
-        tasks_per_collection: tasks acted in at a time (None: all where the environment calls the host, whose calls cost
-            the same for one lane as for a thousand; else as `tasks_per_batch`).
+        tasks_per_collection: tasks acted in at a time (None: all where the environment calls the host, as a call costs
+            something however few its lanes; else as `tasks_per_batch`).
     Step metrics: loss, grad_norm, return_k after k inner updates (mean over tasks and episodes), and the outer's own.
     Not differentiated: sampling, advantages. Without `exploration_coef` the dependence of tau on theta through sampling
     enters only by the surrogates' likelihood ratios.

@@ -122,6 +122,14 @@ def test_rewards_of_the_ant():
     assert observation.shape == (30, 29) and not ended.any()
 
 
+def test_no_contact_has_a_force_where_the_ant_starts():
+    """So that its first observation needs no physics."""
+    env, _ = make("AntDir-v0")
+    _, states = jax.vmap(env.reset_env, in_axes=(0, None))(jax.random.split(jax.random.key(1), 500), env.default_params)
+    assert not np.any(jax.vmap(env.physics.look)(states.physics)["contacts"])
+    assert np.array_equal(states.seen["contacts"], jnp.zeros_like(states.seen["contacts"]))
+
+
 @pytest.mark.parametrize("name,size", [("Walker2DRandParams-v0", 17), ("HopperRandParams-v0", 11)])
 def test_rewards_on_two_legs_and_one(name, size):
     env, task, before, actions, observation, after, reward, ended = stepped(name)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from metarl_jax.envs.physics import Physics
-from metarl_jax.envs.physics.c_mujoco import Host, cores, ignore
+from metarl_jax.envs.physics.c_mujoco import Host, cores
 
 Step = Callable[[Array, Array, Array, Array, Array], tuple[Array, Mapping[str, Array]]]
 
@@ -65,15 +65,8 @@ class _MixedHost:
         lanes = np.array(given.reshape(-1, given.shape[-1]))
         out = np.zeros((len(lanes), self.size + self.seen_size + 1), given.dtype)
         which = self.host_of[lanes[:, -1].astype(int)]
-        mj = self.hosts[0].mj
         with self.lock:
-            # Each host puts aside the handler of warnings that it finds: let it be the same for all that run at once.
-            before = mj.get_mju_user_warning()
-            mj.set_mju_user_warning(ignore)
-            try:
-                list(self.pool.map(lambda number: self._some(number, which == number, lanes, out), np.unique(which)))
-            finally:
-                mj.set_mju_user_warning(before)
+            list(self.pool.map(lambda number: self._some(number, which == number, lanes, out), np.unique(which)))
         return out.reshape(*given.shape[:-1], -1)
 
     def _some(self, number: int, here: np.ndarray, lanes: np.ndarray, out: np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """MuJoCo as a pure function of its state, on two back ends; `from_xml` makes an environment of a robot of one's own."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from metarl_jax.envs.packages import on_first_use
 
 if TYPE_CHECKING:
     from metarl_jax.envs.physics.interface import BACKENDS, Physics, load
@@ -17,11 +18,4 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = on_first_use(__name__, _HOME)

@@ -1,5 +1,6 @@
 """C MuJoCo as a pure function: one call of the host a step, for all lanes that are vmapped together."""
 
+import copy
 import os
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.envs.packages import package
-from metarl_jax.envs.physics.model import Model
+from metarl_jax.envs.physics.model import Model, first_line, quiet
 
 MIN_LANES = 16  # of a thread: fewer are not worth waking one
 BEYOND = 1e10  # MuJoCo's own limit of a state that is not bad
@@ -75,16 +76,11 @@ class Host:
         given = np.asarray(rows)
         lanes = np.array(given.reshape(-1, given.shape[-1]), np.float64, order="C")  # a copy: arrays arrive read-only
         out = np.zeros((len(lanes), self.model.state_size + self.model.seen_size + 1))
-        with self.lock:
-            before = self.mj.get_mju_user_warning()
-            self.mj.set_mju_user_warning(ignore)  # bad states are seen below, and reported as metrics
+        with self.lock, quiet(self.mj):  # bad states are seen below, and reported as metrics
             try:
                 self._step(lanes, out)
             except Exception as error:
-                text = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise PhysicsError(f"the physics of {self.model.path} failed: {text}") from None
-            finally:
-                self.mj.set_mju_user_warning(before)
+                raise PhysicsError(f"the physics of {self.model.path} failed: {first_line(error)}") from None
         size = self.model.state_size
         bad = ~np.all(np.abs(out) <= BEYOND, axis=1)  # NaN too
         if bad.any():
@@ -111,18 +107,13 @@ class Host:
 
     def _new_scratch(self, shares: bool) -> _Scratch:
         """`shares`: nothing is written into the model, so that threads can have one."""
-        import copy
-
         model = self.scratch[0].model if shares else copy.copy(self.model.mujoco)
         data = self.mj.MjData(model)
         patches = []
         for c in self.model.patches:
-            field, index = getattr(model, c.field), slice(None) if c.rows is None else c.rows
-            patches.append((field, index, slice(c.start, c.stop), field[index].shape))
-        watches = [
-            (getattr(data, c.field), slice(None) if c.rows is None else c.rows, slice(c.start, c.stop))
-            for c in self.model.watches
-        ]
+            field = getattr(model, c.field)
+            patches.append((field, c.index, slice(c.start, c.stop), field[c.index].shape))
+        watches = [(getattr(data, c.field), c.index, slice(c.start, c.stop)) for c in self.model.watches]
         return _Scratch(model, data, patches, watches)
 
     def _some(self, scratch: _Scratch, lanes: np.ndarray, out: np.ndarray) -> None:
@@ -152,10 +143,6 @@ class Host:
             get_state(model, data, new, bits)
             for field, index, where in watches:
                 seen[where] = field[index].ravel()
-
-
-def ignore(text: str) -> None:
-    del text
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from metarl_jax.envs.packages import package
-from metarl_jax.envs.physics.model import Model, compiled
+from metarl_jax.envs.physics.model import Model, compiled, first_line
 
 
 class NoRenderer(RuntimeError):
@@ -36,9 +36,8 @@ def frames(
     own = compiled(mj, model.path)
     for c in model.patches:
         if patch and c.name in patch:
-            rows = slice(None) if c.rows is None else c.rows
             field = getattr(own, c.field)
-            field[rows] = np.asarray(patch[c.name]).reshape(field[rows].shape)
+            field[c.index] = np.asarray(patch[c.name]).reshape(field[c.index].shape)
     cameras = [own.camera(i).name for i in range(own.ncam)]
     chosen = camera if camera is not None else "track" if "track" in cameras else -1
     own.vis.global_.offheight, own.vis.global_.offwidth = max(size[0], 480), max(size[1], 640)
@@ -69,7 +68,7 @@ def _renderer(mj: Any, model: Any, size: tuple[int, int]) -> Any:
                         importlib.reload(sys.modules[module])
             return mj.Renderer(model, *size)
         except Exception as error:  # whatever a GL library raises
-            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            why = first_line(error)
         finally:
             if given is None:
                 os.environ.pop("MUJOCO_GL", None)

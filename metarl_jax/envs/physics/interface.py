@@ -52,7 +52,7 @@ def load(
       refresh: compute positions of the new state. Otherwise they are, as `mj_step` leaves them, those before the last
         substep.
       backend: "c": C MuJoCo in a call of the host; "mjx": MuJoCo in JAX, compiled into the program; "auto": "c" on a
-        CPU, "mjx" on accelerators. On a CPU C is some thirty times as fast.
+        CPU, where it is the faster one by far, and "mjx" on accelerators.
       extra: named where a package is missing.
 
     Raises: ValueError, one line, for what does not fit; MissingPackage.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from metarl_jax.envs.packages import package
 from metarl_jax.envs.physics.c_mujoco import BEYOND
-from metarl_jax.envs.physics.model import Model
+from metarl_jax.envs.physics.model import Model, first_line
 
 
 def in_jax(
@@ -30,8 +30,8 @@ def in_jax(
     try:
         loaded(jnp.result_type(float))
     except (NotImplementedError, ValueError) as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"backend = mjx: MJX cannot load {model.path}: {text}; use backend = c") from None
+        why = first_line(error)
+        raise ValueError(f"backend = mjx: MJX cannot load {model.path}: {why}; use backend = c") from None
     needs_forces = any(c.field == "cfrc_ext" for c in model.watches)
 
     def patched(patch: dict[str, Any]) -> Any:
@@ -39,8 +39,7 @@ def in_jax(
         for c in model.patches:
             whole = getattr(mjx_model, c.field)
             given = jnp.asarray(patch[c.name], whole.dtype)
-            rows = slice(None) if c.rows is None else c.rows
-            new[c.field] = whole.at[rows].set(given.reshape(whole[rows].shape))
+            new[c.field] = whole.at[c.index].set(given.reshape(whole[c.index].shape))
         return mjx_model.replace(**new) if new else mjx_model
 
     def data_of(state: jax.Array, ctrl: jax.Array) -> Any:
@@ -61,7 +60,7 @@ def in_jax(
     def row_of(own: Any, data: Any, dtype: Any) -> jax.Array:
         if needs_forces:
             data = mjx.rne_postconstraint(own, data)
-        watched = [getattr(data, c.field)[slice(None) if c.rows is None else c.rows] for c in model.watches]
+        watched = [getattr(data, c.field)[c.index] for c in model.watches]
         return jnp.concatenate([jnp.zeros(0, dtype), *(jnp.ravel(x).astype(dtype) for x in watched)])
 
     def step(

@@ -1,6 +1,8 @@
 """A MuJoCo model with the numbers that tasks change (patches) and the positions that come back (watches)."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +37,29 @@ WATCHES = {
 STATE = ("TIME", "QPOS", "QVEL", "ACT", "WARMSTART", "MOCAP_POS", "MOCAP_QUAT")
 
 
+_QUIET = threading.Lock()
+_quiet: list[Any] = []  # the handler of warnings that is put aside, once for each that is at work
+
+
+@contextmanager
+def quiet(mj: Any) -> Iterator[None]:
+    """MuJoCo prints no warnings and writes no log of them; its handler of them is one for all threads."""
+    with _QUIET:
+        _quiet.append(_quiet[0] if _quiet else mj.get_mju_user_warning())
+        mj.set_mju_user_warning(_ignore)
+    try:
+        yield
+    finally:
+        with _QUIET:
+            before = _quiet.pop()
+            if not _quiet:
+                mj.set_mju_user_warning(before)
+
+
+def _ignore(text: str) -> None:
+    del text
+
+
 class Column(NamedTuple):
     """Where one named array stands in a row of numbers."""
 
@@ -44,6 +69,11 @@ class Column(NamedTuple):
     shape: tuple[int, ...]
     start: int
     stop: int
+
+    @property
+    def index(self) -> Any:
+        """Of its rows among those of the field."""
+        return slice(None) if self.rows is None else self.rows
 
 
 class Model:
@@ -153,7 +183,7 @@ class Model:
     def default_patch(self) -> dict[str, jax.Array]:
         """The model's own numbers."""
         return {
-            c.name: jnp.asarray(_rows(getattr(self.mujoco, c.field), c.rows).reshape(c.shape), float)
+            c.name: jnp.asarray(np.asarray(getattr(self.mujoco, c.field)[c.index]).reshape(c.shape), float)
             for c in self.patches
         }
 
@@ -180,19 +210,13 @@ class Model:
 
 def compiled(mj: Any, path: str) -> Any:
     """The `MjModel` of an XML, without MuJoCo's remarks on its style. Raises: ValueError, one line."""
-    warned = mj.get_mju_user_warning()
-    mj.set_mju_user_warning(lambda text: None)
-    try:
-        return mj.MjModel.from_xml_path(path)
-    except ValueError as error:
-        raise ValueError(f"path = {path}: MuJoCo cannot read it: {_first_line(error)}") from None
-    finally:
-        mj.set_mju_user_warning(warned)
+    with quiet(mj):
+        try:
+            return mj.MjModel.from_xml_path(path)
+        except ValueError as error:
+            raise ValueError(f"path = {path}: MuJoCo cannot read it: {first_line(error)}") from None
 
 
-def _rows(field: Any, rows: np.ndarray | None) -> np.ndarray:
-    return np.asarray(field if rows is None else field[rows])
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of its text, or its kind where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
