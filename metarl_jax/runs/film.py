@@ -19,7 +19,8 @@ def film(run_dir: Path, task_index: int, path: Path, every: int = 2, report: Cal
 
     Args:
         task_index: which of the held-out tasks. every: steps from one picture to the next.
-    Raises: ConfigError for a run that is not on a robot, or that does not adapt.
+    Raises: ConfigError for a run that is not on a robot, or that does not adapt, for a task that is not among those of
+        its evaluation, and for a file that cannot be written.
     """
     from metarl_jax.envs.physics.film import NoRenderer, frames, side_by_side, write_gif
 
@@ -27,6 +28,8 @@ def film(run_dir: Path, task_index: int, path: Path, every: int = 2, report: Cal
     inside = job.env.env if isinstance(job.env, Trials) else job.env
     if not hasattr(inside, "scene"):
         raise ConfigError(f"run {run_dir}: env = {job.config.env} has no robot to film")
+    if task_index >= job.config.eval_tasks:
+        raise ConfigError(f"task = {task_index}: must be below eval_tasks = {job.config.eval_tasks}")
     iteration, params = evaluate.restore(job, run_dir)
     task = jax.tree.map(lambda x: x[task_index], job.evaluation_tasks(task_index + 1))
     first = jax.tree.map(lambda x: x[0], params)
@@ -42,7 +45,11 @@ def film(run_dir: Path, task_index: int, path: Path, every: int = 2, report: Cal
     names = ("before adaptation", "after adaptation")
     labels = [f"{name}: return {value:.1f}" for name, value in zip(names, rewards, strict=True)]
     model, _ = inside.scene(task)
-    return write_gif(path, side_by_side(films, labels), every * model.dt)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_gif(path, side_by_side(films, labels), every * model.dt)
+    except OSError as error:
+        raise ConfigError(f"output {path}: cannot be written: {error.strerror or error}") from None
 
 
 def record(job: Job, params: Any, key: jax.Array, task: Any) -> tuple[list[Any], list[float]]:
@@ -50,7 +57,7 @@ def record(job: Job, params: Any, key: jax.Array, task: Any) -> tuple[list[Any],
     collect_key, act_key = jax.random.split(key)
     if isinstance(job.env, Trials):
         return _record_trial(job, params, act_key, task)
-    if not hasattr(job.algorithm, "adapt") or not job.config.eval_updates:
+    if job.evaluation.stage != "update" or not job.evaluation.num_updates:
         raise ConfigError(f"algorithm = {job.config.algorithm}: has no policy before and after adaptation to film")
 
     def both(params: Any) -> Any:

@@ -53,6 +53,24 @@ def test_bad_options_are_one_line(run, words, message, capsys):
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+def test_a_task_that_is_not_there_and_a_file_that_cannot_be_written_are_one_line(run, tmp_path, capsys):
+    assert main(["film", str(run), "--task", "2"]) == 2
+    assert capsys.readouterr().err == "error: task = 2: must be below eval_tasks = 2\n"
+    (tmp_path / "file").write_text("")
+    assert main(["film", str(run), "--output", str(tmp_path / "file" / "film.gif")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: output {tmp_path}") or "cannot draw" in last
+
+
+def test_an_agent_that_does_not_adapt_is_refused(tmp_path, capsys):
+    small = ["env=HalfCheetahDir-v0", "num_iterations=1", "num_envs=2", "num_steps=8", "hidden=[4]"]
+    directory = str(tmp_path / "run")
+    assert main(["train", "ppo_cartpole", *small, "--run-dir", directory]) == 0
+    capsys.readouterr()
+    assert main(["film", directory]) == 2
+    assert "algorithm = ppo: has no policy before and after adaptation to film" in capsys.readouterr().err
+
+
 def test_no_renderer_is_one_line(run, monkeypatch, capsys):
     monkeypatch.setattr(film, "_renderer", lambda *x: (_ for _ in ()).throw(film.NoRenderer("no OpenGL")))
     assert main(["film", str(run)]) == 2

@@ -188,7 +188,7 @@ def _stream(sample: Any, seed: int, key: Array) -> Any:
 
 def _reward(reward: str) -> str:
     if reward not in REWARDS:
-        raise ValueError(f"reward = {reward}: must be one of {', '.join(REWARDS)}{did_you_mean(str(reward), REWARDS)}")
+        raise ValueError(f"reward = {reward}: must be one of {', '.join(REWARDS)}")
     return reward
 
 

@@ -98,5 +98,5 @@ def write_gif(path: Path, images: Sequence[Any], seconds_a_frame: float) -> Path
     palette = images[0].quantize(colors=128)
     few = [image.quantize(palette=palette, dither=0) for image in images]
     ms = max(20, round(1000 * seconds_a_frame))
-    few[0].save(path, save_all=True, append_images=few[1:], duration=ms, loop=0, optimize=False)
+    few[0].save(path, format="GIF", save_all=True, append_images=few[1:], duration=ms, loop=0, optimize=False)
     return path
