@@ -34,7 +34,7 @@ from metarl_jax.types import Learner, LearnerState, Params, Policy, Rollout
 from metarl_jax.update_rules.lifetimes import Rule
 
 NOT_IN_STREAMS = (  # options of whole episodes, and one that the outer critic's rewards would need too
-    "baseline", "dice_lambda", "target_return", "num_microbatches", "reward_scale",
+    "baseline", "dice_lambda", "target_return", "num_microbatches", "reward_scale", "normalize_task_rewards",
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from metarl_jax.types import Batch, Learner, Params, Policy
 from metarl_jax.update_rules.lifetimes import Rule
 
 NOT_IN_STREAMS = (  # options of whole episodes, and one that the outer critic's rewards would need too
-    "baseline", "dice_lambda", "target_return", "num_microbatches", "reward_scale",
+    "baseline", "dice_lambda", "target_return", "num_microbatches", "reward_scale", "normalize_task_rewards",
 )  # fmt: skip
 MARGIN = 1e-4  # what the network has to exceed
 

@@ -70,7 +70,10 @@ OUTER_SURROGATES = ("vpg", "lvc")  # it judges on data of the adapted agent, whe
 UP_TO_1 = ("gamma", "gae_lambda", "clip_eps")  # others have no upper end unless a range says so
 TunedName = Literal["gamma", "gae_lambda", "lr", "entropy_coef", "value_coef", "policy_coef", "clip_eps"]
 TUNABLE: tuple[str, ...] = get_args(TunedName)
-SET_HERE = ("optimizer", "baseline", "adapts", "proximal_coef", "dice_lambda", "target_return", "reward_scale")
+SET_HERE = (
+    "optimizer", "baseline", "adapts", "proximal_coef", "dice_lambda", "target_return", "reward_scale",
+    "normalize_task_rewards",
+)  # fmt: skip
 FOR_LIBRARY_USE = (  # no keys of the configuration
     "outer_value_coef", "outer_normalize_advantage", "outer_surrogate", "value_matching_coef",
 )  # fmt: skip

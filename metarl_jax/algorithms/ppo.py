@@ -29,7 +29,9 @@ class PPOState:
     envs: EnvCarry | tuple[EnvCarry, jax.Array]
 
 
-NOT_FOR_STREAMS = ("optimizer", "baseline", "adapts", "proximal_coef", "target_return", "dice_lambda")
+NOT_FOR_STREAMS = (
+    "optimizer", "baseline", "adapts", "proximal_coef", "target_return", "dice_lambda", "normalize_task_rewards",
+)  # fmt: skip
 
 
 @takes_options(learners.ppo, without=NOT_FOR_STREAMS)

@@ -24,6 +24,7 @@ from metarl_jax.types import Params, Policy
 NAME = "normalizer"
 EPS = 1e-8  # a variance that counts as none
 LIMIT = 10.0  # of what has been normalised
+OF_TASK = "learn from rewards divided by the deviation of their own task's discounted returns in the data of an update"
 READ = {"observation": "observation", "reward": "running_return"}  # statistics -> the field of a batch that they are of
 
 
@@ -157,7 +158,24 @@ def scale_of_rewards(params: Params) -> jax.Array | None:
     moments = (statistics_of(params) or {}).get("reward")
     if moments is None:
         return None
-    var = jax.lax.stop_gradient(moments.var)
+    return _deviation(moments.var)
+
+
+def scale_of_task(running_return: jax.Array, mask: jax.Array, each_stream: bool) -> jax.Array:
+    """sigma of one task from its own data: the deviation of the R_t [T, B] of `returns.running_returns`.
+
+    [] over all streams, or with `each_stream`, where each is a task's whole trial, [B]; 1 where the R_t are all equal.
+    Nothing is kept from one update to the next, so a trial stored is a scale stored.
+    """
+
+    def of(x: jax.Array, mask: jax.Array) -> jax.Array:
+        return _deviation(update(Moments.of(()), x, mask).var)
+
+    return jax.vmap(of, in_axes=1)(running_return, mask) if each_stream else of(running_return, mask)
+
+
+def _deviation(var: jax.Array) -> jax.Array:
+    var = jax.lax.stop_gradient(var)
     return jnp.sqrt(jnp.where(var > EPS, var, 1.0))
 
 

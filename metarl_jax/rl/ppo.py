@@ -40,6 +40,7 @@ def prepare_batch(
     gae_lambda: Float,
     baseline: str,
     normalize_advantage: bool,
+    normalize_task_rewards: bool = False,
     reward_scale: Float = 1.0,
 ) -> Batch:
     """Rewards to advantages: GAE on the chosen baseline, [T, B].
@@ -47,12 +48,17 @@ def prepare_batch(
     `critic`: V of the policy's own critic, bootstrapped at truncations. `linear`: a linear feature
     baseline fitted to these very episodes; the horizon is then part of the task, so nothing follows it.
     `zero`: no baseline. Where the parameters hold statistics of rewards (`rl.normalize`), rewards are divided by their
-    deviation; `reward_scale` is a factor on what comes out.
+    deviation; with `normalize_task_rewards` by that of this very rollout, or of each trial of a policy with a memory.
+    `reward_scale` is a factor on what comes out.
     """
     mask, reward = rollout.mask, tree.masked(rollout.reward, rollout.mask)
     sigma, running = normalize.scale_of_rewards(params), None
     if sigma is not None:
         running = returns.running_returns(reward, rollout.done, gamma, rollout.earlier_return)
+    elif normalize_task_rewards:
+        own = returns.running_returns(reward, rollout.done, gamma)
+        sigma = normalize.scale_of_task(own, mask, each_stream=policy.step is not None)
+    if sigma is not None:
         reward = jnp.clip(reward / sigma, -normalize.LIMIT, normalize.LIMIT)
     if is_given(reward_scale, 1.0):
         reward = reward_scale * reward
@@ -162,6 +168,7 @@ def ppo(
     gae_lambda: Annotated[Unit, "lambda of generalised advantage estimation"] = 0.95,
     baseline: Annotated[Literal["linear", "critic", "zero"], "baseline of the advantages"] = "critic",
     normalize_advantage: Annotated[bool, "standardise the advantages of an update"] = True,
+    normalize_task_rewards: Annotated[bool, normalize.OF_TASK] = False,
     reward_scale: Annotated[Rate, "factor on the rewards that are learned from; scores are unscaled"] = 1.0,
     target_return: Annotated[
         Finite | None, "discounted return that updates aim at, shorter the nearer it is; null: the more the better"
@@ -197,6 +204,8 @@ def ppo(
             gradient then holds the activations of one part. Parts are episodes; losses must be means over steps.
         target_return: R*, a discounted return of an episode: descends (R* - R)^2 / 2 by a step size that is multiplied
             by (R* - R) / T, see `losses.towards_target`. None: ascends the return R.
+        normalize_task_rewards: divides by sigma and clips as `normalize_rewards` of `rl.normalize` does,
+            with sigma the deviation of R_t in one task's data of one update: for tasks whose rewards differ in size.
         reward_scale: brings the critic's targets to order 1. Standardised advantages do not depend on it, so what it
             changes is the critic's share of the gradient.
         proximal_coef: adds proximal_coef / 2 |theta' - theta|^2, theta being where this update began.
@@ -221,10 +230,16 @@ def ppo(
             f"gae_lambda = {gae_lambda}: must be 1 with surrogate = {name}, which weighs whole returns (GAE on top "
             "counts the future twice); use loaded_dice, which takes any advantages"
         )
-    if target_return is not None and (is_given(reward_scale, 1.0) or "reward" in normalize.statistics_in(policy)):
+    shared = "reward" in normalize.statistics_in(policy)
+    if normalize_task_rewards and shared:
         raise ValueError(
-            f"target_return = {target_return}: is a return of the environment's rewards, which reward_scale and "
-            "normalize_rewards change; leave one out"
+            "normalize_task_rewards = True: divides by each task's own deviation what normalize_rewards divides by "
+            "that of all; leave one out"
+        )
+    if target_return is not None and (is_given(reward_scale, 1.0) or normalize_task_rewards or shared):
+        raise ValueError(
+            f"target_return = {target_return}: is a return of the environment's rewards, which reward_scale, "
+            "normalize_rewards and normalize_task_rewards change; leave one out"
         )
     remembers = policy.step is not None
     given = optimizer = sgd(lr) if optimizer is None else optimizer
@@ -251,6 +266,7 @@ def ppo(
     def prepare(state: LearnerState, rollout: Rollout) -> Batch:
         estimated: dict[str, Any] = {"gamma": gamma, "gae_lambda": gae_lambda, "baseline": baseline}
         estimated |= {"normalize_advantage": normalize_advantage, "reward_scale": reward_scale}
+        estimated["normalize_task_rewards"] = normalize_task_rewards
         params = jax.lax.stop_gradient(state.params)
         return prepare_batch(reader, params, rollout, **estimated)
 

@@ -11,7 +11,7 @@ import optax
 from metarl_jax import tree
 from metarl_jax.envs.trial import episode_ends, episode_returns
 from metarl_jax.options import Float, NonNegative, Positive, Rate, Unit, takes_options
-from metarl_jax.rl import learners, losses
+from metarl_jax.rl import learners, losses, normalize
 from metarl_jax.rl.optimizers import share_left
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.types import Batch, Learner, Metrics, Params, Policy, Rollout, Task
@@ -107,6 +107,7 @@ def annealed_ppo(
     value_coef: Annotated[NonNegative, "weight of the critic's loss"] = 0.5,
     max_grad_norm: Annotated[Rate, "bound on the norm of a gradient"] = 0.5,
     normalize_advantage: Annotated[bool, "standardise advantages over the iteration"] = True,
+    normalize_task_rewards: Annotated[bool, normalize.OF_TASK] = False,
     reward_scale: Annotated[Rate, "factor on the rewards that PPO learns from; scores are unscaled"] = 1.0,
 ) -> AnnealedPPO:
     """`learners.ppo` with Adam, whose step size and entropy bonus may fall from one iteration to the next.
@@ -136,6 +137,7 @@ def annealed_ppo(
             value_coef=value_coef,
             max_grad_norm=max_grad_norm,
             normalize_advantage=normalize_advantage,
+            normalize_task_rewards=normalize_task_rewards,
             reward_scale=reward_scale,
             optimizer=optimizer,
             share_columns=True,

@@ -1,6 +1,7 @@
 """Running statistics: against NumPy, in trials that replay, in every algorithm that keeps them, and where they pay."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -11,10 +12,12 @@ from gymnax.environments import environment, spaces
 from problems import BOTH, flat, normalized_point, of_family, random_directions, store_trial, with_statistics
 
 import metarl_jax as mrl
+from metarl_jax.envs.point import PointNavigation
+from metarl_jax.envs.trial import trials
 from metarl_jax.meta.meta_gradient import evolution
 from metarl_jax.networks import mlp_policy, recurrent_policy
 from metarl_jax.rl import learners, returns
-from metarl_jax.rl.normalize import Moments, normalize, normalized, scale_of_rewards, update
+from metarl_jax.rl.normalize import Moments, normalize, normalized, scale_of_rewards, scale_of_task, update
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.types import Policy
 
@@ -85,7 +88,7 @@ def test_all_functions_of_a_policy_read_normalised_observations():
     np.testing.assert_allclose(policy.value(params, o), plain.value(own, z), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(policy.features(params, o), z, rtol=1e-6)
 
-    on_trials = mrl.envs.trial.trials(env, tasks, 2)
+    on_trials = trials(env, tasks, 2)
     plain = recurrent_policy(on_trials, 4)
     policy = normalized(plain, on_trials, **BOTH)
     params = policy.init(jax.random.key(0))
@@ -116,6 +119,60 @@ def test_rewards_are_divided_where_advantages_are_made_and_nowhere_else():
     np.testing.assert_allclose(batch.target, twice.target, rtol=1e-5, atol=1e-6)
     unknown = policy.init(jax.random.key(0))
     assert float(scale_of_rewards(unknown)) == 1.0, "rewards that are all equal, or unknown, are left as they are"
+
+
+def test_each_task_divides_its_rewards_by_the_deviation_of_its_own_returns():
+    """A task whose rewards are 100 times another's learns from the same numbers."""
+    env, tasks = mrl.make("PointNavigation-v0", horizon=5)
+    policy = mlp_policy(env, (4,), critic=True)
+    params = policy.init(jax.random.key(0))
+    data, _ = rollout(env, policy.apply, params, jax.random.key(1), tasks.sample(jax.random.key(2)), num_steps=5, num_envs=3)  # fmt: skip # noqa: E501
+    data = dataclasses.replace(data, mask=data.mask.at[3:, 1].set(0))
+    options = {"gamma": 0.9, "gae_lambda": 0.8, "baseline": "zero", "normalize_advantage": False}
+    own = functools.partial(learners.prepare_batch, policy, params, normalize_task_rewards=True, **options)
+    real = np.asarray(returns.running_returns(data.reward * data.mask, data.done, 0.9))[np.asarray(data.mask) > 0]
+    sigma = real.std()
+    scaled = dataclasses.replace(data, reward=data.reward / sigma)
+    expected = learners.prepare_batch(policy, params, scaled, **options)
+    np.testing.assert_allclose(own(data).advantage, expected.advantage, rtol=1e-4, atol=1e-5)
+    hundredfold = dataclasses.replace(data, reward=100 * data.reward)
+    np.testing.assert_allclose(own(hundredfold).advantage, own(data).advantage, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(own(dataclasses.replace(data, reward=0 * data.reward)).advantage, 0.0)
+    assert own(data).running_return is None, "nothing to fold into statistics that all tasks share"
+
+    memory = recurrent_policy(trials(env, tasks, 2), 4)
+    size = jnp.array([1.0, 10.0, 0.1])
+    trial = dataclasses.replace(
+        data, reward=jnp.ones((5, 1)) * jnp.arange(1.0, 6)[:, None] * size, mask=jnp.ones((5, 3))
+    )
+    batch = scale_of_task(returns.running_returns(trial.reward, trial.done, 0.9), trial.mask, each_stream=True)
+    np.testing.assert_allclose(batch / size, batch[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="normalize_task_rewards = True: divides by each task's own"):
+        learners.ppo(normalized_point(critic=True)[2], normalize_task_rewards=True)
+    with pytest.raises(ValueError, match="target_return = 0.0"):
+        learners.policy_gradient(policy, target_return=0.0, normalize_task_rewards=True)
+    learners.ppo(memory, normalize_task_rewards=True)
+
+
+def test_promp_learns_the_same_from_rewards_of_any_size_where_each_task_has_its_own_scale():
+    class Scaled(PointNavigation):
+        size = 1.0
+
+        def step_env(self, *args):
+            observation, state, reward, terminated, info = super().step_env(*args)
+            return observation, state, self.size * reward, terminated, info
+
+    def trained(size, own):
+        env, tasks = Scaled(), mrl.make("PointNavigation-v0", horizon=4)[1]
+        env.size = size
+        policy = mlp_policy(env, (4,))
+        inner = learners.policy_gradient(policy, normalize_task_rewards=own, normalize_advantage=False)
+        algo = mrl.promp(env, tasks, policy, inner, meta_batch_size=2, episodes_per_task=3)
+        return jax.jit(algo.step)(algo.init(jax.random.key(0)), jax.random.key(1))[0].params
+
+    chex.assert_trees_all_close(trained(1.0, True), trained(50.0, True), rtol=1e-3, atol=1e-5)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(trained(1.0, False), trained(50.0, False), rtol=1e-3, atol=1e-5)
 
 
 def test_what_cannot_be_normalised_is_refused():
