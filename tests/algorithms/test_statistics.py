@@ -11,6 +11,7 @@ import pytest
 from problems import BOTH, gradient_family, normalized_point, of_family, on_devices, store_trial, with_statistics
 
 import metarl_jax as mrl
+from metarl_jax import tree
 from metarl_jax.algorithms import registry
 from metarl_jax.networks import mlp_policy
 from metarl_jax.rl import learners, returns
@@ -34,11 +35,12 @@ def statistics_by_numpy(before, batches):
 @pytest.mark.parametrize("name", [n for n in gradient_family() if n != "e_maml"])
 def test_the_family_folds_in_all_trials_and_no_optimiser_has_a_say(name):
     env, tasks = mrl.make("PointNavigation-v0", horizon=4)
-    network = mlp_policy(env, (4,), context_size=2 if name == "cavia" else 0)
+    network = mlp_policy(env, (4,), context_size=2 if name == "cavia" else 0, squash=True)
     policy = normalized(network, env, **BOTH)
     algo = of_family(name, env, tasks, policy, meta_batch_size=2, episodes_per_task=3, num_inner_steps=2)
     at = (lambda p: p["params"]) if name == "meta_sgd" else (lambda p: p)
-    state, key = jax.jit(algo.init)(jax.random.key(0)), jax.random.key(1)
+    start, key = jax.jit(algo.init)(jax.random.key(0)), jax.random.key(1)
+    state = start
 
     def trials(state, key):  # as a step collects them
         def one(i):
@@ -54,6 +56,9 @@ def test_the_family_folds_in_all_trials_and_no_optimiser_has_a_say(name):
         batches += [trial.inner, trial.outer]
         state, metrics = step(state, k)
         assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
+    then, now = jax.tree.leaves(start.params), jax.tree.leaves(state.params)
+    for leaf, a, b in zip(tree.leaf_names(start.params), then, now, strict=True):
+        assert bool(jnp.any(a != b)) or leaf.startswith("lr.normalizer"), f"{leaf} is not trained"
     first = jax.tree.map(lambda x: x[0], batches[-2:])
     stored = dataclasses.replace(jax.tree.map(lambda x: x[0], trial), inner=first[0], outer=first[1])
     adapted = jax.jit(algo.adapt)(state.params, stored).params  # an inner loop leaves them alone, and so do gradients
@@ -136,7 +141,7 @@ def policy_params(params):
 
 @pytest.mark.parametrize("algorithm", CONFIGS)
 def test_configurations_take_the_keys_and_checkpoints_keep_the_statistics(algorithm, tmp_path):
-    job = job_of(algorithm, squash=True)
+    job = job_of(algorithm, squash=True, min_std=1e-3)
     steps = {"ppo": 24, "rl2": 40, "varibad": 40, "promp": 60, "e_maml": 60}[algorithm]  # no episode ends early
     state = jax.jit(job.algorithm.init)(jax.random.key(0))
     start = policy_params(job.params(state))
