@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import (
     AfterValidator,
     AllowInfNan,
@@ -38,16 +38,20 @@ if TYPE_CHECKING:
 else:
     Float = float
 
-Positive = Annotated[int, Strict(), Ge(1)]
-Count = Annotated[int, Strict(), Ge(0)]
-Width = Annotated[int, Strict(), Ge(1)]
+MAX_INT = 2**31 - 1  # counts and sizes are 32-bit in compiled programs
+Positive = Annotated[int, Strict(), Ge(1), Le(MAX_INT)]
+Count = Annotated[int, Strict(), Ge(0), Le(MAX_INT)]
+Width = Annotated[int, Strict(), Ge(1), Le(MAX_INT)]
+Layers = Annotated[int, Strict(), Ge(1), Le(100)]  # each is traced by itself
 Seed = Annotated[int, Strict(), Ge(0), Le(2**31 - 2**20)]
 Rate = Annotated[Float, Gt(0), AllowInfNan(False)]
 NonNegative = Annotated[Float, Ge(0), AllowInfNan(False)]
 Finite = Annotated[Float, AllowInfNan(False)]
 Unit = Annotated[Float, Ge(0), Le(1)]
 Share = Annotated[Float, Gt(0), Lt(1)]
+Widths = Annotated[Sequence[Width], MaxLen(100)]
 
+MAX_WORD = 100  # characters of what could be a misspelt name
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -63,7 +67,8 @@ def one_of(names: Callable[[], Iterable[str]], what: str = "") -> Any:
 
     def check(value: Any) -> Any:
         if isinstance(value, str) and not is_address(value) and value not in (known := list(names())):
-            raise ValueError(f"must be one of {', '.join(known)}{what}{suggest(value, known)}")
+            near = suggest(value, known)
+            raise ValueError(f"not known{near}" if near else f"must be one of {', '.join(known)}{what}")
         return value
 
     return AfterValidator(check)
@@ -103,7 +108,7 @@ def same_factory(known: Any, new: Any) -> bool:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """The tail of a message: the nearest spelling, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = [] if len(word) > MAX_WORD else difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -317,22 +322,17 @@ def configuration(name: str, about: str, base: type[Options], *parts: Part, **fi
 # --- mistakes -------------------------------------------------------------------------------------------
 
 _WORDS = {
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "string_type": "must be text",
-    "list_type": "must be a list such as [64, 64]",
-    "sequence_type": "must be a list such as [64, 64]",
-    "sequence_str": "must be a list such as [64, 64]",
-    "tuple_type": "must be a list such as [64, 64]",
-    "is_instance_of": "must be a list such as [64, 64]",
-    "dict_type": "must be a mapping such as {num_arms: 10}",
-    "mapping_type": "must be a mapping such as {num_arms: 10}",
-}
+    kind: words
+    for words, kinds in {
+        "must be a whole number": ("int_type", "int_parsing", "int_from_float"),
+        "must be a number": ("float_type", "float_parsing"),
+        "must be true or false": ("bool_type", "bool_parsing"),
+        "must be text": ("string_type",),
+        "must be a list such as [64, 64]": ("list_type", "sequence_type", "sequence_str", "is_instance_of"),
+        "must be a mapping such as {num_arms: 10}": ("dict_type", "mapping_type"),
+    }.items()
+    for kind in kinds
+}  # fmt: skip
 
 
 def mistake(error: ValidationError, name: str, value: Any, about: str) -> str:
@@ -342,11 +342,12 @@ def mistake(error: ValidationError, name: str, value: Any, about: str) -> str:
     allowed = _WORDS.get(first["type"]) or (str(own) if own else first["msg"].replace("Input should be", "must be"))
     expected = first.get("ctx", {}).get("expected")
     known = str(expected).replace(" or ", ", ").replace("'", "").split(", ") if expected else []
-    return f"{name} = {_short(value)}: {allowed}{suggest(str(value), known)}{f' ({about})' if about else ''}"
+    return f"{name} = {shortened(repr(value))}: {allowed}{suggest(str(value), known)}{f' ({about})' if about else ''}"
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def shortened(text: str) -> str:
+    """A user's text as part of one line."""
+    text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
@@ -358,8 +359,7 @@ def one_line(error: ValidationError, schema: type[BaseModel]) -> str:
         return str(own)
     words = [str(part) for part in first["loc"]]
     key = ".".join(word for word in words if not re.match(r"(constrained|function|union|list|nullable)\W?", word))
-    field = schema.model_fields.get(words[0]) if words else None
-    about = field.description or "" if field is not None else ""
+    about = getattr(schema.model_fields.get(words[0] if words else ""), "description", None) or ""
     if first["type"] == "missing":
         return f"{key} is missing{f' ({about})' if about else ''}"
     return mistake(error, key, first["input"], about)

@@ -7,7 +7,6 @@ for ever learns its own reward online, as in the paper; many with lifetimes lear
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
@@ -25,7 +24,7 @@ from metarl_jax.options import (
     Part,
     Positive,
     Rate,
-    Width,
+    Widths,
     takes_options,
 )
 from metarl_jax.rl import learners
@@ -44,7 +43,7 @@ def lirpg(
     policy: Policy,
     lr: Annotated[Rate, "step size of the agents"] = 1e-3,
     *,
-    reward_hidden: Annotated[Sequence[Width], "hidden layer widths of the learned reward"] = (64, 64),
+    reward_hidden: Annotated[Widths, "hidden layer widths of the learned reward"] = (64, 64),
     reward_activation: Annotated[Activation, "activation function of the learned reward"] = "tanh",
     intrinsic_coef: Annotated[NonNegative, "weight of the learned reward, which is between -1 and 1"] = 0.01,
     extrinsic_coef: Annotated[NonNegative, "weight of the environment's reward to the agents"] = 1.0,

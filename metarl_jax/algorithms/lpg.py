@@ -10,7 +10,6 @@ It knows neither observations nor actions, so that it can be taken to any enviro
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -33,6 +32,7 @@ from metarl_jax.options import (
     Rate,
     Unit,
     Width,
+    Widths,
     takes_options,
 )
 from metarl_jax.rl import learners, losses
@@ -85,7 +85,7 @@ def lpg(
     env: Any,
     lr: Annotated[Rate, "step size of the agents"] = 1e-3,
     *,
-    hidden: Annotated[Sequence[Width], "hidden layer widths of the agents; [] is linear"] = (64, 64),
+    hidden: Annotated[Widths, "hidden layer widths of the agents; [] is linear"] = (64, 64),
     activation: Annotated[Activation, "activation function"] = "tanh",
     outcomes: Annotated[Positive, "outcomes m of the agents' prediction"] = 8,
     width: Annotated[Width, "units of the rule's GRU"] = 64,

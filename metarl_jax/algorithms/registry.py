@@ -58,7 +58,7 @@ def entry(name: str) -> Any:
 
     Raises: ConfigError for an unknown name, with the nearest spelling, and for one that cannot be imported.
     """
-    from metarl_jax.options import ConfigError, load_address, suggest  # heavier than a list of names
+    from metarl_jax.options import ConfigError, load_address, shortened, suggest  # heavier than a list of names
 
     if name in _registered:
         found = _registered[name][0]
@@ -67,8 +67,9 @@ def entry(name: str) -> Any:
     else:
         point = next((point for point in _published() if point.name == name), None)
         if point is None:
-            known = names()
-            raise ConfigError(f"algorithm = {name!r}: must be one of {', '.join(known)}{suggest(name, known)}")
+            near = suggest(name, names())
+            allowed = f"not known{near}" if near else f"must be one of {', '.join(names())}"
+            raise ConfigError(f"algorithm = {shortened(name)!r}: {allowed}")
         found = point.value
     return load_address(found, "algorithm") if isinstance(found, str) else found
 

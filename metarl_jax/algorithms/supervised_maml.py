@@ -1,7 +1,7 @@
 """Supervised MAML (Finn et al. 2017, section 5.1): few-shot regression through the same core."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
@@ -17,7 +17,7 @@ from metarl_jax.meta.meta_learner import Objective, meta_learner
 from metarl_jax.meta.outer_update import gradient_steps
 from metarl_jax.networks import MLP
 from metarl_jax.networks.mlp import Activation
-from metarl_jax.options import Count, Part, Positive, Rate, Width, configuration, one_of, takes_options
+from metarl_jax.options import Count, Part, Positive, Rate, Widths, configuration, one_of, takes_options
 from metarl_jax.rl import learners
 from metarl_jax.types import LearnerState, MetaLearner, Params
 
@@ -58,7 +58,7 @@ def supervised_maml(
     examples: Callable,
     tasks: Any,
     *,
-    hidden: Annotated[Sequence[Width], "hidden layer widths"] = (40, 40),
+    hidden: Annotated[Widths, "hidden layer widths"] = (40, 40),
     activation: Annotated[Activation, "activation function"] = "relu",
     init_std: Annotated[
         Rate | None, "initial standard deviation of the weights; null: by layer width (LeCun normal)"

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,18 +11,19 @@ from typing import Any
 
 from metarl_jax.algorithms import registry
 from metarl_jax.cli.parser import parser
-from metarl_jax.options import ConfigError
+from metarl_jax.options import ConfigError, shortened
+from metarl_jax.runs import files
 from metarl_jax.runs.config import config_directory, describe, dump, load
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0; 1 if a run failed (NaN); 2 for a mistake in what was asked; 130 if interrupted."""
+    """Exit status 0; 1 if a run failed; 2 for a mistake in what was asked; 130 if interrupted, 143 if terminated."""
     # OpenBLAS, which XLA calls for small factorisations on a CPU, would wake and spin a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(50_000, 10, 10)  # imports and traces make millions of objects that stay: search them less often
     top = parser()
     arguments, rest = top.parse_known_args(argv)
-    if arguments.command in ("train", "sweep", "tune"):  # key=value may stand anywhere, after options too
+    if arguments.command in ("train", "check", "sweep", "tune"):  # key=value may stand anywhere, after options too
         arguments.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
@@ -33,25 +35,35 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"\ninterrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except RuntimeError as error:
+    except (RuntimeError, OSError, MemoryError) as error:
         line = _line_of_a_failure(error)
         if line is None:
             raise
+        if type(error).__name__ == "Terminated":
+            print(line, file=sys.stderr)
+            return 128 + 15
         print(f"error: {line}", file=sys.stderr)
         return 1
 
 
-def _line_of_a_failure(error: RuntimeError) -> str | None:
-    """What went wrong while a run ran, in one line: a run that failed, or physics on the host; None: something else."""
-    if type(error).__name__ == "RunFailed":
+def _line_of_a_failure(error: Exception) -> str | None:
+    """What went wrong while a run ran, in one line: a run that failed, physics on the host, a file, memory; or None."""
+    if type(error).__name__ in ("RunFailed", "Terminated"):
         return str(error)
-    on_host = [line.partition("PhysicsError: ")[2] for line in str(error).splitlines() if "PhysicsError: " in line]
+    if isinstance(error, OSError):
+        return f"{error.filename}: {files.reason(error)}" if error.filename else files.reason(error)
+    text = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
+        wanted = re.search(r"allocating (\d+) bytes", text)
+        size = f" (an array of {int(wanted[1]) / 2**30:,.1f} GiB)" if wanted else ""
+        return f"out of memory{size}: make the sizes of the configuration smaller"
+    on_host = [line.partition("PhysicsError: ")[2] for line in text.splitlines() if "PhysicsError: " in line]
     return on_host[-1] if on_host else None  # JAX wraps it in the traceback of its callback
 
 
@@ -77,17 +89,19 @@ def _recall(directory: Path) -> None:
 
 def _find_config(name: str, also: Iterable[str] = ()) -> Path:
     path = Path(name)
-    if path.exists() or path.suffix in (".yaml", ".yml") and path.parent != Path("."):
-        return path
+    with files.worded(f"config {shortened(name)}"):
+        if path.is_file() or path.suffix in (".yaml", ".yml") and (path.exists() or path.parent != Path(".")):
+            return path
     found = config_directory() / (path.name if path.suffix == ".yaml" else f"{name}.yaml")
     if found.exists():
         return found
     import difflib
 
     known = sorted(p.stem for p in config_directory().glob("*.yaml"))
-    near = difflib.get_close_matches(path.stem, [*known, *also], n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"config {name}: no such file, and not one of {', '.join(known)}{hint}")
+    near = difflib.get_close_matches(path.stem[:100], [*known, *also], n=1)
+    what = "is a directory" if path.is_dir() else "no such file"
+    hint = f"; did you mean {near[0]}?" if near else f", which are {', '.join(known)}"
+    raise ConfigError(f"config {shortened(name)}: {what}, and not one of `metarl list`{hint}")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -109,17 +123,16 @@ def _train(arguments: argparse.Namespace) -> int:
     _prepare_jax(a_device_for_every_core=arguments.seeds is not None and arguments.seeds > 1)
     config = load(source, overrides)
     run_dir = arguments.run_dir or _new_run_dir(source.stem, arguments.resume)
-    if run_dir.exists() and not arguments.resume and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise ConfigError(f"run directory {run_dir}: is not empty; add --resume to go on with it, or name another")
-
-    from metarl_jax.runs import directory, report, train
+    from metarl_jax.runs import directory, memory, report, train
     from metarl_jax.runs.build import build
 
+    directory.check_free(run_dir, arguments.resume)
     job = build(config)
+    memory.check(job, _say)
     info = directory.environment_info()
     device = f"{info['device']} ({info['backend']})"
-    _say(f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s), {device}; run directory {run_dir}")
-    train.train(job, run_dir, resume=arguments.resume, report=_say)
+    headline = f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s), {device}; run directory {run_dir}"
+    train.train(job, run_dir, resume=arguments.resume, report=_say, headline=headline)
     for path in report.pictures(job, run_dir):
         _say(f"picture: {path}")
     print(run_dir)
@@ -142,10 +155,14 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if arguments.lanes is not None and arguments.lanes < 1:
         raise ConfigError(f"lanes = {arguments.lanes}: must be at least 1")
     directory = arguments.run_dir or _new_run_dir(f"sweep-{source.stem}", arguments.resume)
-    if directory.exists() and not arguments.resume and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"sweep directory {directory}: is not empty; add --resume to go on with it, or name another")
+    from metarl_jax.runs import memory
+    from metarl_jax.runs.build import build
+    from metarl_jax.runs.directory import check_free
+    from metarl_jax.runs.training_loop import LANES_AT_A_TIME
+    from metarl_jax.sweeps import plan
     from metarl_jax.sweeps import run as sweep
 
+    check_free(directory, arguments.resume, plan.WHAT)
     made = sweep.make(
         config,
         ranges,
@@ -155,6 +172,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
         lanes_at_a_time=arguments.lanes,
         interval=arguments.interval,
     )
+    lanes = {"num_seeds": len(made.settings) * config.num_seeds, "seeds_per_batch": arguments.lanes or LANES_AT_A_TIME}
+    memory.check(build(config.model_copy(update=lanes)), _say)
     _say(
         f"{config.algorithm} on {config.env}: {len(made.settings)} trials x {config.num_seeds} seed(s); one program "
         f"varies {', '.join(made.traced) or 'nothing'}; sweep directory {directory}"
@@ -162,6 +181,27 @@ def _sweep(arguments: argparse.Namespace) -> int:
     rows = sweep.run(made, directory, resume=arguments.resume, report=_say)
     print(sweep.format_rows(made, rows))
     print(directory)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    source = _find_config(arguments.config)
+    config = load(source, arguments.overrides)
+    from metarl_jax.runs import memory
+    from metarl_jax.runs.build import build
+
+    job = build(config)
+    found, room = memory.check(job, _say), memory.available()
+    about = [
+        ("configuration", f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s)"),
+        ("an iteration", f"{job.work_per_iteration * config.num_seeds:,} {job.unit}"),
+        ("in all", f"{job.work_per_iteration * config.num_seeds * config.num_iterations:,} {job.unit}"),
+        ("learned", f"{memory.num_learned(job):,} numbers a seed"),
+        ("a checkpoint", memory.worded(found.kept)),
+        ("memory", f"about {memory.worded(found.total)}" + (f" of {memory.worded(room)} free" if room else "")),
+    ]
+    for name, value in about:
+        print(f"{name:14} {value}")
     return 0
 
 
@@ -189,6 +229,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     from metarl_jax.runs import evaluate, report
 
+    writable = evaluate.check_directory(arguments.run, _say)
     table, scores = evaluate.assess(
         arguments.run,
         num_tasks=arguments.num_tasks,
@@ -197,16 +238,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         baselines=not arguments.no_baselines,
         report=_say,
     )
+    print(json.dumps(table) if arguments.json else report.format_table(table), flush=True)
+    if not writable:
+        return 0
     saved = evaluate.save(arguments.run, table, scores)
     if arguments.json:
-        print(json.dumps(table))
         return 0
     job = evaluate.open_run(arguments.run)
     params = None
     if scores["run"].shape[2] > 1:
         params = jax.tree.map(lambda x: x[0], evaluate.restore(job, arguments.run)[1])
     made = report.pictures(job, arguments.run, params, max(1, scores["run"].shape[2] - 1))
-    print(report.format_table(table))
     for path in [saved, *made]:
         print(path)
     return 0
@@ -245,6 +287,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    import json
+
     what = arguments.what
     if what in registry.names():
         for key, default, values, description in describe(what):
@@ -252,11 +296,11 @@ def _show(arguments: argparse.Namespace) -> int:
         return 0
     run = Path(what)
     if (run / "config.yaml").is_file():
-        print((run / "config.yaml").read_text(), end="")
+        print(files.read_text(run / "config.yaml", "config"), end="")
         if (run / "metrics.jsonl").is_file():
-            lines = (run / "metrics.jsonl").read_text().splitlines()
-            if lines:
-                print(f"\nlast iteration: {lines[-1]}")
+            rows = files.read_rows(run / "metrics.jsonl")
+            if rows:
+                print(f"\nlast iteration: {json.dumps(rows[-1])}")
         return 0
     from metarl_jax.envs import registered
 
@@ -288,17 +332,18 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     import json
     import shutil
 
-    from metarl_jax.runs.directory import environment_info, write_whole
+    from metarl_jax.runs.directory import environment_info
 
     entry = REPRODUCTIONS[name]
     directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"
     _say(f"{name}: {entry.title}; kept in {directory}, where a second call goes on. CPU time, one core: {entry.cpu}")
+    output = arguments.output or directory
+    for place in (directory, output):
+        files.make_directory(place, "directory")
     command = f"metarl reproduce {name}" + (f" --cells {arguments.cells}" if arguments.cells else "")
     result = {**reproduce(name, directory, _say, cells), **environment_info(), "command": command}
-    output = arguments.output or directory
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / f"{name}.json", json.dumps(result, indent=1) + "\n")
-    print(format_result(result))
+    print(format_result(result), flush=True)
+    files.write_whole(output / f"{name}.json", json.dumps(result, indent=1) + "\n")
     picture = directory / f"{name}.png"
     if picture.exists():
         if output != directory:
@@ -326,6 +371,7 @@ def _learn(arguments: argparse.Namespace) -> int:
 
 _COMMANDS = {
     "train": _train,
+    "check": _check,
     "sweep": _sweep,
     "tune": _tune,
     "learn-optimizer": _learn,

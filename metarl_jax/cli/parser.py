@@ -9,7 +9,7 @@ from metarl_jax import __version__
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning in JAX.")
     top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
-    names = "{train,sweep,tune,learn-optimizer,evaluate,film,reproduce,list,show}"
+    names = "{train,check,sweep,tune,learn-optimizer,evaluate,film,reproduce,list,show}"
     commands = top.add_subparsers(dest="command", required=True, metavar=names)
 
     train = commands.add_parser("train", help="train a configuration", description="Train a configuration.")
@@ -20,6 +20,14 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, help="where to keep the run (default: runs/<config>-<time>)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir from its last checkpoint")
     train.add_argument("--seeds", type=int, metavar="N", help="train N seeds in one program (num_seeds)")
+
+    check = commands.add_parser(
+        "check",
+        help="check a configuration and what memory it needs",
+        description="Check a configuration, and estimate the memory that it needs; compiles nothing, makes no files.",
+    )
+    check.add_argument("config", help="a YAML file or the name of one, see `metarl list`")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="configuration keys to change")
 
     sweep = commands.add_parser(
         "sweep",

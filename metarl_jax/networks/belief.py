@@ -12,7 +12,7 @@ from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads
 from metarl_jax.networks.mlp import Activation, activation
 from metarl_jax.networks.recurrent import Recurrent
-from metarl_jax.options import Positive, Rate, Width, takes_options
+from metarl_jax.options import Positive, Rate, Width, Widths, takes_options
 from metarl_jax.types import Params, Policy
 
 MIN_LOG_VAR, MAX_LOG_VAR = -10.0, 4.0
@@ -113,7 +113,7 @@ def belief_network(
     decoder: Annotated[
         Literal["mlp", "table"], "what predicts rewards; table: one for each state, which must be one-hot"
     ] = "mlp",
-    decoder_hidden: Annotated[Sequence[Width], Field(min_length=1), "hidden layer widths of the decoder"] = (32, 32),
+    decoder_hidden: Annotated[Widths, Field(min_length=1), "hidden layer widths of the decoder"] = (32, 32),
 ) -> Belief:
     """A GRU encoder of the trials of `env` (`envs.trial`) and a decoder of rewards given z and a condition [C].
 
@@ -168,7 +168,7 @@ def _check_table(env: Any, condition_size: int) -> None:
 def feature_policy(
     env: Any,
     num_features: int,
-    hidden: Annotated[Sequence[Width], "hidden layer widths of the policy"] = (32, 32),
+    hidden: Annotated[Widths, "hidden layer widths of the policy"] = (32, 32),
     activation: Annotated[Activation, "activation function of the policy"] = "tanh",
     *,
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,

@@ -11,7 +11,7 @@ import numpy as np
 
 from metarl_jax.envs.observations import flattener
 from metarl_jax.networks.gaussian import Box, MinStd, Squash, box_of, gaussian, num_actions
-from metarl_jax.options import Float, NonNegative, Rate, Width, takes_options
+from metarl_jax.options import Float, NonNegative, Rate, Widths, takes_options
 from metarl_jax.types import Params, Policy
 
 Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
@@ -108,7 +108,7 @@ class Gaussian(nn.Module):
 @takes_options()
 def mlp_policy(
     env: Any,
-    hidden: Annotated[Sequence[Width], "hidden layer widths; [] is a linear policy"] = (64, 64),
+    hidden: Annotated[Widths, "hidden layer widths; [] is a linear policy"] = (64, 64),
     activation: Annotated[Activation, "activation function"] = "tanh",
     *,
     critic: bool = False,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads, memory_policy
-from metarl_jax.options import Positive, Rate, Width, check_divides, takes_options
+from metarl_jax.options import Layers, Positive, Rate, Width, check_divides, takes_options
 from metarl_jax.types import Policy
 
 
@@ -71,7 +71,7 @@ def transformer_policy(
     context: Annotated[Positive, "the longest trial in steps"],
     size: Annotated[Width, "width of the residual stream, a multiple of num_heads"] = 64,
     *,
-    num_layers: Annotated[Positive, "transformer: layers"] = 2,
+    num_layers: Annotated[Layers, "transformer: layers"] = 2,
     num_heads: Annotated[Positive, "transformer: attention heads"] = 4,
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
     min_std: MinStd = 1e-6,

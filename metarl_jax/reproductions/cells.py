@@ -15,7 +15,7 @@ import numpy as np
 from metarl_jax.meta import evaluation
 from metarl_jax.reference.strategy import Strategy, play
 from metarl_jax.reproductions import Claim
-from metarl_jax.runs import config, evaluate, train
+from metarl_jax.runs import config, evaluate, files, train
 from metarl_jax.runs.build import build
 from metarl_jax.tree import chunked_map
 
@@ -29,10 +29,8 @@ def kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     if not path.exists():
         made = np.asarray(make())
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npy")
-        np.save(part, made, allow_pickle=False)
-        part.replace(path)
-    return np.load(path, allow_pickle=False)
+        files.write_array(path, made)
+    return files.read_arrays(path, "results")[""]
 
 
 def played(

@@ -28,6 +28,7 @@ from metarl_jax.algorithms import registry
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.pictures import search_curves
+from metarl_jax.runs import files
 from metarl_jax.runs import training_loop as population
 from metarl_jax.runs.config import validate
 from metarl_jax.sweeps import pbt
@@ -115,12 +116,12 @@ def _scores(directory: Path, family: str, model: Callable[[str], optimizer.Optim
 
 def _kept_search(directory: Path, trainer: Trainer, make: Callable, trials: int, tag: int) -> Tried:
     """A search's arrays, as files."""
-    files = {part: directory / f"{part}.npy" for part in Tried._fields}
-    if not all(f.exists() for f in files.values()):
+    paths = {part: directory / f"{part}.npy" for part in Tried._fields}
+    if not all(path.exists() for path in paths.values()):
         tried = search_methods.run(trainer, make(), SEARCHES, trials, NEW_TASK, tag)
-        for part, file in files.items():
-            kept(file, functools.partial(getattr, tried, part))
-    return Tried(*(np.load(f) for f in files.values()))
+        for part, path in paths.items():
+            kept(path, functools.partial(getattr, tried, part))
+    return Tried(*(files.read_arrays(path, "results")[""] for path in paths.values()))
 
 
 def _fresh(path: Path, trainer: Trainer, points: np.ndarray, tag: int) -> np.ndarray:

@@ -11,7 +11,6 @@ policy for all tasks, trained on as many steps and fine-tuned by the same update
 initialisation. Returns of the papers are of other MuJoCos; they are not compared.
 """
 
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +24,7 @@ from metarl_jax.envs.protocol import tasks_at_a_time
 from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.pictures import training_curves
-from metarl_jax.runs import config, evaluate, train
+from metarl_jax.runs import config, evaluate, files, train
 from metarl_jax.runs.build import build
 
 SEEDS = 3
@@ -91,7 +90,7 @@ def training_curve(run_dir: Path, work: int, of: str = "return") -> tuple[np.nda
 
     `of`: another metric that has such names, such as success.
     """
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = files.read_rows(run_dir / "metrics.jsonl")
     names = (f"{of}_0", f"{of}_1") if f"{of}_0" in rows[0] else (f"first_episode_{of}", f"last_episode_{of}")
     returns = np.array([[np.atleast_1d(row[name]) for name in names] for row in rows], float)
     return work * np.array([row["iteration"] for row in rows]), returns.swapaxes(1, 2)

@@ -24,7 +24,6 @@ Shapes: S = 5 states (own action, other's action; then the start), T steps, B ga
 
 import json
 import operator
-import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +38,7 @@ from flax import struct
 from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.rl import losses, returns
+from metarl_jax.runs import files
 
 PAYOFF = ((-1.0, -3.0), (0.0, -2.0))  # [own action][other's action]; 0 cooperates, 1 defects
 START = 4  # other states: 2 * own action + other's action
@@ -183,8 +183,8 @@ def measure(name: str, settings: Settings, directory: Path, num_seeds: int) -> d
     path = Path(directory) / f"{name}.json"
     wanted = {**settings._asdict(), "num_seeds": num_seeds}
     if path.exists():
-        found = json.loads(path.read_text())
-        if found["settings"] == wanted:
+        found = files.read_json(path, "results")
+        if found.get("settings") == wanted:
             return found
     cpu = time.process_time()
     keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
@@ -198,9 +198,7 @@ def measure(name: str, settings: Settings, directory: Path, num_seeds: int) -> d
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_text(json.dumps(result))
-    os.replace(partial_path, path)
+    files.write_whole(path, json.dumps(result))
     return result
 
 

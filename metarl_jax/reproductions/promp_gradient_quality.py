@@ -16,6 +16,7 @@ import numpy as np
 from metarl_jax.reference import exact
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.rl import losses
+from metarl_jax.runs import files
 
 NUM_STATES, NUM_ACTIONS = 3, 2
 HORIZONS = (2, 4, 6, 8)
@@ -56,16 +57,14 @@ def measure(seed: int, horizon: int) -> dict[str, float]:
 def run(directory: Path, report: Callable[[Any], None]) -> list[Claim]:
     """Measure every MDP and horizon (kept in measurements.json, so that a run cut off goes on), then judge."""
     path = directory / "measurements.json"
-    rows: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+    rows: dict[str, dict[str, float]] = files.read_json(path, "measurements") if path.exists() else {}
     for horizon in HORIZONS:
         for seed in SEEDS:
             key = f"{horizon}/{seed}"
             if key not in rows:
                 rows[key] = measure(seed, horizon)
                 directory.mkdir(parents=True, exist_ok=True)
-                whole = path.with_suffix(".tmp")
-                whole.write_text(json.dumps(rows, indent=1))
-                whole.replace(path)
+                files.write_whole(path, json.dumps(rows, indent=1))
         shown = {name: median(rows, horizon, name)[0] for name in ("variance_ratio", "bias", "cosine", "meta_cosine")}
         report(f"H = {horizon}, medians: " + ", ".join(f"{name} {value:.3f}" for name, value in shown.items()))
     return [claim for horizon in HELD_TO for claim in claims(rows, horizon)] + [growth(rows)]

@@ -1,7 +1,10 @@
 """Checkpoints of a training state: arrays and JSON only, written whole or not at all."""
 
 import hashlib
+import json
 import logging
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,8 @@ import jax
 import numpy as np
 from flax import struct
 
-from metarl_jax.options import ConfigError
+from metarl_jax.options import ConfigError, shortened
+from metarl_jax.runs import files
 from metarl_jax.tree import leaf_names
 from metarl_jax.types import LearnerState
 
@@ -24,23 +28,25 @@ class Checkpoints:
     """The checkpoints of one run, `directory/<iteration>`, through orbax.
 
     Orbax writes into a temporary directory and renames it, so a kill at any moment leaves the older
-    checkpoints whole. A digest of the arrays is stored with them, so silent damage is noticed too.
+    checkpoints whole. A digest of the arrays is stored with them, so silent damage is noticed too; and what the
+    states are of, so that those of another run are not taken for this one's.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, of: Mapping[str, Any] | None = None):
+        """`of`: the configuration that the states are of, as plain data."""
         logging.getLogger("absl").setLevel(logging.ERROR)
         import orbax.checkpoint as ocp
 
-        self.directory = directory
+        self.directory, self._of = directory, _plain(of or {})
         self._ocp = ocp
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, enable_async_checkpointing=False),
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, enable_async_checkpointing=False)
+        with files.worded(f"checkpoints {directory}"):
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def iterations(self) -> list[int]:
         """Iterations that have a checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        with files.worded(f"checkpoints {self.directory}"):
+            return sorted(self._manager.all_steps())
 
     def save(self, iteration: int, state: Any) -> None:
         """Write the state reached after `iteration` iterations; returns once it is on disk."""
@@ -48,7 +54,15 @@ class Checkpoints:
         ocp = self._ocp
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(host),
-            digest=ocp.args.JsonSave({"sha256": digest(host), "numerics": NUMERICS}),
+            digest=ocp.args.JsonSave(
+                {
+                    "sha256": digest(host),
+                    "numerics": NUMERICS,
+                    "iteration": iteration,
+                    "double_precision": _in_double_precision(),
+                    "of": self._of,
+                }
+            ),
         )
         self._manager.save(iteration, args=items, force=True)
         self._manager.wait_until_finished()
@@ -59,8 +73,8 @@ class Checkpoints:
         Args:
             end: the iteration that training is to go on to; None: the state is only looked at.
         Raises: ConfigError naming the checkpoint, what is wrong and what to do, if it cannot be read, was
-            damaged, or holds arrays of other names, shapes or types; if training from it would not end in the bits
-            that it began to end in.
+            damaged, is of another run or iteration, or holds arrays of other names, shapes or types; if training from
+            it would not end in the bits that it began to end in.
         """
         available = self.iterations()
         if not available:
@@ -74,13 +88,15 @@ class Checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
         abstract = _stored(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract))
         try:
-            items = ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract, strict=True), digest=ocp.args.JsonRestore()
-            )
-            found = self._manager.restore(iteration, args=items)
-            state, stored, numerics = found["state"], found["digest"]["sha256"], found["digest"].get("numerics", 1)
+            label = self._manager.restore(iteration, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))["digest"]
+            stored, numerics = label["sha256"], label.get("numerics", 1)
+            self._check(path, label, iteration, end)
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=True))
+            state = self._manager.restore(iteration, args=items)["state"]
+        except ConfigError:
+            raise
         except Exception as error:  # whatever orbax, tensorstore or the file system say of a damaged file
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            reason = textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[0], 160)
             raise self._damaged(path, iteration, available, reason) from None
         for name, want, got in zip(leaf_names(like), jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
             if want.shape != got.shape or want.dtype != got.dtype:
@@ -97,6 +113,20 @@ class Checkpoints:
             )
         return iteration, _live(state)
 
+    def _check(self, path: Path, label: dict[str, Any], iteration: int, end: int | None) -> None:
+        """Whether a checkpoint is what its place says; what an older version did not store is not asked for."""
+        if label.get("iteration", iteration) != iteration:
+            raise ConfigError(f"checkpoint {path}: is of iteration {label['iteration']}; give it that name back")
+        if end is not None and iteration > end:
+            raise ConfigError(f"checkpoint {path}: is beyond the last iteration, num_iterations = {end}")
+        there = label.get("of", {})
+        other = next((k for k, v in self._of.items() if k in there and there[k] != v and not _is_free(k)), None)
+        if other is not None:
+            values = f"{other}: {shortened(str(there[other]))} there, {shortened(str(self._of[other]))} here"
+            raise ConfigError(f"checkpoint {path}: is of another configuration ({values}); put back the right one")
+        if label.get("double_precision") and not _in_double_precision():
+            raise ConfigError(f"checkpoint {path}: is in double precision; set JAX_ENABLE_X64=1")
+
     @staticmethod
     def _damaged(path: Path, iteration: int, available: list[int], reason: str) -> ConfigError:
         older = [i for i in available if i < iteration]
@@ -105,6 +135,20 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _is_free(key: str) -> bool:
+    """Whether a key may change between the checkpoints of one run: it does not change what an iteration computes."""
+    return key in ("num_iterations", "log_every", "checkpoint_every") or key.startswith("eval_")
+
+
+def _in_double_precision() -> bool:
+    return jax.numpy.result_type(float) == jax.numpy.float64
+
+
+def _plain(data: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(data))
 
 
 @struct.dataclass

@@ -13,7 +13,10 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
 
 from metarl_jax.algorithms import registry
-from metarl_jax.options import ConfigError, one_line, suggest
+from metarl_jax.options import MAX_INT, ConfigError, one_line, shortened, suggest
+from metarl_jax.runs import files
+
+MAX_TEXT, MAX_DEPTH, MAX_DIGITS = 2**20, 50, 40  # of a configuration, which people write
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Any:
@@ -22,26 +25,46 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Any:
     Raises: ConfigError, one line.
     """
     try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise ConfigError(f"config {path}: {error.strerror or error}{_nearby(Path(path))}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"config {path}: not a text file") from None
+        text = files.read_text(Path(path), "config")
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_nearby(Path(path))}") from None
     data = parse_value(text, f"config {path}")
     if not isinstance(data, dict):
         raise ConfigError(f"config {path}: must be a list of `key: value` lines, not {type(data).__name__}")
     for override in overrides or []:
-        key, equals, value = override.partition("=")
+        key, equals, value = (part.strip() for part in override.partition("="))
+        said = f"override {shortened(override)!r}"
         if not equals or not key:
-            raise ConfigError(f"override {override!r}: must be key=value")
-        target, last = data, key.strip()
-        if last.startswith("env_options."):
-            target, last = data.get("env_options") or {}, last.removeprefix("env_options.")
-            if not isinstance(target, dict):
-                raise ConfigError(f"env_options = {target!r}: must be a mapping")
-            data["env_options"] = target
-        target[last] = parse_value(value, f"override {override!r}")
+            raise ConfigError(f"{said}: must be key=value")
+        data = with_key(data, key, parse_value(value, said))
     return validate(data)
+
+
+def with_key(data: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """`data` with another value of `key`; of an environment's options by dots, env_options.ranges.gravity.
+
+    Raises: ConfigError where something that is no mapping stands on the way.
+    """
+    return _inside(data, key.split(".") if key.startswith("env_options.") else [key], value)
+
+
+def _inside(data: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    first, *rest = path
+    if not rest:
+        return {**data, first: value}
+    inside = data.get(first) or {}
+    if not isinstance(inside, dict):
+        raise ConfigError(f"{first} = {shortened(repr(inside))}: must be a mapping to hold {'.'.join(rest)}")
+    return {**data, first: _inside(inside, rest, value)}
+
+
+def at_key(data: dict[str, Any], key: str) -> Any:
+    """The value of a key, or of an environment's option by dots; None where there is none."""
+    first, dot, rest = key.partition(".")
+    if key in data or not dot:
+        return data.get(key)
+    inside = data.get(first)
+    return at_key(inside, rest) if isinstance(inside, dict) else None
 
 
 def validate(data: dict[str, Any]) -> Any:
@@ -56,11 +79,26 @@ def validate(data: dict[str, Any]) -> Any:
     for key in data:
         if key not in schema.model_fields:
             hint = suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
-            raise ConfigError(f"{key} = {data[key]!r}: not a key of algorithm {name}{hint}")
+            said = f"{shortened(str(key))} = {shortened(repr(data[key]))}"
+            raise ConfigError(f"{said}: not a key of algorithm {name}{hint}")
     try:
-        return schema(**data)
+        config = schema(**data)
     except ValidationError as error:
         raise ConfigError(one_line(error, schema)) from None
+    _check_sizes("env_options", config.env_options)
+    return config
+
+
+def _check_sizes(name: str, value: Any) -> None:
+    """Raises: ConfigError for a number among an environment's options that is larger than any size can be."""
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            _check_sizes(f"{name}.{shortened(str(key))}", inside)
+    elif isinstance(value, list):
+        for inside in value:
+            _check_sizes(name, inside)
+    elif isinstance(value, int) and abs(value) > MAX_INT:
+        raise ConfigError(f"{name} = {shortened(str(value))}: must be at most {MAX_INT}")
 
 
 def _nearby(path: Path) -> str:
@@ -72,7 +110,26 @@ def _nearby(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, reading 1e-3 as a number (YAML 1.1 wants 1.0e-3) and refusing duplicate keys."""
+    """The safe loader: 1e-3 is a number (YAML 1.1 wants 1.0e-3), dates are text, and what surprises is refused.
+
+    That is keys given twice, 010 (8 to YAML 1.1) and 1:30 (90 to it).
+    """
+
+    def number(self, node: Any) -> int | float:
+        text = str(self.construct_scalar(node))
+        plain = text.replace("_", "").lower()
+        if ":" in plain or re.match(r"[-+]?0[0-9]", plain.split(".")[0].split("e")[0]):
+            read = self.construct_yaml_float(node) if "." in plain else self.construct_yaml_int(node)
+            raise yaml.MarkedYAMLError(
+                problem=f"{shortened(text)} would be read as {read:g}; write it as a plain number, or in quotes",
+                problem_mark=node.start_mark,
+            )
+        if len(plain) > MAX_DIGITS:
+            raise yaml.MarkedYAMLError(
+                problem=f"{shortened(text)} has more than {MAX_DIGITS} digits", problem_mark=node.start_mark
+            )
+        is_whole = node.tag.endswith(":int")
+        return self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
@@ -82,7 +139,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.yaml_implicit_resolvers = {
+    k: [(tag, pattern) for tag, pattern in v if not tag.endswith(":timestamp")]
+    for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -91,17 +153,43 @@ _Loader.add_implicit_resolver(
 
 
 def parse_value(text: str, where: str) -> Any:
+    """YAML as data: no tags, no aliases, no deeper than MAX_DEPTH, no longer than MAX_TEXT.
+
+    Raises: ConfigError, one line.
+    """
+    if len(text) > MAX_TEXT:
+        raise ConfigError(f"{where}: is longer than {MAX_TEXT} characters")
     try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            refused = "an alias" if isinstance(event, yaml.AliasEvent) else None
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                refused = f"the tag {shortened(tag)}"
+            if depth > MAX_DEPTH:
+                refused = f"nested deeper than {MAX_DEPTH}"
+            if refused is not None:
+                mark: Any = event.start_mark
+                raise yaml.MarkedYAMLError(problem=f"{refused}: only plain values", problem_mark=mark)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        said = " ".join(str(getattr(error, "problem", None) or error).split())[:200]
+        raise ConfigError(f"{where}{line}: not valid YAML ({said})") from None
 
 
 def dump(config: Any) -> str:
     """The resolved configuration as YAML, every field written out."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+    return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """What `_Loader` reads: a list that stands in two places is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def describe(name: str) -> list[tuple[str, str, str, str]]:
@@ -128,19 +216,20 @@ def allowed(field: Any) -> str:
         text = " | ".join(str(x) for x in typing.get_args(kind))
     elif kind is bool:
         text = "true | false"
-    elif "Ge" in bounds and "Le" in bounds:
+    elif "Ge" in bounds and bounds.get("Le", MAX_INT) != MAX_INT:
         text = f"{bounds['Ge']} to {bounds['Le']}"
     else:
         signs = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
-        text = ", ".join(f"{signs[name]} {value}" for name, value in bounds.items())
+        text = ", ".join(f"{signs[name]} {value}" for name, value in bounds.items() if value != MAX_INT)
     return f"{text} or null" if null and text else text
 
 
 def config_directory() -> Path:
     """The configurations that come with the project, in a checkout or inside the installed package."""
     package = Path(__file__).resolve().parent.parent
-    found = (package.parent / "configs", package / "configs")
-    return next((directory for directory in found if directory.is_dir()), found[-1])
+    checkout = package.parent
+    is_checkout = (checkout / "configs").is_dir() and (checkout / "pyproject.toml").is_file()
+    return checkout / "configs" if is_checkout else package / "configs"
 
 
 def shipped_config(name: str) -> Path:

@@ -19,36 +19,66 @@ except ImportError:  # Windows: runs are not locked there
 
 from metarl_jax import __version__, devices
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import user_parts
+from metarl_jax.runs import files, user_parts
 from metarl_jax.runs.config import dump, load
 
+WHAT = "run directory"
 
-def open_directory(config: Any, run_dir: Path, resume: bool) -> None:
-    """Make the directory of a new run, or see that it holds the same one.
 
+def open_directory(config: Any, run_dir: Path, resume: bool) -> str | None:
+    """Make the directory of a new run, or see that it holds the same one, or one of fewer iterations.
+
+    Returns: what is to be said of a run that is prolonged, or None.
     Raises: ConfigError for a directory that holds anything else, with the first key that differs.
     """
     config_file = run_dir / "config.yaml"
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        if not resume:
-            raise ConfigError(f"run directory {run_dir}: is not empty; add --resume to go on with it, or name another")
+    check_free(run_dir, resume)
+    if not files.is_free(run_dir, WHAT):
         if config_file.exists():
-            difference = first_difference(load(config_file), config)
+            there = load(config_file)
+            longer = type(there) is type(config) and there.num_iterations < config.num_iterations
+            same = there.model_copy(update={"num_iterations": config.num_iterations}) if longer else there
+            difference = first_difference(same, config)
             if difference:
-                raise ConfigError(f"run directory {run_dir}: holds a run of another configuration ({difference})")
-            return
-        if any(p.name not in ("config.yaml.tmp", "info.json", "info.json.tmp", ".lock") for p in run_dir.iterdir()):
-            raise ConfigError(f"run directory {run_dir}: is not a run of metarl (it has no config.yaml)")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
+                raise ConfigError(f"{WHAT} {run_dir}: holds a run of another configuration ({difference})")
+            files.check_writable(run_dir, WHAT)
+            if not longer:
+                return None
+            files.write_whole(config_file, dump(config))
+            return _prolonged(there, config)
+        begun = ("config.yaml.tmp", "info.json", "info.json.tmp", "parts.json", "parts.json.tmp", ".lock")
+        if any(p.name not in begun for p in run_dir.iterdir()):
+            raise ConfigError(f"{WHAT} {run_dir}: is not a run of metarl (it has no config.yaml)")
+    files.make_directory(run_dir, WHAT)
+    files.write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
     user_parts.remember(run_dir, config)
-    write_whole(config_file, dump(config))
+    files.write_whole(config_file, dump(config))
+    return None
+
+
+def _prolonged(there: Any, now: Any) -> str:
+    said = f"prolonged from {there.num_iterations} to {now.num_iterations} iterations"
+    annealed = [key for key, value in now.model_dump().items() if key.startswith("anneal") and value is True]
+    if not annealed:
+        return said
+    return f"{said}; {' and '.join(annealed)}: falls to 0 at the new end, so it is larger again from here on"
+
+
+def check_free(directory: Path, resume: bool, what: str = WHAT) -> None:
+    """Raises: ConfigError for a directory with something in it that is not to be resumed, and for a file."""
+    if not files.is_free(directory, what):
+        if not directory.is_dir():
+            raise ConfigError(f"{what} {directory}: is a file; name another")
+        if not resume:
+            raise ConfigError(f"{what} {directory}: is not empty; add --resume to go on with it, or name another")
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Hold the run for one process; the operating system lets go when that process ends, however it ends."""
-    with open(run_dir / ".lock", "a") as file:
+    with files.worded(f"{WHAT} {run_dir}: cannot be locked"):
+        file = open(run_dir / ".lock", "a")  # noqa: SIM115
+    with file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,13 +97,6 @@ def first_difference(there: Any, now: Any) -> str:
     ours, theirs = now.model_dump(), there.model_dump()
     key = next((key for key in ours if ours[key] != theirs[key]), None)
     return "" if key is None else f"{key}: {theirs[key]} there, {ours[key]} now"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def environment_info() -> dict[str, Any]:

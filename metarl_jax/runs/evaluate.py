@@ -1,5 +1,6 @@
 """What a finished run is worth on held-out tasks, beside the baselines that belong in every table."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from metarl_jax.algorithms import registry
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import directory, train, user_parts
+from metarl_jax.runs import files, memory, train, user_parts
 from metarl_jax.runs.build import Job, build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.config import load, validate
@@ -37,7 +38,7 @@ def restore(job: Job, run_dir: Path, iteration: int | None = None) -> tuple[int,
     if not (run_dir / "checkpoints").is_dir():
         raise ConfigError(f"run {run_dir}: has no checkpoint yet")
     states = train.shapes_of_states(job)
-    checkpoints = Checkpoints(run_dir / "checkpoints")
+    checkpoints = Checkpoints(run_dir / "checkpoints", job.config.model_dump())
     iteration, state = checkpoints.restore(states, iteration)
     checkpoints.close()
     return iteration, jax.tree.map(jax.numpy.asarray, job.params(state))
@@ -65,6 +66,7 @@ def assess(
     iteration, params = restore(job, run_dir)
     job = _for_evaluation(job.config, asked, num_episodes)
     how = job.evaluation
+    memory.fits(memory.of_call(jax.jit(functools.partial(_tasks, job, asked))), f"eval_tasks = {asked}", report)
     tasks = job.evaluation_tasks(asked)
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)  # apart from every key of training
     report(f"evaluating iteration {iteration} on {asked} task{'s' if asked > 1 else ''}")
@@ -72,7 +74,9 @@ def assess(
     def over_seeds(trees: Params) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Scores [seed, task, update, episode], and rates of reports, [seed, task, update]."""
         one = lambda p: how.scores(p, key, tasks, updates)  # noqa: E731
-        found = jax.jit(lambda trees: jax.lax.map(one, trees))(trees)
+        scoring = jax.jit(lambda trees: jax.lax.map(one, trees))
+        memory.fits(memory.of_call(scoring, trees), f"eval_tasks = {asked} or eval_episodes", report)
+        found = scoring(trees)
         values, rates = found if isinstance(found, tuple) else (found, {})
         return np.asarray(values), jax.tree.map(np.asarray, rates)
 
@@ -85,7 +89,7 @@ def assess(
         if how.without_adaptation is not None:
             try:
                 scores[NO_ADAPTATION] = _without_adaptation(job, run_dir, key, tasks, scores["run"].shape[-1], report)
-            except train.RunFailed as error:
+            except (train.RunFailed, ConfigError) as error:
                 report(f"the baseline without adaptation is left out: {error}")
         for name, reference in how.references.items():
             scores[name] = np.asarray(jax.jit(lambda f=reference: f(key, tasks, updates))())[None]
@@ -96,6 +100,10 @@ def assess(
     if reports:
         table["reports"] = {name: _rates(values) for name, values in reports.items()}
     return table, scores
+
+
+def _tasks(job: Job, number: int) -> Any:
+    return job.evaluation_tasks(number)
 
 
 def _rates(values: np.ndarray) -> list[dict[str, Any]]:
@@ -199,15 +207,43 @@ def save(run_dir: Path, table: dict[str, Any], scores: dict[str, np.ndarray]) ->
     """
     size = ("num_tasks", "num_episodes")
     tag = ""
-    existing = run_dir / "evaluation.json"
-    if existing.exists():
-        old = json.loads(existing.read_text())
+    old = saved_table(run_dir)
+    if old is not None:
         same = all(old[k] == table[k] for k in size) and len(old["adaptation"]) == len(table["adaptation"])
         if not same or set(old["baselines"]) - set(table["baselines"]):
             tag = f"-{table['num_tasks']}x{table['num_episodes']}-{len(table['adaptation']) - 1}"
             tag += "" if table["baselines"] else "-no-baselines"
     path = run_dir / f"evaluation{tag}.json"
-    directory.write_whole(path, json.dumps(table, indent=2) + "\n")
+    files.write_whole(path, json.dumps(table, indent=2) + "\n")
     named = {name.replace(" ", "_").replace(",", ""): values for name, values in scores.items()}
-    np.savez_compressed(run_dir / f"scores{tag}.npz", allow_pickle=False, **named)
+    files.write_arrays(run_dir / f"scores{tag}.npz", named)
     return path
+
+
+def check_directory(run_dir: Path, report: Callable[[Any], None]) -> bool:
+    """Whether an evaluation can be saved, seen before anything is computed; where it cannot, the reason is reported.
+
+    Raises: ConfigError for a saved evaluation that is damaged.
+    """
+    saved_table(run_dir)
+    try:
+        files.check_writable(run_dir, "run")
+    except ConfigError as error:
+        report(f"{error}; the table is printed and not saved")
+        return False
+    return True
+
+
+def saved_table(run_dir: Path) -> dict[str, Any] | None:
+    """The table that `save` wrote, if there is one.
+
+    Raises: ConfigError for a file that holds something else.
+    """
+    path = run_dir / "evaluation.json"
+    if not path.exists():
+        return None
+    table = files.read_json(path, "evaluation")
+    for name, kind in (("num_tasks", int), ("num_episodes", int), ("adaptation", list), ("baselines", dict)):
+        if not isinstance(table.get(name), kind):
+            raise ConfigError(f"evaluation {path}: is damaged (its {name} is missing); move it away")
+    return table

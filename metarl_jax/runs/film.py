@@ -10,7 +10,7 @@ import numpy as np
 
 from metarl_jax.envs.trial import Trials
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import evaluate
+from metarl_jax.runs import evaluate, files
 from metarl_jax.runs.build import Job
 
 
@@ -25,6 +25,7 @@ def film(run_dir: Path, task_index: int, path: Path, every: int = 2, report: Cal
     from metarl_jax.envs.physics.film import NoRenderer, frames, side_by_side, write_gif
 
     job = evaluate.open_run(run_dir)
+    files.make_directory(path.parent, "output")
     inside = job.env.env if isinstance(job.env, Trials) else job.env
     if not hasattr(inside, "scene"):
         raise ConfigError(f"run {run_dir}: env = {job.config.env} has no robot to film")
@@ -45,11 +46,8 @@ def film(run_dir: Path, task_index: int, path: Path, every: int = 2, report: Cal
     names = ("before adaptation", "after adaptation")
     labels = [f"{name}: return {value:.1f}" for name, value in zip(names, rewards, strict=True)]
     model, _ = inside.scene(task)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.worded(f"output {path}: cannot be written"):
         return write_gif(path, side_by_side(films, labels), every * model.dt)
-    except OSError as error:
-        raise ConfigError(f"output {path}: cannot be written: {error.strerror or error}") from None
 
 
 def record(job: Job, params: Any, key: jax.Array, task: Any) -> tuple[list[Any], list[float]]:

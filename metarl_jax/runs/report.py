@@ -1,12 +1,12 @@
 """What a person looks at: tables, learning curves, pictures and films of adaptation."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from metarl_jax.runs import files
 from metarl_jax.runs.build import Job
 
 INK, GRID = "#222222", "#dddddd"
@@ -89,7 +89,7 @@ def _axes(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
 
 def learning_curve(job: Job, run_dir: Path) -> Path:
     """PNG of the training scores: mean over seeds, with a 95% interval (over seeds, or over nearby iterations)."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = files.read_rows(run_dir / "metrics.jsonl")
     prefix = job.score.rsplit("_", 1)[0]
     numbered = prefix in ("return", "mse")
     names = [k for k in rows[0] if k.startswith(prefix + "_")] if numbered else [job.score]

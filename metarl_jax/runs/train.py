@@ -23,11 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import tree
-from metarl_jax.runs import training_loop
+from metarl_jax.options import ConfigError
+from metarl_jax.runs import files, training_loop
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.directory import locked, open_directory, write_whole
+from metarl_jax.runs.directory import locked, open_directory
 from metarl_jax.runs.progress import Progress
+from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.types import Metrics
 
 
@@ -62,20 +64,30 @@ def compiled_call(job: Job, num_iterations: int, states: Any) -> Callable[[Any, 
     return lambda states, first: compiled(states, {}, seeds, jnp.asarray(first))
 
 
-def train(job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[Any], None] = print) -> Any:
+def train(
+    job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[Any], None] = print, headline: str = ""
+) -> Any:
     """Run `job` to its last iteration in `run_dir`; returns the final states, leaves [seed, ...].
 
+    A run of fewer iterations, finished or not, goes on to those of `job`.
+
+    Args: headline: reported once the directory is open.
     Raises: ConfigError for a directory that is in use or does not fit; RunFailed at the first NaN or infinity
-        in a loss, gradient or parameter, with the last good checkpoint kept.
+        in a loss, gradient or parameter, with the last good checkpoint kept; Terminated after SIGTERM, once a
+        checkpoint is written.
     """
-    open_directory(job.config, run_dir, resume)
+    prolonged = open_directory(job.config, run_dir, resume)
+    if prolonged is not None:
+        report(prolonged)
     with locked(run_dir):
+        if headline:
+            report(headline)
         return _train(job, run_dir, resume, report)
 
 
 def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None]) -> Any:
     config = job.config
-    checkpoints = Checkpoints(run_dir / "checkpoints")
+    checkpoints = Checkpoints(run_dir / "checkpoints", config.model_dump())
     start = 0
     if checkpoints.iterations():
         start, restored = checkpoints.restore(shapes_of_states(job), end=config.num_iterations)
@@ -87,13 +99,13 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
             report("no checkpoint yet: starting from iteration 0")
     _truncate(run_dir / "metrics.jsonl", start)
     _truncate(run_dir / "timing.jsonl", start)
-    length = math.gcd(math.gcd(config.log_every, config.num_iterations), config.checkpoint_every)
+    length = math.gcd(config.log_every, config.num_iterations, config.checkpoint_every, start)
     if start == config.num_iterations:
         report("nothing left to do")
         return states
     work = job.work_per_iteration * config.num_seeds
     progress = Progress(start, config.num_iterations, work, job.unit, report)
-    with _writers(run_dir, start) as write, progress:
+    with _writers(run_dir, start) as write, progress, _interrupted(checkpoints), asked_to_end() as ending:
         began = time.perf_counter()
         compiled = compiled_call(job, length, states)
         report(f"compiled in {time.perf_counter() - began:.1f} s")
@@ -110,10 +122,29 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
             if bad is not None:
                 raise _failure(first + bad[0], _cause(job, bad, faulty), checkpoints)
             progress.update(last, seconds, _about(job, rows[-1]))
-            if last % config.checkpoint_every == 0 or last == config.num_iterations:
+            stop = ending() and last < config.num_iterations
+            if stop or last % config.checkpoint_every == 0 or last == config.num_iterations:
                 checkpoints.save(last, states)
+            if stop:
+                raise Terminated(f"terminated; {_kept(checkpoints)}")
     checkpoints.close()
     return states
+
+
+@contextmanager
+def _interrupted(checkpoints: Checkpoints) -> Iterator[None]:
+    """An interrupt says what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(checkpoints)) from None
+
+
+def _kept(checkpoints: Checkpoints) -> str:
+    good = checkpoints.iterations()
+    if not good:
+        return "no checkpoint had been written"
+    return f"--resume goes on from the checkpoint of iteration {good[-1]}"
 
 
 # --- the files of a run ---------------------------------------------------------------------------------
@@ -123,15 +154,11 @@ def _truncate(path: Path, iteration: int) -> None:
     """Drop what was written after the checkpoint that training goes on from."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _iteration_of(line) <= iteration]
-    write_whole(path, "".join(line + "\n" for line in kept))
-
-
-def _iteration_of(line: str) -> float:
     try:
-        return json.loads(line)["iteration"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line cut short by a kill
+        rows = files.read_rows(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; move it away to go on without it") from None
+    files.write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if row["iteration"] <= iteration))
 
 
 @contextmanager

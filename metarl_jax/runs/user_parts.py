@@ -13,7 +13,8 @@ from typing import Any
 
 from metarl_jax.envs import registry as environments
 from metarl_jax.networks import registry as networks
-from metarl_jax.options import is_address
+from metarl_jax.options import ConfigError, is_address
+from metarl_jax.runs import files
 
 FILE = "parts.json"
 KINDS = {"env": (environments.factory_of, environments.register), "network": (networks.factory_of, networks.register)}
@@ -52,23 +53,29 @@ def remember(directory: Path, config: Any) -> dict[str, Any]:
             folders[top] = str(folder)
     found = {"folders": folders, "names": names}
     if used:
-        (directory / FILE).write_text(json.dumps(found, indent=1) + "\n")
+        files.write_whole(directory / FILE, json.dumps(found, indent=1) + "\n")
     return found
 
 
 def recall(directory: Path) -> None:
-    """Make the parts of a run importable, and its names known, if they are not."""
-    try:
-        found = json.loads((directory / FILE).read_text())
-        folders, names = dict(found["folders"]), dict(found["names"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """Make the parts of a run importable, and its names known, if they are not.
+
+    Raises: ConfigError for a file that is damaged.
+    """
+    if not (directory / FILE).is_file():
         return
+    found = files.read_json(directory / FILE, "file")
+    try:
+        folders = {str(top): str(folder) for top, folder in found["folders"].items()}
+        names = {str(kind): {str(k): str(v) for k, v in known.items()} for kind, known in found["names"].items()}
+    except (KeyError, AttributeError):
+        raise ConfigError(f"file {directory / FILE}: is damaged (has no folders and names)") from None
     for top, folder in folders.items():
         if importlib.util.find_spec(top) is None and Path(folder).is_dir():
             sys.path.append(folder)
     for kind, known in names.items():
         factory_of, register = KINDS.get(kind, (None, None))
-        for name, address in dict(known).items():
+        for name, address in known.items():
             if factory_of is not None and register is not None and factory_of(name) is None:
                 register(name, address)
 

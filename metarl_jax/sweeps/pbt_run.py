@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.runs import files
 from metarl_jax.runs import training_loop as population
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.directory import locked, write_whole
+from metarl_jax.runs.directory import locked
 from metarl_jax.runs.progress import Progress
+from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.runs.train import RunFailed
 from metarl_jax.sweeps import pbt
 from metarl_jax.sweeps.pictures import schedule_picture
@@ -44,12 +46,10 @@ def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(directory / "table.csv", text.getvalue())
+    files.write_whole(directory / "table.csv", text.getvalue())
     values = {d.name: np.asarray(records.values[d.name]) for d in made.dimensions}
-    part = directory / "schedule.part.npz"
-    np.savez_compressed(part, fitness=records.fitness, source=records.source, allow_pickle=False, **values)
-    part.replace(directory / "schedule.npz")
-    np.savez_compressed(directory / "curves.npz", score=_curves(np.asarray(records.score)), allow_pickle=False)
+    files.write_arrays(directory / "schedule.npz", {"fitness": records.fitness, "source": records.source, **values})
+    files.write_arrays(directory / "curves.npz", {"score": _curves(np.asarray(records.score))})
     job = build(made.config)
     sign = 1 if job.higher_is_better else -1
     schedule_picture(values, records, made.dimensions, made.interval, (job.score, sign), directory / "sweep.png")
@@ -81,7 +81,7 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
         "values": values,
         "record": jax.tree.map(lambda x: np.zeros((total, *x.shape[1:]), x.dtype), record),
     }
-    checkpoints = Checkpoints(directory / "checkpoints")
+    checkpoints = Checkpoints(directory / "checkpoints", {**config.model_dump(), "settings": made.settings})
     done = 0
     if checkpoints.iterations():
         start, kept = checkpoints.restore(kept, end=config.num_iterations)
@@ -96,7 +96,8 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
         compiled = population.compile_to_fit(make, args, len(lanes), made.lanes_at_a_time)
         report(f"{len(lanes)} lanes, compiled in {time.perf_counter() - began:.1f} s")
     work, sign = job.work_per_iteration * len(lanes), 1 if job.higher_is_better else -1
-    with Progress(done * made.interval, config.num_iterations, work, job.unit, report) as progress:
+    progress = Progress(done * made.interval, config.num_iterations, work, job.unit, report)
+    with progress, asked_to_end() as ending:
         while done < total:
             began = time.perf_counter()
             states, values, found = compiled(states, values, lanes, jnp.asarray(done * made.interval))
@@ -107,8 +108,11 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
                 raise RunFailed("every member of a population became NaN or infinite; narrow the ranges, lr first")
             best = sign * records.fitness[done - 1].max()
             progress.update(done * made.interval, time.perf_counter() - began, f"best {job.score} {best:.3f}")
-            if done == total or done * made.interval % config.checkpoint_every < per_call * made.interval:
+            stop = ending() and done < total
+            if stop or done == total or done * made.interval % config.checkpoint_every < per_call * made.interval:
                 checkpoints.save(done * made.interval, {"states": states, "values": values, "record": records})
+            if stop:
+                raise Terminated(f"terminated; --resume goes on from iteration {done * made.interval}")
     checkpoints.close()
     return records
 

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import training_loop, user_parts
+from metarl_jax.runs import files, training_loop, user_parts
 from metarl_jax.runs.build import build
-from metarl_jax.runs.config import validate
-from metarl_jax.runs.directory import environment_info, write_whole
+from metarl_jax.runs.config import at_key, validate, with_key
+from metarl_jax.runs.directory import check_free, environment_info
 from metarl_jax.sweeps import search_space
 from metarl_jax.sweeps.search_space import Dimension
 
 ETA = 3  # a rung of halving keeps one trial in three
 RUNGS = 3
+WHAT = "sweep directory"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +84,13 @@ def make(
     for d in dimensions:
         example = d.low if d.kind != "list" else next((v for v in d.values if v is not None), None)
         numbers = d.kind != "list" or all(training_loop.is_number(v) for v in d.values)
-        if numbers and training_loop.is_traceable(config.model_copy(update={d.name: example}), d.name):
+        own = "." not in d.name  # an option of the environment is part of what is compiled
+        if own and numbers and training_loop.is_traceable(config.model_copy(update={d.name: example}), d.name):
             traced.append(d.name)
         elif d.kind != "list":
             raise ConfigError(
                 f"{d.name} = {d.text}: changes what is compiled, so it cannot have a range; give a list of values, "
-                f"such as {d.name}=[{_plain(plain[d.name])}]"
+                f"such as {d.name}=[{_plain(at_key(plain, d.name))}]"
             )
     steps = _interval(config, method, interval, num_trials, [d for d in dimensions if d.name not in traced])
     settings = search_space.points(dimensions, method, num_trials, grid_points, config.seed)
@@ -141,7 +143,10 @@ def with_static(sweep: Sweep, static: dict[str, Any]) -> Any:
         tried = [setting[name] for setting in sweep.settings]
         return next((value for value in tried if value != fields[name].default), tried[0])
 
-    return validate({**sweep.config.model_dump(), **values, **{name: example(name) for name in sweep.traced}})
+    data = sweep.config.model_dump()
+    for name, value in (values | {name: example(name) for name in sweep.traced}).items():
+        data = with_key(data, name, value)
+    return validate(data)
 
 
 def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
@@ -155,20 +160,26 @@ def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
     }
     asked = json.loads(json.dumps(asked))
     file = directory / "sweep.json"
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        if not resume:
-            raise ConfigError(
-                f"sweep directory {directory}: is not empty; add --resume to go on with it, or name another"
-            )
+    check_free(directory, resume, WHAT)
+    if not files.is_free(directory, WHAT):
         if not file.exists():
-            raise ConfigError(f"sweep directory {directory}: is not a sweep of metarl (it has no sweep.json)")
-        there = {k: v for k, v in json.loads(file.read_text()).items() if k != "info"}
-        there["config"] = validate(
-            there["config"]
-        ).model_dump()  # a key that an older version did not write: its default
-        if json.loads(json.dumps(there)) != asked:
-            raise ConfigError(f"sweep directory {directory}: holds another sweep, see {file}")
+            raise ConfigError(f"{WHAT} {directory}: is not a sweep of metarl (it has no sweep.json)")
+        there = read(file)
+        if {k: v for k, v in there.items() if k != "info"} != asked:
+            raise ConfigError(f"{WHAT} {directory}: holds another sweep, see {file}")
+        files.check_writable(directory, WHAT)
         return
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_directory(directory, WHAT)
     user_parts.remember(directory, sweep.config)
-    write_whole(file, json.dumps({**asked, "info": environment_info()}, indent=1) + "\n")
+    files.write_whole(file, json.dumps({**asked, "info": environment_info()}, indent=1) + "\n")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What a sweep.json says, with the defaults of keys that an older version did not write.
+
+    Raises: ConfigError for a file that is damaged.
+    """
+    there = files.read_json(file, "sweep")
+    if not isinstance(there.get("config"), dict) or not isinstance(there.get("settings"), list):
+        raise ConfigError(f"sweep {file}: is damaged (has no configuration and settings)")
+    return json.loads(json.dumps({**there, "config": validate(there["config"]).model_dump()}))

@@ -25,11 +25,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.runs import files
 from metarl_jax.runs import training_loop as population
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.directory import locked, write_whole
+from metarl_jax.runs.directory import locked
 from metarl_jax.runs.progress import Progress
+from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.runs.train import RunFailed
 from metarl_jax.sweeps import pbt_run
 from metarl_jax.sweeps.pictures import sweep_picture
@@ -95,6 +97,10 @@ class _Lanes:
         self.curves = curves.reshape(len(self.seeds), -1)  # [lane, iteration]
         self.bad = bad.reshape(-1)  # [lane] first iteration with NaN or infinity, -1: none
 
+    def of(self) -> dict[str, Any]:
+        """What a checkpoint is of."""
+        return {**self.config.model_dump(), "settings": [self.sweep.settings[t] for t in self.trials]}
+
     def like(self) -> dict[str, Any]:
         """The shapes of a checkpoint."""
         return {"states": jax.eval_shape(self.init, self.values, self.seeds), "curves": self.curves, "bad": self.bad}
@@ -108,7 +114,7 @@ def _train(
     `begin` is (iteration, lanes -> states) where training goes on from another rung; None: from the start.
     """
     config, values, seeds, length = lanes.config, lanes.values, lanes.seeds, lanes.sweep.call_length
-    checkpoints = Checkpoints(place)
+    checkpoints = Checkpoints(place, lanes.of())
     start = 0
     if checkpoints.iterations():
         start, kept = checkpoints.restore(lanes.like(), end=end)
@@ -125,7 +131,8 @@ def _train(
         make = functools.partial(population.make_call, config, length)
         compiled = population.compile_to_fit(make, args, len(seeds), lanes.sweep.lanes_at_a_time)
         report(f"{label}: {len(seeds)} lanes, compiled in {time.perf_counter() - began:.1f} s")
-        with Progress(start, end, job.work_per_iteration * len(seeds), job.unit, report, f"{label}: ") as progress:
+        progress = Progress(start, end, job.work_per_iteration * len(seeds), job.unit, report, f"{label}: ")
+        with progress, asked_to_end() as ending:
             while start < end:
                 began = time.perf_counter()
                 states, score, finite = compiled(states, values, seeds, jnp.asarray(start))
@@ -135,8 +142,11 @@ def _train(
                 bad[new] = start + failed[new].argmax(axis=1)
                 start += length
                 progress.update(start, time.perf_counter() - began)
-                if start % config.checkpoint_every < length or start == end:
+                stop = ending()
+                if stop or start % config.checkpoint_every < length or start == end:
                     checkpoints.save(start, {"states": states, "curves": curves, "bad": bad})
+                if stop:
+                    raise Terminated(f"terminated; --resume goes on from iteration {start} of {label}")
     checkpoints.close()
     num_seeds = len(lanes.sweep.seeds)
     return curves.reshape(-1, num_seeds, curves.shape[1]), bad.reshape(-1, num_seeds)
@@ -151,7 +161,7 @@ def _survivors(place: Path, came: list[int], lanes: _Lanes) -> Any:
     sweep, n = lanes.sweep, len(lanes.sweep.seeds)
     shape = (len(came), n, lanes.curves.shape[1])
     before = _Lanes(sweep, lanes.config, came, np.zeros(shape), np.zeros(shape[:2], int))
-    checkpoints = Checkpoints(place)
+    checkpoints = Checkpoints(place, before.of())
     _, kept = checkpoints.restore(before.like())
     checkpoints.close()
     chosen = np.concatenate([came.index(t) * n + np.arange(n) for t in lanes.trials])
@@ -225,7 +235,5 @@ def _write(sweep: Sweep, directory: Path, rows: list[dict], curves: np.ndarray) 
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows({k: list(v) if isinstance(v, tuple) else v for k, v in row.items()} for row in rows)
-    write_whole(directory / "table.csv", text.getvalue())
-    part = directory / "curves.part.npz"
-    np.savez_compressed(part, score=curves.astype(np.float32), seeds=np.asarray(sweep.seeds), allow_pickle=False)
-    part.replace(directory / "curves.npz")
+    files.write_whole(directory / "table.csv", text.getvalue())
+    files.write_arrays(directory / "curves.npz", {"score": curves.astype(np.float32), "seeds": np.asarray(sweep.seeds)})

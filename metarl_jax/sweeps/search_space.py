@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from metarl_jax.options import ConfigError
-from metarl_jax.runs.config import parse_value, validate
+from metarl_jax.runs.config import at_key, parse_value, validate, with_key
 
+MAX_TRIALS = 10**6
 METHODS = ("random", "sobol", "grid", "halving", "pbt")
 _RANGE = re.compile(r"(\w+)\((.*)\)$")
 
@@ -58,7 +59,7 @@ def is_dimension(override: str, config: dict[str, Any]) -> bool:
     name, _, value = (part.strip() for part in override.partition("="))
     if _RANGE.match(value):
         return True
-    if not isinstance(config.get(name), list):
+    if not isinstance(at_key(config, name), list):
         return value.startswith("[")
     return value.replace(" ", "").startswith("[[")
 
@@ -96,7 +97,7 @@ def _checked(name: str, value: Any, config: dict[str, Any]) -> Any:
     """The value as the key has it: a number of its type, a tuple for a list."""
     if name in ("num_seeds", "seed", "num_iterations", "algorithm", "log_every", "checkpoint_every"):
         raise ConfigError(f"{name}: is one for the whole sweep and cannot be varied in it")
-    valid = getattr(validate({**config, name: value}), name)
+    valid = at_key(validate(with_key(config, name, value)).model_dump(), name)
     return tuple(valid) if isinstance(valid, list) else valid
 
 
@@ -105,11 +106,18 @@ def points(dimensions: Sequence[Dimension], method: str, num_trials: int | None,
 
     `grid` crosses all values (`grid_points` of a range); `random` draws independently; `sobol` fills the space evenly
     (scrambled, Sobol 1967; best for powers of two); `halving` and `pbt` start from the random ones.
+
+    Raises: ConfigError for more than MAX_TRIALS.
     """
+    number = math.prod(len(d.values) or grid_points for d in dimensions) if method == "grid" else num_trials
+    assert number is not None
+    if number > MAX_TRIALS:
+        raise ConfigError(
+            f"trials = {number}: must be at most {MAX_TRIALS}, of each of which there is a row and a curve"
+        )
     if method == "grid":
         names = [d.name for d in dimensions]
         return [dict(zip(names, v, strict=True)) for v in itertools.product(*(d.grid(grid_points) for d in dimensions))]
-    assert num_trials is not None
     if method == "sobol":
         import warnings
 
@@ -117,7 +125,7 @@ def points(dimensions: Sequence[Dimension], method: str, num_trials: int | None,
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers that are not powers of two
-            unit = qmc.Sobol(len(dimensions), rng=np.random.default_rng(seed)).random(num_trials)
+            unit = qmc.Sobol(len(dimensions), rng=np.random.default_rng(seed)).random(number)
     else:
-        unit = np.random.default_rng(seed).random((num_trials, len(dimensions)))
+        unit = np.random.default_rng(seed).random((number, len(dimensions)))
     return [{d.name: d.at(float(u)) for d, u in zip(dimensions, row, strict=True)} for row in unit]

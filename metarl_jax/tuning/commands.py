@@ -57,9 +57,8 @@ def load_optimizer(path: Path | None) -> learned_optimizer.Optimizer:
     file = SHIPPED if path is None else path / OPTIMIZER if path.is_dir() else path
     try:
         return learned_optimizer.load(file)
-    except (OSError, ValueError, KeyError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a learned optimiser"
-        raise ConfigError(f"optimizer {file}: {reason}; `metarl learn-optimizer` makes one") from None
+    except ConfigError as error:
+        raise ConfigError(f"{error}; `metarl learn-optimizer` makes one") from None
 
 
 def run_learn(arguments: argparse.Namespace, directory: Path, say: Callable[[Any], None]) -> int:

@@ -17,15 +17,16 @@ One sweep a family (`make`, resumable, as long as a sweep is), read into one fil
 
 import csv
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metarl_jax.runs import files
 from metarl_jax.runs.config import load as load_config
 from metarl_jax.runs.config import shipped_config, validate
+from metarl_jax.sweeps import plan as sweep_plan
 from metarl_jax.sweeps import run
 from metarl_jax.sweeps.plan import Sweep
 from metarl_jax.sweeps.search_space import Dimension, parse
@@ -99,9 +100,9 @@ def read(directory: Path, names: Sequence[str]) -> Landscapes:
     columns: dict[str, list[Any]] = {k: [] for k in ("family", "task", "settings", "curves", "scores", "diverged")}
     dimensions = space()
     for place, name in enumerate(sorted(names)):
-        made = json.loads((directory / name / "sweep.json").read_text())["settings"]
-        with np.load(directory / name / "curves.npz") as kept:
-            raw = kept["score"][:, 0].astype(float)  # [trial, iteration]
+        made = sweep_plan.read(directory / name / "sweep.json")["settings"]
+        raw = files.read_arrays(directory / name / "curves.npz", "curves", "score")["score"]
+        raw = raw[:, 0].astype(float)  # [trial, iteration]
         with (directory / name / "table.csv").open() as table:
             diverged = {int(row["trial"]): row["diverged_seeds"] != "0" for row in csv.DictReader(table)}
         columns["diverged"].append([diverged[trial] for trial in range(len(made))])
@@ -120,8 +121,8 @@ def read(directory: Path, names: Sequence[str]) -> Landscapes:
 def _traits(path: Path, name: str) -> np.ndarray:
     """Of the tasks of a family; kept in a file, since they take longer to compile than everything else here."""
     if not path.exists():
-        np.save(path, describe(tuned_config(FAMILIES[name]), TASKS), allow_pickle=False)
-    return np.load(path, allow_pickle=False)
+        files.write_array(path, describe(tuned_config(FAMILIES[name]), TASKS))
+    return files.read_arrays(path, "task features")[""]
 
 
 def scored(curves: np.ndarray) -> np.ndarray:
@@ -151,13 +152,10 @@ def save(landscapes: Landscapes, path: Path) -> None:
     small = {"settings": np.float32, "points": np.float16, "curves": np.float32, "scores": np.float32, "task": np.int16}
     arrays = {k: np.asarray(v).astype(small.get(k, np.asarray(v).dtype)) for k, v in arrays.items()}
     names = np.asarray([d.name for d in space()])
-    part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, hyperparameters=names, **arrays)
-    part.replace(path)
+    files.write_arrays(path, {"hyperparameters": names, **arrays})
 
 
 def load(path: Path) -> Landscapes:
-    """What `save` wrote."""
-    with np.load(path, allow_pickle=False) as kept:
-        arrays = {f.name: kept[f.name] for f in dataclasses.fields(Landscapes)}
+    """What `save` wrote. Raises: ConfigError for a file that is something else."""
+    arrays: dict[str, Any] = files.read_arrays(path, "landscapes", *(f.name for f in dataclasses.fields(Landscapes)))
     return Landscapes(**{**arrays, "names": tuple(str(n) for n in arrays["names"])})

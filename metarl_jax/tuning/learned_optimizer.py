@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metarl_jax.options import ConfigError
+from metarl_jax.runs import files
 from metarl_jax.tree import leaf_names
 from metarl_jax.tuning import posterior
 from metarl_jax.tuning.landscape_families import SPACE
@@ -318,15 +320,19 @@ def save(optimizer: Optimizer, path: Path) -> None:
         tree = getattr(optimizer, part)
         for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True):
             arrays[f"{part}.{name}"] = np.asarray(leaf, np.float16)
-    whole = path.with_suffix(".part.npz")
-    np.savez_compressed(whole, allow_pickle=False, **arrays)  # type: ignore[arg-type]
-    whole.replace(path)
+    files.write_arrays(path, arrays)
 
 
 def load(path: Path) -> Optimizer:
-    """What `save` wrote. Raises: OSError, ValueError or KeyError for a file that is something else."""
-    with np.load(path, allow_pickle=False) as kept:
-        arrays = {k: kept[k] for k in kept.files}
+    """What `save` wrote. Raises: ConfigError for a file that is something else."""
+    arrays = files.read_arrays(path, "optimizer")
+    try:
+        return _of_arrays(arrays)
+    except (KeyError, ValueError, TypeError):
+        raise ConfigError(f"optimizer {path}: is not a learned optimiser") from None
+
+
+def _of_arrays(arrays: dict[str, np.ndarray]) -> Optimizer:
     traits = len(arrays["trait_mean"])
     empty = empty_history(traits)
     shapes = {

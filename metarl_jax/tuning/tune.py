@@ -17,10 +17,10 @@ import numpy as np
 
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import config as configs
+from metarl_jax.runs import files, user_parts
 from metarl_jax.runs import training_loop as population
-from metarl_jax.runs import user_parts
 from metarl_jax.runs.build import build
-from metarl_jax.runs.directory import environment_info, locked, write_whole
+from metarl_jax.runs.directory import check_free, environment_info, locked
 from metarl_jax.runs.train import RunFailed
 from metarl_jax.tuning import landscapes, learned_optimizer
 from metarl_jax.tuning.learned_optimizer import Optimizer
@@ -85,7 +85,7 @@ def tune(
     user_parts.remember(directory, config)
     file = directory / "history.json"
     with locked(directory):
-        done: list[dict] = json.loads(file.read_text()) if file.exists() else []
+        done = _trials(file) if file.exists() else []
         dimensions = landscapes.space()
         traits = describe(config, [config.task_seed])[0]
         trainer = Trainer(config, min(at_a_time, trials))
@@ -103,14 +103,25 @@ def tune(
                     {"trial": trial, "setting": setting, "score": _number(score), "curve": [_number(v) for v in curve]}
                 )
                 report(f"trial {trial + 1:2d}/{trials}  {trainer.job.score} {score:9.3f}  " + format_setting(setting))
-            write_whole(file, json.dumps(done, indent=1) + "\n")
+            files.write_whole(file, json.dumps(done, indent=1) + "\n")
             report(
                 f"{len(points) * trainer.steps:,} steps in {time.perf_counter() - began:.0f} s "
                 f"({time.process_time() - cpu:.0f} CPU-s, compilation included)"
             )
         best = chosen(learned, done, traits)
         plain = {**config.model_dump(), **done[best]["setting"]}
-        write_whole(directory / "best.yaml", configs.dump(configs.validate(plain)))
+        files.write_whole(directory / "best.yaml", configs.dump(configs.validate(plain)))
+    return done
+
+
+def _trials(file: Path) -> list[dict]:
+    """The trials of a history. Raises: ConfigError for a file that is damaged."""
+    done = files.read_json(file, "file", list)
+    names = {d.name for d in landscapes.space()}
+    for number, trial in enumerate(done):
+        setting = trial.get("setting") if isinstance(trial, dict) and {"score", "curve"} <= trial.keys() else None
+        if not isinstance(setting, dict) or setting.keys() != names or trial.get("trial") != number:
+            raise ConfigError(f"file {file}: is damaged (trial {number + 1} is not one)")
     return done
 
 
@@ -136,13 +147,14 @@ def _number(value: float) -> float | None:
 def _open(config: Any, learned: Optimizer, directory: Path, resume: bool) -> None:
     asked = {"config": config.model_dump(), "optimizer": list(learned.families)}
     file = directory / "tune.json"
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        if not resume:
-            raise ConfigError(f"directory {directory}: is not empty; add --resume to go on with it, or name another")
+    check_free(directory, resume, "directory")
+    if not files.is_free(directory, "directory"):
         if not file.exists():
             raise ConfigError(f"directory {directory}: is not of `metarl tune` (it has no tune.json)")
-        if {k: v for k, v in json.loads(file.read_text()).items() if k != "info"} != json.loads(json.dumps(asked)):
+        there = files.read_json(file, "file")
+        if {k: v for k, v in there.items() if k != "info"} != json.loads(json.dumps(asked)):
             raise ConfigError(f"directory {directory}: holds the tuning of something else, see {file}")
+        files.check_writable(directory, "directory")
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps({**asked, "info": environment_info()}, indent=1) + "\n")
+    files.make_directory(directory, "directory")
+    files.write_whole(file, json.dumps({**asked, "info": environment_info()}, indent=1) + "\n")

@@ -80,7 +80,7 @@ BAD = [
     (
         lambda: mrl.inner.ppo(None, surrogate="dpoo"),
         {"algorithm": "ppo", "surrogate": "dpoo"},
-        "surrogate = 'dpoo': must be one of vpg, lvc, .*did you mean dpo",
+        "surrogate = 'dpoo': not known; did you mean dpo",
     ),
     (
         lambda: mrl.networks.mlp_policy(None, activation="tahn"),

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from metarl_jax.cli.main import main
+from metarl_jax.options import ConfigError
 
 TINY = [
     "num_iterations=2", "checkpoint_every=1", "meta_batch_size=2", "episodes_per_task=2", "horizon=5", "hidden=[8]",
@@ -85,6 +86,70 @@ def test_evaluate_prints_a_table_and_makes_pictures(run, capsys):
 def test_evaluate_refuses_impossible_sizes(run, capsys):
     assert main(["evaluate", str(run), "--num-tasks", "0"]) == 2
     assert "--num-tasks = 0: must be at least 1" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_cannot_be_saved_is_printed(run, capsys, monkeypatch, tmp_path):
+    from metarl_jax.runs import files
+
+    def read_only(path, what):
+        raise ConfigError(f"{what} {path}: cannot be written to: the file system is read-only")
+
+    monkeypatch.setattr(files, "check_writable", read_only)
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    assert main(["evaluate", str(run), "--no-baselines"]) == 0
+    captured = capsys.readouterr()
+    assert "before adaptation" in captured.out
+    assert "the file system is read-only; the table is printed and not saved" in captured.err
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_a_damaged_evaluation_is_said_before_anything_is_computed(run, capsys, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    for content in ("{", "[]", '{"num_tasks": 3}'):
+        (copy / "evaluation.json").write_text(content)
+        assert main(["evaluate", str(copy)]) == 2
+        captured = capsys.readouterr()
+        assert "evaluation.json: is damaged" in captured.err and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_check_says_what_a_run_needs_and_makes_nothing(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "maml_ppo_point", "num_seeds=2"]) == 0
+    out = capsys.readouterr().out
+    assert "maml on PointNavigation-v0, 2 seed(s)" in out and "4,484 numbers a seed" in out and "memory" in out
+    assert main(["check", "maml_ppo_point", "meta_batch_size=1000000000"]) == 2
+    captured = capsys.readouterr()
+    assert "make meta_batch_size = 1000000000 smaller" in captured.err and captured.err.count("\n") == 1
+    assert main(["train", "maml_ppo_point", "meta_batch_size=1000000000"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_configuration(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ppo_cartpole").mkdir()
+    (tmp_path / "configs").mkdir()
+    assert main(["show", "ppo_cartpole"]) == 0
+    assert "algorithm: ppo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "No space left on device", "runs/a/metrics.jsonl"), "runs/a/metrics.jsonl: no space is left on"),
+        (MemoryError(), "out of memory: make the sizes"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12000000000 bytes.\nmore"), "of 11.2 GiB): make"),
+    ],
+)
+def test_what_fails_while_it_runs_is_one_line_and_exit_status_1(capsys, monkeypatch, error, expected):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("metarl_jax.runs.memory.check", fail)
+    assert main(["check", "maml_ppo_point"]) == 1
+    captured = capsys.readouterr()
+    assert expected in captured.err and captured.err.count("\n") == 1
 
 
 def test_list_and_show(run, capsys):

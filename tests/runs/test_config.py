@@ -114,6 +114,20 @@ def test_a_missing_key_is_named():
         ("- a\n- b\n", "must be a list of `key: value` lines"),
         ("algorithm: maml\nalgorithm: ppo\n", "algorithm is given twice"),
         ("algorithm: !!python/object/apply:os.system ['touch owned']\n", "not valid YAML"),
+        ("seed: !!int abc\n", r"line 1: not valid YAML \(the tag"),
+        ("seed: &a [*a]\n", r"not valid YAML \(an alias"),
+        ("seed: 010\n", r"\(010 would be read as 8; write it as a plain number, or in quotes\)"),
+        ("seed: 1:30\n", r"\(1:30 would be read as 90"),
+        ("seed: " + "9" * 5000, r"\(5000 characters\) has more than 40 digits"),
+        ("hidden: " + "[" * 1500 + "]" * 1500, "nested deeper than 50"),
+        ("seed: a\x00b", "not valid YAML"),
+        ("algorithm: maml\nenv: PointNavigation-v0\nnum_iterations: 2020-99-99\n", "'2020-99-99': must be a whole"),
+        ("algorithm: maml\nenv: PointNavigation-v0\nnum_iterations: 99999999999\n", "less than or equal to 2147483647"),
+        (
+            "algorithm: maml\nenv: PointNavigation-v0\nnum_iterations: 1\nenv_options: {a: {b: 99999999999}}\n",
+            r"env_options.a.b = 99999999999: must be at most 2147483647",
+        ),
+        ("a" * (2**20 + 1), "is longer than 1048576 characters"),
     ],
 )
 def test_a_bad_file_is_one_clear_line_and_runs_no_code(tmp_path, monkeypatch, text, expected):
@@ -126,11 +140,20 @@ def test_a_bad_file_is_one_clear_line_and_runs_no_code(tmp_path, monkeypatch, te
     assert not (tmp_path / "owned").exists()
 
 
+def test_dotted_keys_reach_into_the_options_of_an_environment(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("algorithm: maml\nenv: CartPolePhysics-v0\nnum_iterations: 1\n")
+    found = load(path, ["env_options.ranges.gravity=[9,10]", "env_options.horizon=20"])
+    assert found.env_options == {"ranges": {"gravity": [9, 10]}, "horizon": 20}
+    with pytest.raises(ConfigError, match="ranges = 5: must be a mapping to hold gravity"):
+        load(path, ["env_options.ranges=5", "env_options.ranges.gravity=[9,10]"])
+
+
 def test_a_missing_file_is_one_clear_line(tmp_path):
     (tmp_path / "maml.yaml").write_text("")
-    with pytest.raises(ConfigError, match="No such file.*did you mean .*maml.yaml"):
+    with pytest.raises(ConfigError, match="no such file.*did you mean .*maml.yaml"):
         load(tmp_path / "mamll.yaml")
-    with pytest.raises(ConfigError, match="Is a directory"):
+    with pytest.raises(ConfigError, match="is a directory"):
         load(tmp_path)
 
 

@@ -169,6 +169,89 @@ def test_an_unfinished_run_of_other_numerics_is_not_resumed(trained, tmp_path, m
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
 
 
+def refused(run, config, expected):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+    with pytest.raises(ConfigError, match=expected) as error:
+        train.train(build(validate(config)), run, resume=True, report=lambda _: None)
+    assert "\n" not in str(error.value)
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name != ".lock"} == before
+
+
+def test_a_checkpoint_of_another_run_or_iteration_is_not_gone_on_with(trained, tmp_path):
+    run = copy(trained, tmp_path)
+    shutil.rmtree(run / "checkpoints" / "4")
+    shutil.move(run / "checkpoints" / "2", run / "checkpoints" / "3")
+    refused(run, MAML, r"checkpoint .*3: is of iteration 2; give it that name back")
+    shutil.move(run / "checkpoints" / "3", run / "checkpoints" / "2")
+    other = {**MAML, "inner_lr": 0.3}
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("inner_lr: 0.1", "inner_lr: 0.3"))
+    refused(run, other, r"checkpoint .*2: is of another configuration \(inner_lr: 0.1 there, 0.3 here\)")
+    with pytest.raises(ConfigError, match="is of another configuration"):
+        evaluate.assess(run, report=lambda _: None)
+    seed = {**MAML, "seed": 7}
+    train.train(build(validate(seed)), tmp_path / "seed", report=lambda _: None)
+    shutil.rmtree(tmp_path / "seed" / "checkpoints" / "4")
+    shutil.copytree(run / "checkpoints" / "2", tmp_path / "seed" / "checkpoints" / "2", dirs_exist_ok=True)
+    refused(tmp_path / "seed", seed, r"is of another configuration \(seed: 0 there, 7 here\)")
+
+
+def test_a_checkpoint_beyond_the_end_is_refused(trained, tmp_path):
+    run = copy(trained, tmp_path)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("num_iterations: 4", "num_iterations: 2"))
+    refused(run, {**MAML, "num_iterations": 2}, r"checkpoint .*4: is beyond the last iteration, num_iterations = 2")
+
+
+def test_a_run_goes_on_to_more_iterations_and_says_what_that_does_to_annealing(trained, tmp_path):
+    run, said = copy(trained, tmp_path), []
+    longer = {**MAML, "num_iterations": 6}
+    train.train(build(validate(longer)), run, resume=True, report=said.append)
+    assert said[0] == "prolonged from 4 to 6 iterations"
+    train.train(build(validate(longer)), tmp_path / "whole", report=lambda _: None)
+    assert final_state(run) == final_state(tmp_path / "whole")
+    assert (run / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    refused(run, MAML, "another configuration .*num_iterations: 6 there, 4 now")
+    ppo = {**PPO, "num_iterations": 5}
+    train.train(build(validate(ppo)), tmp_path / "ppo", report=lambda _: None)
+    train.train(build(validate({**ppo, "num_iterations": 10})), tmp_path / "ppo", resume=True, report=said.append)
+    assert "prolonged from 5 to 10 iterations; anneal_lr: falls to 0 at the new end" in "\n".join(map(str, said))
+
+
+def test_damaged_metrics_are_named_and_not_lost(trained, tmp_path):
+    run = copy(trained, tmp_path)
+    content = (run / "metrics.jsonl").read_bytes()
+    for damaged in (b"\x00\xff" + content, content.replace(b'{"iteration"', b"{", 1), b"[]\n" + content):
+        (run / "metrics.jsonl").write_bytes(damaged)
+        refused(run, MAML, r"metrics .*metrics.jsonl.*: is damaged .*; move it away to go on without it")
+        assert (run / "metrics.jsonl").read_bytes() == damaged
+    (run / "metrics.jsonl").unlink()
+    train.train(build(validate(MAML)), run, resume=True, report=lambda _: None)
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for place in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("a" * 300)):
+        with pytest.raises(ConfigError, match="run directory .*(is a file|cannot be made)"):
+            train.train(build(validate(MAML)), place, report=lambda _: None)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "precious"
+
+
+def test_sigterm_saves_and_ends(tmp_path):
+    config = write_config(tmp_path / "c.yaml", {**PPO, "num_iterations": 10_000, "checkpoint_every": 10_000})
+    process = start(config, tmp_path / "run")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").stat().st_size:
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "run.log").read_text()
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 143
+    iteration, _ = final_state(tmp_path / "run")
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == iteration > 0
+    last = (tmp_path / "run.log").read_text().splitlines()[-1]
+    assert last == f"terminated; --resume goes on from the checkpoint of iteration {iteration}"
+
+
 def test_divergence_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
     config = validate({**MAML, "outer_lr": 1e30, "num_iterations": 12, "outer_epochs": 1, "checkpoint_every": 1})
     with pytest.raises(train.RunFailed, match=r"at iteration \d+, first in (loss|gradient|params)") as error:

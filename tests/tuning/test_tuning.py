@@ -351,7 +351,7 @@ def test_learn_optimizer_makes_landscapes_and_learns_from_them(tmp_path, monkeyp
     [
         (["gymnax:CartPole-v2"], "did you mean CartPole-v"),
         (["GridNavi-v0", "lr=.1"], "what is tuned is lr"),
-        (["GridNavi-v0", "--optimizer", "nowhere.npz"], "No such file"),
+        (["GridNavi-v0", "--optimizer", "nowhere.npz"], "no such file"),
         (["GridNavi-v0", "--trials", "0"], "at least 1"),
         (["Sinusoid-v0"], "labelled examples"),
     ],
