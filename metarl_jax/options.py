@@ -51,6 +51,7 @@ Unit = Annotated[Float, Ge(0), Le(1)]
 Share = Annotated[Float, Gt(0), Lt(1)]
 Widths = Annotated[Sequence[Width], MaxLen(100)]
 
+DATA = str | int | float | list | dict | None  # what a configuration is made of
 MAX_WORD = 100  # characters of what could be a misspelt name
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,14 +61,11 @@ class ConfigError(ValueError):
 
 
 def one_of(names: Callable[[], Iterable[str]], what: str = "") -> Any:
-    """Metadata of an annotation: one of `names()`, or something of the user's own.
-
-    In a call that is a function (or another object that is no text); in a configuration "my_package.my_module:name".
-    """
+    """Metadata of an annotation: one of `names()`, or the user's own (in a configuration by its address)."""
 
     def check(value: Any) -> Any:
-        if isinstance(value, str) and not is_address(value) and value not in (known := list(names())):
-            near = suggest(value, known)
+        if isinstance(value, DATA) and not is_address(value) and value not in (known := list(names())):
+            near = suggest(str(value), known)
             raise ValueError(f"not known{near}" if near else f"must be one of {', '.join(known)}{what}")
         return value
 
@@ -108,7 +106,7 @@ def same_factory(known: Any, new: Any) -> bool:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """The tail of a message: the nearest spelling, or nothing."""
-    near = [] if len(word) > MAX_WORD else difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:MAX_WORD], list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 

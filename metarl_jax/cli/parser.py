@@ -1,15 +1,32 @@
 """What the `metarl` command understands; imports nothing heavy."""
 
 import argparse
+import difflib
 from pathlib import Path
+from typing import NoReturn
 
 from metarl_jax import __version__
 
+COMMANDS = (
+    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "film", "reproduce", "list", "show"
+)  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """A mistake is one line, with the nearest spelling of a command that is none."""
+
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice: " in message:
+            word = message.partition("invalid choice: ")[2].split(" (choose")[0].strip("'")
+            near = difflib.get_close_matches(word[:100], COMMANDS, n=1)
+            message = f"no command {word[:80]!r}" + (f"; did you mean {near[0]}?" if near else "")
+        self.exit(2, f"error: {' '.join(message.split())[:300]}; see {self.prog} --help\n")
+
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="metarl", description="Meta-reinforcement learning in JAX.")
+    top = _Parser(prog="metarl", description="Meta-reinforcement learning in JAX.")
     top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
-    names = "{train,check,sweep,tune,learn-optimizer,evaluate,film,reproduce,list,show}"
+    names = f"{{{','.join(COMMANDS)}}}"
     commands = top.add_subparsers(dest="command", required=True, metavar=names)
 
     train = commands.add_parser("train", help="train a configuration", description="Train a configuration.")

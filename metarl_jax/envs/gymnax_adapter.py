@@ -55,7 +55,9 @@ def from_gymnax(
     fields = {field.name: field for field in dataclasses.fields(default)}
     known_derive, dependent = _DERIVED.get(env.name, (_identity, ())) if derive is None else (derive, ())
     bounds = {}
-    for name in sorted(ranges or {}):  # sorted: the order of the dict does not change the draws
+    if not isinstance(ranges or {}, Mapping):
+        raise ValueError(f"ranges must be a mapping such as {{gravity: [9, 10]}}, got {ranges!r}")
+    for name in sorted(ranges or {}, key=str):  # sorted: the order of the dict does not change the draws
         if name not in fields:
             raise ValueError(f"{env.name} has no parameter {name!r}{did_you_mean(name, fields)}")
         if name == "max_steps_in_episode":
