@@ -63,6 +63,15 @@ def memory() -> str:
     return _markdown(["work", "trace + compile s", "env steps per CPU-s", "CPU-us a step", "temp MB"], rows)
 
 
+def memory_estimates() -> str:
+    """What `metarl check` says beside what training takes."""
+    rows = []
+    for r in _load("benchmarks/results/memory_estimates_cpu.json")["rows"]:
+        sizes = [f"{r['estimate_mib']:,.0f}", f"{r['took_mib']:,.0f}", f"{r['ratio']:.2f}"]
+        rows.append([f"{r['configuration']} {r['sizes']}", *sizes])
+    return _markdown(["training", "estimate, MiB", "took, MiB", "ratio"], rows)
+
+
 def sinusoid() -> str:
     """Errors of MAML and FOMAML after each gradient step."""
     rows, steps = [], 0
@@ -237,6 +246,7 @@ TABLES = {
     "accelerator": accelerator,
     "accelerator_gradients": accelerator_gradients,
     "robots": robots,
+    "memory_estimates": memory_estimates,
     "accelerator_robots": accelerator_robots,
     "unrolling": unrolling,
     "demo": demo,

@@ -19,6 +19,7 @@ _NAMES = {
     "from_gymnax": "metarl_jax.envs",
     "evolve_rule": "metarl_jax.update_rules.by_evolution",
     "learn_rule": "metarl_jax.update_rules.by_gradient",
+    "load_run": "metarl_jax.runs.trained",
 }
 _MODULES = {
     "adapt": "meta.adaptation",

@@ -42,6 +42,7 @@ from metarl_jax.rl import losses as losses
 from metarl_jax.rl import returns as returns
 from metarl_jax.rl import rollout as rollout
 from metarl_jax.rl import trials as _trials
+from metarl_jax.runs.trained import load_run as load_run
 from metarl_jax.update_rules import lifetimes as _lifetimes
 from metarl_jax.update_rules.by_evolution import evolve_rule as evolve_rule
 from metarl_jax.update_rules.by_gradient import learn_rule as learn_rule

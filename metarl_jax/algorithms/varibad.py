@@ -1,7 +1,7 @@
 """VariBAD: a variational belief over tasks, and a policy that acts on the belief (Zintgraf et al. 2020)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -139,12 +139,8 @@ def varibad(
         vae_lr, None if num_iterations is None or not anneal_lr else num_iterations * num_vae_updates
     )
 
-    def features(observation: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
-        return jax.lax.stop_gradient(jnp.concatenate([observation[..., : env.observation_size], mean, log_var], -1))
-
-    def act(params: Params, memory: Any, observation: jax.Array) -> tuple[Any, Any]:
-        memory, believed = belief.step(params["belief"], memory, observation)
-        return memory, policy.apply(params["policy"], features(observation, *believed))
+    features, act = _features(env), acting(env, policy, belief).step
+    assert act is not None
 
     def for_policy(params: Params, data: Rollout) -> Rollout:
         """The trial as the policy saw it: beliefs in the place of the past."""
@@ -210,8 +206,7 @@ def varibad(
         return params, opt_state, tree.tree_mean(metrics)
 
     def init(key: jax.Array) -> MetaState:
-        policy_key, belief_key = jax.random.split(key)
-        params = {"policy": policy.init(policy_key), "belief": belief.init(belief_key)}
+        params = acting(env, policy, belief).init(key)
         return MetaState(params, (learner.init(params["policy"]).opt_state, vae.init(params["belief"])))
 
     def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
@@ -253,6 +248,34 @@ def varibad(
     return MetaLearner(init, step, collect, adapt, meta_loss, meta_gradient)
 
 
+def _features(env: Any) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """What the policy reads: the observation proper and the belief (mean, log_var), behind a stop-gradient."""
+
+    def features(observation: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        return jax.lax.stop_gradient(jnp.concatenate([observation[..., : env.observation_size], mean, log_var], -1))
+
+    return features
+
+
+def acting(env: Any, policy: Policy, belief: Belief) -> Policy:
+    """Policy and belief as one policy with a memory, on parameters {"policy": ..., "belief": ...}."""
+    features = _features(env)
+
+    def init(key: jax.Array) -> Params:
+        policy_key, belief_key = jax.random.split(key)
+        return {"policy": policy.init(policy_key), "belief": belief.init(belief_key)}
+
+    def apply(params: Params, observation: jax.Array) -> Any:
+        encoded = belief.encode(params["belief"], observation)
+        return policy.apply(params["policy"], features(observation, *encoded))
+
+    def step(params: Params, memory: Any, observation: jax.Array) -> tuple[Any, Any]:
+        memory, believed = belief.step(params["belief"], memory, observation)
+        return memory, policy.apply(params["policy"], features(observation, *believed))
+
+    return Policy(init, apply, remember=belief.remember, step=step)
+
+
 def _sequential_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
     """KL(q_t || q_{t-1}) in nats, [T, B], of diagonal Gaussians [T, B, Z]; q_{-1} = N(0, I)."""
     before_mean = jnp.concatenate([jnp.zeros_like(mean[:1]), mean[:-1]])
@@ -282,7 +305,9 @@ def _make(c: Any, env: Any, train: Any, trials_per_task: int, num_minibatches: i
     sizes: dict[str, Any] = {"trials_per_task": trials_per_task, "num_minibatches": num_minibatches}
     if trials_per_task != c.trials_per_task:  # evaluation, at which nothing is trained
         sizes["vae_batch_size"] = None
-    return OPTIONS(c, env, train, policy, belief_of(c, env), num_iterations=c.num_iterations, **sizes), policy
+    belief = belief_of(c, env)
+    algorithm = OPTIONS(c, env, train, policy, belief, num_iterations=c.num_iterations, **sizes)
+    return algorithm, acting(env, policy, belief)
 
 
 ENTRY = Entry(

@@ -220,9 +220,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--{option.replace('_', '-')} = {value}: must be at least 1")
     if arguments.num_updates is not None and arguments.num_updates < 0:
         raise ConfigError(f"--num-updates = {arguments.num_updates}: must be at least 0")
-    if not (arguments.run / "config.yaml").is_file():
-        raise ConfigError(f"run {arguments.run}: is not a run directory (it has no config.yaml)")
     _prepare_jax()
+    from metarl_jax.runs.trained import run_of
+
+    arguments.run = run_of(arguments.run)
     import json
 
     import jax
@@ -258,13 +259,25 @@ def _film(arguments: argparse.Namespace) -> int:
     for option, least in (("task", 0), ("every", 1)):
         if getattr(arguments, option) < least:
             raise ConfigError(f"--{option} = {getattr(arguments, option)}: must be at least {least}")
-    if not (arguments.run / "config.yaml").is_file():
-        raise ConfigError(f"run {arguments.run}: is not a run directory (it has no config.yaml)")
     _prepare_jax()
+    from metarl_jax.runs.trained import run_of
+
+    arguments.run = run_of(arguments.run)
     from metarl_jax.runs import film
 
     path = arguments.output or arguments.run / "film.gif"
     print(film.film(arguments.run, arguments.task, path, arguments.every, _say))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _prepare_jax()
+    from metarl_jax.runs.export import export
+    from metarl_jax.runs.trained import load_run
+
+    run = load_run(arguments.run, arguments.iteration)
+    for path in export(run, arguments.output or run.directory / "export", arguments.seed):
+        print(path)
     return 0
 
 
@@ -377,6 +390,7 @@ _COMMANDS = {
     "learn-optimizer": _learn,
     "evaluate": _evaluate,
     "film": _film,
+    "export": _export,
     "reproduce": _reproduce,
     "list": _list,
     "show": _show,

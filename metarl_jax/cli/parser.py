@@ -8,7 +8,7 @@ from typing import NoReturn
 from metarl_jax import __version__
 
 COMMANDS = (
-    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "film", "reproduce", "list", "show"
+    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "film", "export", "reproduce", "list", "show"
 )  # fmt: skip
 
 
@@ -111,6 +111,18 @@ def parser() -> argparse.ArgumentParser:
         "--every", type=int, default=2, metavar="N", help="steps from one picture to the next (default 2)"
     )
     film.add_argument("--output", type=Path, help="the GIF (default: film.gif in the run directory)")
+
+    export = commands.add_parser(
+        "export",
+        help="write what a run has learned for other programs",
+        description="Write the parameters of a run as safetensors and its policy as a compiled function (jax.export).",
+    )
+    export.add_argument("run", type=Path, help="run directory, or a sweep's for its best member")
+    export.add_argument(
+        "--seed", type=int, default=0, metavar="I", help="which of the run's seeds (default 0, the first)"
+    )
+    export.add_argument("--iteration", type=int, help="of which checkpoint (default: the newest)")
+    export.add_argument("--output", type=Path, metavar="DIR", help="where to (default: export in the run directory)")
 
     again = commands.add_parser(
         "reproduce",

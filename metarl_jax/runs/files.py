@@ -88,6 +88,12 @@ def write_whole(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
+    with _replacing(path) as part:
+        part.write_bytes(content)
+
+
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """The same for a compressed .npz of arrays."""
     with _replacing(path) as part, open(part, "wb") as file:

@@ -90,16 +90,15 @@ def _episode(job: Job, params: Any, key: jax.Array, task: Any) -> tuple[jax.Arra
 
 def _record_trial(job: Job, params: Any, key: jax.Array, task: Any) -> tuple[list[Any], list[float]]:
     env, policy = job.env, job.policy
-    acting = params["policy"] if isinstance(params, dict) and "policy" in params else params
     if policy.step is None or policy.remember is None:
         raise ConfigError(f"algorithm = {job.config.algorithm}: films of it are not supported")
 
-    def run(acting: Any) -> Any:
+    def run(params: Any) -> Any:
         observation, state = env.reset_env(key, task)
 
         def step(carry: Any, key: jax.Array) -> Any:
             observation, state, memory = carry
-            memory, distribution = policy.step(acting, memory, observation[None])
+            memory, distribution = policy.step(params, memory, observation[None])
             action = distribution.sample(seed=key)[0]
             observation, state, reward, _, info = env.step_env(key, state, action, task)
             return (observation, state, memory), (state.env_state.physics, reward, info["episode_over"])
@@ -107,7 +106,7 @@ def _record_trial(job: Job, params: Any, key: jax.Array, task: Any) -> tuple[lis
         keys = jax.random.split(key, env.num_steps)
         return jax.lax.scan(step, (observation, state, policy.remember(1)), keys)[1]
 
-    states, rewards, over = (np.asarray(x) for x in jax.jit(run)(acting))
+    states, rewards, over = (np.asarray(x) for x in jax.jit(run)(params))
     ends = np.flatnonzero(over)[: env.num_episodes] + 1
     spans = [(0, ends[0]), (ends[-2], ends[-1])]
     length = min(j - i for i, j in spans)

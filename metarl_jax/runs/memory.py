@@ -160,10 +160,10 @@ def _peak(jaxpr: Any, stacked: int = 0) -> int:
     """The same of a jaxpr, whose last `stacked` results a loop writes to their place at once."""
     steps: list[_Step] = []
     results = _write_out(jaxpr, {}, steps)
-    order = _order(steps)
-    steps = [steps[i] for i in order]
-    end, kept = len(steps), results[: len(results) - stacked]
+    kept = results[: len(results) - stacked]
     whole = {x for step in steps if not _is_fused(step.equation) for x in step.reads} | set(kept)
+    steps = [steps[i] for i in _order(steps, whole)]
+    end = len(steps)
     last = {x: i for i, step in enumerate(steps) for x in step.reads} | dict.fromkeys(results, end)
 
     made_from: dict[Any, frozenset] = {}  # value -> the buffers that it is in, or is computed from when it is read
@@ -221,12 +221,13 @@ def _write_out(jaxpr: Any, known: dict[Any, Any], steps: list[_Step]) -> list[An
     return [read(x) if not hasattr(x, "val") else (place, object()) for x in jaxpr.outvars]
 
 
-def _order(steps: list[_Step]) -> list[int]:
-    """XLA's CPU backend runs side by side what does not depend on one another: by depth."""
+def _order(steps: list[_Step], whole: set) -> list[int]:
+    """XLA's CPU backend runs side by side what does not depend on one another: by depth, in what is not fused."""
     depth: dict[Any, int] = {}
     found = []
     for step in steps:
-        found.append(1 + max((depth.get(x, 0) for x in step.reads), default=0))
+        below = max((depth.get(x, 0) for x in step.reads), default=0)
+        found.append(below + (not _is_fused(step.equation) or any(x in whole for x in step.makes)))
         depth.update(dict.fromkeys(step.makes, found[-1]))
     return sorted(range(len(steps)), key=found.__getitem__)
 

@@ -1,5 +1,6 @@
 """What a person looks at: tables, learning curves, pictures and films of adaptation."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,14 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
     return save_figure(figure, run_dir / "learning_curve.png")
 
 
-@np.errstate(invalid="ignore", divide="ignore")
 def _band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre and 95% interval of [iteration, seed] values: normal over seeds, else over a sliding window."""
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # of iterations in which no episode ended
+        return _band_of_numbers(values)
+
+
+def _band_of_numbers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if values.shape[1] > 1:
         centre = np.nanmean(values, axis=1)
         half = 1.96 * np.nanstd(values, axis=1, ddof=1) / np.sqrt(values.shape[1])

@@ -28,7 +28,7 @@ from metarl_jax.runs.directory import locked
 from metarl_jax.runs.progress import Progress
 from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.runs.train import RunFailed
-from metarl_jax.sweeps import pbt
+from metarl_jax.sweeps import best, pbt
 from metarl_jax.sweeps.pictures import schedule_picture
 from metarl_jax.sweeps.plan import Sweep, open_directory
 
@@ -40,7 +40,7 @@ def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[
     """
     open_directory(made, directory, resume)
     with locked(directory):
-        records = _train(made, directory, report)
+        records, states = _train(made, directory, report)
     rows = _rows(made, records)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
@@ -52,11 +52,19 @@ def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[
     files.write_arrays(directory / "curves.npz", {"score": _curves(np.asarray(records.score))})
     job = build(made.config)
     sign = 1 if job.higher_is_better else -1
+    if not rows[0]["diverged_seeds"] and np.isfinite(rows[0]["score"]):
+        population, member = made.seeds.index(rows[0]["population"]), rows[0]["trial"]
+        lane = population * len(made.settings) + member
+        setting = {"num_seeds": 1, "seed": rows[0]["population"], **{d.name: rows[0][d.name] for d in made.dimensions}}
+        states = jax.tree.map(lambda x: np.asarray(x)[lane : lane + 1], states)
+        curve = _curves(np.asarray(records.score))[member, population : population + 1]
+        best.keep(made.config, setting, made.config.num_iterations, states, curve, directory)
     schedule_picture(values, records, made.dimensions, made.interval, (job.score, sign), directory / "sweep.png")
     return rows
 
 
-def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
+def _train(made: Sweep, directory: Path, report: Callable) -> tuple[pbt.Record, Any]:
+    """The record, and the states at the end, leaves [population * member, ...]."""
     config, members, seeds = made.config, len(made.settings), made.seeds
     lanes = jnp.asarray(np.concatenate([s * members + np.arange(members) for s in seeds]))  # no two alike
     values = {
@@ -114,7 +122,7 @@ def _train(made: Sweep, directory: Path, report: Callable) -> pbt.Record:
             if stop:
                 raise Terminated(f"terminated; --resume goes on from iteration {done * made.interval}")
     checkpoints.close()
-    return records
+    return records, states
 
 
 def _curves(score: np.ndarray) -> np.ndarray:

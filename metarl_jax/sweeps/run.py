@@ -33,7 +33,7 @@ from metarl_jax.runs.directory import locked
 from metarl_jax.runs.progress import Progress
 from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.runs.train import RunFailed
-from metarl_jax.sweeps import pbt_run
+from metarl_jax.sweeps import best, pbt_run
 from metarl_jax.sweeps.pictures import sweep_picture
 from metarl_jax.sweeps.plan import ETA, Sweep, groups, make, open_directory, with_static
 
@@ -84,7 +84,24 @@ def run(sweep: Sweep, directory: Path, *, resume: bool = False, report: Callable
             report(f"{diverged} of {len(rows)} trials became NaN or infinite: kept apart, ranked last")
     job = build(with_static(sweep, dict(next(iter(groups(sweep))))))
     sweep_picture(rows, sweep.dimensions, job.score, job.higher_is_better, directory / "sweep.png")
+    _keep_best(sweep, directory, rows[0], done, curves, report)
     return rows
+
+
+def _keep_best(
+    sweep: Sweep, directory: Path, row: dict, done: np.ndarray, curves: np.ndarray, report: Callable
+) -> None:
+    """The trial at the head of the table as a run of its own, and its configuration as best.yaml."""
+    trial = row["trial"]
+    if row["diverged_seeds"] or not math.isfinite(row["score"]):
+        report("no best trial is kept: none has a score from every seed")
+        return
+    rung = sweep.rungs.index(int(done[trial]))
+    group, (static, trials) = next((g, x) for g, x in enumerate(groups(sweep).items()) if trial in x[1])
+    came = [t for t in trials if done[t] >= sweep.rungs[rung]]
+    lanes = _Lanes(sweep, with_static(sweep, dict(static)), [trial], curves[[trial]], np.zeros((1, curves.shape[1])))
+    states = _survivors(_place(directory, rung, group), came, lanes)
+    best.keep(sweep.config, sweep.settings[trial], int(done[trial]), states, curves[trial], directory)
 
 
 class _Lanes:

@@ -18,7 +18,9 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_python_runs_and_says_what_it_promises():
+def test_the_python_runs_and_says_what_it_promises(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "maml_ppo_point", "num_iterations=2", "meta_batch_size=2", "--run-dir", "runs/mine"]) == 0
     first, *more = blocks("python")
     assert len(first.splitlines()) <= 45
     names: dict = {}
@@ -34,6 +36,7 @@ def test_the_python_runs_and_says_what_it_promises():
     adapted, meta = names["adapted"].params, names["state"].params
     assert all(bool((a != b).any()) for a, b in zip(jax.tree.leaves(adapted), jax.tree.leaves(meta), strict=True))
     assert names["returns"].shape == (2, 10)
+    assert names["data"].reward.shape == (100, 10) and names["action"].shape == (2,)
 
 
 def test_the_commands_run(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,174 @@
+"""What was trained, to be used: `load_run` opens a run directory, and its agents adapt and act.
+
+    run = mrl.load_run("runs/mine")
+    task = run.held_out(1)[0]
+    agent = run.adapt(task, jax.random.key(0))      # learns from episodes of the task, as in training
+    action, agent = run.act(agent, observation)     # one step in an environment of your own
+    data = run.rollout(agent, task, jax.random.key(1), num_episodes=10)
+
+`adapt`, `act` and `rollout` are pure functions of arrays: jit and vmap them.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarl_jax.envs.trial import Trials
+from metarl_jax.options import ConfigError
+from metarl_jax.rl.rollout import rollout
+from metarl_jax.rl.trials import trial_rollout
+from metarl_jax.runs import evaluate
+from metarl_jax.runs.build import Job
+from metarl_jax.types import LearnerState, Params, Policy, Rollout, Task
+
+BEST = "best"  # the directory of a sweep that holds its best member, as a run
+
+
+def run_of(directory: Path) -> Path:
+    """The run that a directory is, or whose best member a sweep has kept.
+
+    Raises: ConfigError for a sweep that has none yet, and for what is neither.
+    """
+    if (directory / "config.yaml").is_file():
+        return directory
+    if (directory / "sweep.json").is_file():
+        if (directory / BEST / "config.yaml").is_file():
+            return directory / BEST
+        raise ConfigError(f"sweep {directory}: has kept no best member yet; it does at its end")
+    raise ConfigError(f"run {directory}: is not a run directory (it has no config.yaml)")
+
+
+def load_run(directory: str | Path, iteration: int | None = None) -> "TrainedRun":
+    """A finished or unfinished run, or the best member of a sweep.
+
+    Args: iteration: of which checkpoint; None: the newest.
+    Raises: ConfigError, one line, for a directory that is no run, a checkpoint that is not there or is damaged.
+    """
+    place = run_of(Path(directory))
+    job = evaluate.open_run(place)
+    iteration, params = evaluate.restore(job, place, iteration)
+    return TrainedRun(place, job, iteration, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run and what its seeds have learned."""
+
+    directory: Path
+    job: Job
+    iteration: int  # of the checkpoint
+    params: Params  # leaves [seed, ...]
+
+    @property
+    def config(self) -> Any:
+        """The configuration, every key resolved."""
+        return self.job.config
+
+    @property
+    def env(self) -> Any:
+        """The environment that agents act in; of RL2 and VariBAD the trials, whose observations tell the past step."""
+        return self.job.env
+
+    @property
+    def tasks(self) -> Any:
+        """The task distribution."""
+        return self.job.tasks
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as pure functions.
+
+        Raises: ConfigError for an algorithm that has none.
+        """
+        if self.job.policy is None:
+            raise ConfigError(f"algorithm = {self.config.algorithm}: has no policy; its model is in `job.algorithm`")
+        return self.job.policy
+
+    def held_out(self, num_tasks: int) -> list[Task]:
+        """The first of the held-out tasks that evaluation uses."""
+        stacked = self.job.evaluation_tasks(num_tasks)
+        return [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(num_tasks)]
+
+    def agent(self, seed: int = 0) -> LearnerState:
+        """The agent of one seed before it has met a task."""
+        count = self.config.num_seeds
+        if not -count <= seed < count:
+            raise ConfigError(f"seed = {seed}: this run has {count}, counted from 0")
+        params = jax.tree.map(lambda x: x[seed], self.params)
+        return LearnerState(params, None, self._remember(1))
+
+    def adapt(self, task: Task, key: jax.Array, *, num_updates: int | None = None, seed: int = 0) -> LearnerState:
+        """The agent after it has learned from the task: by updates on episodes of it.
+
+        RL2 and VariBAD learn by acting: what they remember after all episodes of a trial but the last.
+
+        Args: num_updates: inner updates (None: those of evaluation); a trial's length is the environment's.
+        Raises: ConfigError for an algorithm that does not adapt.
+        """
+        algorithm, params = self.job.algorithm, self.agent(seed).params
+        if not hasattr(algorithm, "adapt") or self.job.evaluation.stage == "stage":
+            raise ConfigError(f"algorithm = {self.config.algorithm}: its agents do not adapt to a task")
+        if isinstance(self.job.env, Trials):
+            return LearnerState(params, None, self._after_a_trial(params, task, key))
+        updates = max(1, self.job.evaluation.num_updates) if num_updates is None else num_updates
+        trial, _ = algorithm.collect(params, key, task, num_updates=updates)
+        return dataclasses.replace(algorithm.adapt(params, trial), opt_state=None)
+
+    def act(
+        self, agent: LearnerState, observation: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, LearnerState]:
+        """(action, the agent that has seen the observation [*obs]); without a key the likeliest action."""
+        policy, x = self.policy, jnp.asarray(observation)[None]
+        if policy.step is None:
+            memory, distribution = agent.memory, policy.apply(agent.params, x)
+        else:
+            memory, distribution = policy.step(agent.params, agent.memory, x)
+        action = distribution.mode() if key is None else distribution.sample(seed=key)
+        return action[0], dataclasses.replace(agent, memory=memory)
+
+    def rollout(self, agent: LearnerState, task: Task, key: jax.Array, *, num_episodes: int = 1) -> Rollout:
+        """`num_episodes` episodes [T, B] of the task side by side.
+
+        Of RL2 and VariBAD they are whole trials, which begin with nothing remembered: such agents adapt inside.
+        """
+        policy = self.policy
+        if policy.step is not None and policy.remember is not None:
+            return trial_rollout(self.env, policy.step, policy.remember, agent.params, key, task, num_episodes)[0]
+        sizes: dict[str, Any] = {"num_steps": self.job.horizon, "num_envs": num_episodes}
+        return rollout(self.env, policy.apply, agent.params, key, task, **sizes)[0]
+
+    def _remember(self, count: int) -> Any:
+        policy = self.job.policy
+        return None if policy is None or policy.remember is None else policy.remember(count)
+
+    def _after_a_trial(self, params: Params, task: Task, key: jax.Array) -> Any:
+        """What is remembered after all episodes of one trial but the last."""
+        policy, env = self.policy, self.env
+        assert policy.step is not None and policy.remember is not None
+        reset_key, key = jax.random.split(key)
+        observation, state = env.reset_env(reset_key, task)
+
+        def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
+            observation, state, memory, episodes = carry
+            seen, distribution = policy.step(params, memory, observation[None])  # type: ignore[misc]
+            action_key, env_key = jax.random.split(key)
+            action = distribution.sample(seed=action_key)[0]
+            observation, state, _, _, info = env.step_env(env_key, state, action, task)
+            learning = episodes < env.num_episodes - 1
+            memory = jax.tree.map(lambda new, old: jnp.where(learning, new, old), seen, memory)
+            return (observation, state, memory, episodes + info["episode_over"]), None
+
+        start = (observation, state, policy.remember(1), jnp.zeros((), int))
+        return jax.lax.scan(step, start, jax.random.split(key, env.num_steps))[0][2]
+
+
+def parameters(run: TrainedRun, seed: int = 0) -> dict[str, np.ndarray]:
+    """What one seed has learned as {dotted name: array}."""
+    from metarl_jax.tree import leaf_names
+
+    params = run.agent(seed).params
+    return {name: np.asarray(x) for name, x in zip(leaf_names(params), jax.tree.leaves(params), strict=True)}
