@@ -270,6 +270,27 @@ def _film(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    _prepare_jax()
+    import json
+
+    from metarl_jax.runs import compare
+
+    found = compare.compare(arguments.runs, _say)
+    print(json.dumps(found) if arguments.json else compare.format_comparison(found))
+    return 0
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    import json
+
+    from metarl_jax.runs import listing
+
+    rows = listing.runs(arguments.folder)
+    print(json.dumps(rows) if arguments.json else listing.format_runs(rows))
+    return 0
+
+
 def _export(arguments: argparse.Namespace) -> int:
     _prepare_jax()
     from metarl_jax.runs.export import export
@@ -391,6 +412,8 @@ _COMMANDS = {
     "evaluate": _evaluate,
     "film": _film,
     "export": _export,
+    "compare": _compare,
+    "runs": _runs,
     "reproduce": _reproduce,
     "list": _list,
     "show": _show,

@@ -8,7 +8,8 @@ from typing import NoReturn
 from metarl_jax import __version__
 
 COMMANDS = (
-    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "film", "export", "reproduce", "list", "show"
+    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "compare", "runs", "film", "export", "reproduce",
+    "list", "show",
 )  # fmt: skip
 
 
@@ -99,6 +100,20 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--num-episodes", type=int, help="episodes a task and update (default: eval_episodes)")
     evaluate.add_argument("--num-updates", type=int, help="inner updates (default: eval_updates)")
     evaluate.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare runs on the same held-out tasks",
+        description="Compare runs (or the best of sweeps) on their held-out tasks: the first with each of the others.",
+    )
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, two or more")
+    compare.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+
+    listing = commands.add_parser(
+        "runs", help="list runs and sweeps", description="List runs and sweeps, the newest first."
+    )
+    listing.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="where to look (default: runs)")
+    listing.add_argument("--json", action="store_true", help="print one JSON array, and nothing else")
 
     film = commands.add_parser(
         "film",

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax.runs.report import GRID, INK, save_figure
+from metarl_jax.runs import style
+from metarl_jax.runs.style import GRID, INK, OTHERS, OURS
 
-OURS, LIMIT = "#c51b1d", INK
-OTHERS = ("#9aa5b1", "#2166ac", "#e08214", "#1b7837", "#762a83", "#8c510a", "#35978f", "#c994c7", "#b8a200")
+LIMIT = INK
 
 
 def regret_curves(path: Path, panels: dict[str, dict[str, np.ndarray]]) -> Path:
     """PNG: one panel a cell, cumulative regret [pull] of each row; RL2 stands out, the best known is black."""
-    figure, axes = _panels(1, len(panels), width=3.4, height=3.2)
+    figure, axes = style.figure(1, len(panels), width=3.4, height=3.2)
     colours = dict(zip([row for row in next(iter(panels.values())) if row not in _SPECIAL], OTHERS, strict=False))
     for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
         for row, regret in rows.items():
@@ -24,13 +24,13 @@ def regret_curves(path: Path, panels: dict[str, dict[str, np.ndarray]]) -> Path:
         axis.set_title(title, fontsize=10, color=INK)
         axis.set_xlabel("pulls")
     axes[0][0].set_ylabel("regret: best arm minus reward, summed")
-    _legend(figure, axes[0][0])
-    return save_figure(figure, path)
+    style.legend(figure, axes[0][0])
+    return style.save(figure, path)
 
 
 def return_curves(path: Path, rows: dict[str, np.ndarray], optimum: float) -> Path:
     """PNG: return of each episode [episode] of each row, beside that of who knows the task."""
-    figure, axes = _panels(1, 1, width=5.4, height=3.6)
+    figure, axes = style.figure(1, 1, width=5.4, height=3.6)
     axis = axes[0][0]
     colours = dict(zip([row for row in rows if not row.startswith("RL2")], OTHERS, strict=False))
     for row, values in rows.items():
@@ -38,24 +38,26 @@ def return_curves(path: Path, rows: dict[str, np.ndarray], optimum: float) -> Pa
     axis.axhline(optimum, color=LIMIT, linewidth=1.2, linestyle="--", label="task known")
     axis.set_xlabel("episode of the trial")
     axis.set_ylabel("return")
-    _legend(figure, axis)
-    return save_figure(figure, path)
+    style.legend(figure, axis)
+    return style.save(figure, path)
 
 
 def belief_map(
     path: Path, beliefs: dict[str, np.ndarray], positions: np.ndarray, goal: np.ndarray, titles: list[str]
 ) -> Path:
-    """PNG: what is believed of each cell, one row a believer, one column a moment; each map on a scale of its own.
+    """PNG: what is believed of each cell, one row a believer, one column a moment; one scale, that of the square root.
 
     Args:
         beliefs: name -> [moment, size, size], the chance that the cell (x, y) is the goal.
         positions: [moment, 2], the cell (x, y) that the agent stands on. goal: [2]. titles: of the moments.
     """
-    figure, axes = _panels(len(beliefs), len(titles), width=1.5, height=1.6)
+    from matplotlib.colors import PowerNorm
+
+    figure, axes = style.figure(len(beliefs), len(titles), width=1.5, height=1.6)
     for i, (name, maps) in enumerate(beliefs.items()):
         for j, title in enumerate(titles):
             axis = axes[i][j]
-            axis.imshow(maps[j].T, origin="lower", cmap="Blues", vmin=0, vmax=maps[j].max())
+            shown = axis.imshow(maps[j].T, origin="lower", cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
             axis.plot(*positions[j], marker="o", color=OURS, markersize=6)
             axis.plot(*goal, marker="*", color="#e08214", markersize=11, markeredgecolor="white")
             axis.set(xticks=[], yticks=[])
@@ -64,7 +66,8 @@ def belief_map(
                 axis.set_title(title, fontsize=9, color=INK)
             if j == 0:
                 axis.set_ylabel(name, fontsize=9, color=INK)
-    return save_figure(figure, path)
+    figure.colorbar(shown, ax=axes, label="probability of the goal", ticks=[0, 0.05, 0.25, 0.5, 1])
+    return style.save(figure, path)
 
 
 _SPECIAL = ("RL2", "finite-horizon Gittins")
@@ -78,32 +81,13 @@ def _style(row: str, colours: dict[str, str]) -> dict[str, Any]:
     return {"color": colours[row], "linewidth": 1.3}
 
 
-def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    size = (width * columns + 0.4, height * rows + 0.3)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color=GRID, linewidth=0.6)
-        axis.set_axisbelow(True)
-    return figure, axes
-
-
-def _legend(figure: Any, axis: Any) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
-
-
 def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interval: Callable) -> Path:
     """PNG: score against trials of every method, with its interval; methods with one number are points.
 
     Args:
         scores: (method, trials) -> [task, search]. interval: [task, search] -> mean, (low, high).
     """
-    figure, axes = _panels(1, 1, width=5.4, height=3.6)
+    figure, axes = style.figure(1, 1, width=5.4, height=3.6)
     axis = axes[0][0]
     methods = list(dict.fromkeys(method for method, _ in scores))
     colours = dict(zip([m for m in methods if m != "learned"], OTHERS, strict=False)) | {"learned": OURS}
@@ -121,8 +105,8 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.set_xlabel("trials, each one training")
     axis.set_ylabel("score on fresh seeds")
-    _legend(figure, axis)
-    return save_figure(figure, path)
+    style.legend(figure, axis)
+    return style.save(figure, path)
 
 
 def success_curves(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
@@ -142,23 +126,23 @@ def training_curves(
         curves: method -> (steps [iteration], returns [iteration, seed, 2]).
     """
     columns = min(len(curves), 4)
-    figure, axes = _panels(-(-len(curves) // columns), columns, width=2.9, height=2.9)
+    seeds = next(iter(curves.values()))[1].shape[1]
+    figure, axes = style.figure(-(-len(curves) // columns), columns, width=2.9, height=2.9)
     for axis in axes.flat[len(curves) :]:
         axis.set_visible(False)
     for axis, (title, (steps, returns)) in zip(axes.flat, curves.items(), strict=False):
-        for column, (colour, label) in enumerate((("#9aa5b1", "before"), (OURS, "after adaptation"))):
-            values = returns[..., column]
-            axis.fill_between(
-                steps / 1e6, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.25, linewidth=0
-            )
-            axis.plot(steps / 1e6, values.mean(axis=1), color=colour, label=label, linewidth=1.8)
+        for column, (colour, label) in enumerate(((style.BEFORE, "before"), (OURS, "after adaptation"))):
+            mean, low, high = style.mean_and_interval(returns[..., column])
+            axis.fill_between(steps / 1e6, low, high, color=colour, alpha=0.25, linewidth=0)
+            axis.plot(steps / 1e6, mean, color=colour, label=label, linewidth=1.8)
         axis.set_title(title, fontsize=10, color=INK)
-        axis.set_xlabel("environment steps, millions")
+        axis.set_xlabel("environment steps of a seed, millions")
         if bounds is not None:
             axis.set_ylim(*bounds)
     axes[0][0].set_ylabel(what)
-    _legend(figure, axes[0][0])
-    return save_figure(figure, path)
+    over = "one seed" if seeds == 1 else f"mean of {seeds} seeds,\nband: 95% interval (t)"
+    style.legend(figure, axes[0][0], over)
+    return style.save(figure, path)
 
 
 def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_every: int, optimum: float) -> Path:
@@ -167,7 +151,7 @@ def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_eve
     Args:
         curves: method -> [seed, iteration, 2], the better the later. steps: of an iteration.
     """
-    figure, axes = _panels(2, 1, width=7.5, height=2.4)
+    figure, axes = style.figure(2, 1, width=7.5, height=2.4)
     colours = dict(zip(curves, [*OTHERS[: len(curves) - 1], OURS], strict=True))
     for name, values in curves.items():
         parts = np.array_split(values.mean(axis=0), 100)
@@ -183,5 +167,5 @@ def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_eve
     axes[0][0].set_ylabel("reward a step")
     axes[1][0].set_ylabel("entropy coefficient")
     axes[1][0].set_xlabel("environment steps, millions; lines: colours swap")
-    _legend(figure, axes[0][0])
-    return save_figure(figure, path)
+    style.legend(figure, axes[0][0])
+    return style.save(figure, path)

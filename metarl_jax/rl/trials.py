@@ -62,11 +62,12 @@ def report_rates(data: Rollout, num_episodes: int) -> dict[str, jax.Array]:
 
 
 def score_metrics(scores: jax.Array, data: Rollout) -> Metrics:
-    """Mean return of a trial, of its first and of its last episode, and rates of reports; scores [episode, trial]."""
+    """Mean return of a trial, of its first, second and last episode, and rates of reports; scores [episode, trial]."""
     mean, rates = scores.mean(axis=1), report_rates(data, scores.shape[0])
     of_an_episode = {"return": mean, **rates}
-    first = {f"first_episode_{name}": x[0] for name, x in of_an_episode.items()}
-    return {"trial_return": mean.sum(), **first, **{f"last_episode_{name}": x[-1] for name, x in of_an_episode.items()}}
+    places = {"first": 0, **({"second": 1} if scores.shape[0] > 2 else {}), "last": -1}
+    found = {f"{which}_episode_{name}": x[i] for which, i in places.items() for name, x in of_an_episode.items()}
+    return {"trial_return": mean.sum(), **found}
 
 
 def check_num_updates(env: Any, num_updates: int | None) -> None:

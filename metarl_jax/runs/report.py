@@ -1,17 +1,13 @@
 """What a person looks at: tables, learning curves, pictures and films of adaptation."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from metarl_jax.runs import files
-from metarl_jax.runs.build import Job
-
-INK, GRID = "#222222", "#dddddd"
-COLOURS = ("#9aa5b1", "#e08214", "#1b7837", "#2166ac", "#762a83")  # before, after 1, 2, 3, 4 updates
+from metarl_jax.runs import files, style
+from metarl_jax.runs.build import Job, build
 
 
 def format_table(table: dict[str, Any]) -> str:
@@ -75,79 +71,55 @@ def _interval(bounds: list[float]) -> str:
     return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
-def _axes(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
 def learning_curve(job: Job, run_dir: Path) -> Path:
-    """PNG of the training scores: mean over seeds, with a 95% interval (over seeds, or over nearby iterations)."""
+    """PNG of the training scores against work: the mean over seeds with its 95% interval, or of one seed every score.
+
+    One seed's scores are drawn thin, with means over a window of iterations in front; the legend says how many.
+    Learners that adapt by updates have a line before adaptation and one after each; RL2 and VariBAD one for the first,
+    the second and the last episode of a trial.
+    """
     rows = files.read_rows(run_dir / "metrics.jsonl")
-    prefix = job.score.rsplit("_", 1)[0]
-    numbered = prefix in ("return", "mse")
-    names = [k for k in rows[0] if k.startswith(prefix + "_")] if numbered else [job.score]
-    figure, axes = _axes()
+    lines = _lines(job, rows)
+    made, axes = style.figure()
+    axis = axes[0][0]
     x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration
-    if numbered:
-        names.sort(key=lambda name: int(name.rsplit("_", 1)[1]))
-    for i, name in enumerate(names):
-        colour = COLOURS[min(i, len(COLOURS) - 1)] if len(names) > 1 else COLOURS[2]
-        values = np.array([np.atleast_1d(np.array(row[name], float)) for row in rows])
-        centre, low, high = _band(values)
-        update = name.rsplit("_", 1)[-1]
-        label = (
-            ("before adaptation" if update == "0" else f"after {update} update{'s' * (update != '1')}")
-            if numbered
-            else name.replace("_", " ")
-        )
-        axes.plot(x, centre, color=colour, label=label, linewidth=1.8)
-        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.set_xlabel("environment steps" if job.unit == "steps" else job.unit)
-    axes.set_ylabel("return" if job.higher_is_better else "mean squared error")
-    over = f"{job.config.num_seeds} seeds" if job.config.num_seeds > 1 else "iterations near by"
-    axes.set_title(f"{job.config.algorithm} on {job.config.env} (band: 95% over {over})", fontsize=10, color=INK)
+    for i, (name, label) in enumerate(lines.items()):
+        colour = style.STAGES[min(i, len(style.STAGES) - 1)] if len(lines) > 1 else style.OURS
+        values = np.array([np.atleast_1d(np.array(row.get(name), float)) for row in rows])
+        if values.shape[1] > 1:
+            centre, low, high = style.mean_and_interval(values)
+            axis.plot(x, centre, color=colour, label=label, linewidth=1.8)
+            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            continue
+        window = 2 * max(0, min(len(values) // 40, 25)) + 1
+        axis.plot(x, values[:, 0], color=colour, linewidth=0.7, alpha=0.4 if window > 1 else 1.0)
+        axis.plot(x, style.smoothed(values[:, 0], window), color=colour, label=label, linewidth=1.8)
+    axis.set_xlabel(("environment steps" if job.unit == "steps" else job.unit) + ", of one seed")
+    axis.set_ylabel("return of an episode" if job.higher_is_better else "mean squared error")
+    axis.set_title(f"{job.config.algorithm} on {job.config.env}, training", fontsize=10, color=style.INK)
     if not job.higher_is_better:
-        axes.set_yscale("log")
-    axes.legend(frameon=False)
-    return save_figure(figure, run_dir / "learning_curve.png")
+        axis.set_yscale("log")
+    over = f"mean of {job.config.num_seeds} seeds,\nband: 95% interval (t)"
+    alone = "one seed" + (f",\nthick: mean of {window} iterations" if values.shape[1] == 1 and window > 1 else "")
+    axis.legend(frameon=False, fontsize=8, title=over if values.shape[1] > 1 else alone, title_fontsize=8)
+    return style.save(made, run_dir / "learning_curve.png")
 
 
-def _band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre and 95% interval of [iteration, seed] values: normal over seeds, else over a sliding window."""
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # of iterations in which no episode ended
-        return _band_of_numbers(values)
-
-
-def _band_of_numbers(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if values.shape[1] > 1:
-        centre = np.nanmean(values, axis=1)
-        half = 1.96 * np.nanstd(values, axis=1, ddof=1) / np.sqrt(values.shape[1])
-        return centre, centre - half, centre + half
-    window = max(1, min(len(values) // 20, 50))
-    padded = np.pad(values[:, 0], window, mode="edge")
-    near = np.lib.stride_tricks.sliding_window_view(padded, 2 * window + 1)
-    if np.isnan(near).all(axis=1).any():  # some stretch in which no episode ended
-        return values[:, 0], values[:, 0], values[:, 0]
-    centre = np.nanmean(near, axis=1)
-    low, high = np.nanquantile(near, [0.025, 0.975], axis=1)
-    return centre, low, high
-
-
-def save_figure(figure: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+def _lines(job: Job, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Metric -> what it is called, in the order of adaptation."""
+    there = rows[0] if rows else {}
+    prefix = job.score.rsplit("_", 1)[0]
+    numbered = {
+        k: int(k.rsplit("_", 1)[1]) for k in there if k.startswith(prefix + "_") and k.rsplit("_", 1)[1].isdigit()
+    }
+    if prefix in ("return", "mse") and numbered:
+        return {
+            name: "before adaptation" if u == 0 else f"after {u} update{'s' * (u != 1)}"
+            for name, u in sorted(numbered.items(), key=lambda item: item[1])
+        }
+    episodes = {f"{which}_episode_return": f"{which} episode of a trial" for which in ("first", "second", "last")}
+    found = {name: label for name, label in episodes.items() if name in there}
+    return found or {job.score: job.score.replace("_", " ")}
 
 
 def is_navigation(job: Job) -> bool:
@@ -159,12 +131,13 @@ def is_navigation(job: Job) -> bool:
 
 def adaptation_paths(job: Job, params: Any, num_tasks: int, num_updates: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions [task, update, T, episode, 2] (NaN after the end of an episode), and goals [task, 2]."""
-    tasks = job.evaluation_tasks(num_tasks)
+    tasks = _apart(job.evaluation_tasks(max(num_tasks, job.config.eval_tasks)), num_tasks)
+    algorithm = build(job.config, evaluation=True).algorithm
 
     def one(x: tuple) -> Any:
         index, task = x
         key = jax.random.fold_in(jax.random.key(0), index)
-        trial, _ = job.algorithm.collect(params, key, task, num_updates=num_updates)
+        trial, _ = algorithm.collect(params, key, task, num_updates=num_updates)
         batches = jax.tree.map(lambda a, b: jax.numpy.concatenate([a, b[None]]), trial.inner, trial.outer)
         return jax.numpy.where(batches.mask[..., None] > 0, batches.observation, jax.numpy.nan)
 
@@ -172,40 +145,45 @@ def adaptation_paths(job: Job, params: Any, num_tasks: int, num_updates: int) ->
     return np.asarray(positions), np.asarray(tasks.goal)
 
 
+def _apart(tasks: Any, number: int) -> Any:
+    """The first of the tasks, and those whose goals lie in the directions furthest from the ones before."""
+    goals = np.asarray(tasks.goal)
+    direction = goals / np.maximum(np.linalg.norm(goals, axis=1, keepdims=True), 1e-9)
+    chosen = [0]
+    while len(chosen) < number:
+        nearest = (direction @ direction[chosen].T).max(axis=1)
+        chosen.append(int(np.argmin(nearest)))
+    return jax.tree.map(lambda x: x[np.array(chosen)], tasks)
+
+
 def _draw_tasks(positions: np.ndarray, goals: np.ndarray, until: int | None = None, width: float = 2.6) -> Any:
     """A panel for each task and update: four episodes, the mean over all of them, the start and the goal."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     num_tasks, num_updates = positions.shape[:2]
-    reach = max(np.nanquantile(np.abs(positions), 0.995), np.abs(goals).max()) * 1.1
-    size = (width * num_updates, width * num_tasks + 0.3)
-    figure, panels = plt.subplots(num_tasks, num_updates, figsize=size, squeeze=False, layout="constrained")
+    reach = max(np.nanmax(np.abs(positions[:, :, :, :4])), np.abs(goals).max()) * 1.05
+    figure, panels = style.figure(num_tasks, num_updates, width, width + 0.1)
     for i in range(num_tasks):
         for u in range(num_updates):
             axes = panels[i][u]
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
             for spine in axes.spines.values():
-                spine.set_color(GRID)
-            colour = COLOURS[min(u, len(COLOURS) - 1)]
+                spine.set(color=style.GRID, visible=True)
+            colour = style.STAGES[min(u, len(style.STAGES) - 1)]
             walked = positions[i, u, :until]
             axes.plot(walked[:, :4, 0], walked[:, :4, 1], color=colour, linewidth=0.6, alpha=0.3)
             lasting = ~np.isnan(walked[:, :, 0]).all(axis=1)
             centre = np.nanmean(walked[lasting], axis=1)
             axes.plot(centre[:, 0], centre[:, 1], color=colour, linewidth=2.5, solid_capstyle="round")
-            axes.plot(*positions[i, u, 0, 0], marker="o", color=INK, markersize=4)
-            axes.plot(*goals[i], marker="*", color="#c51b1d", markersize=12, markeredgecolor="white")
+            axes.plot(*positions[i, u, 0, 0], marker="o", color=style.INK, markersize=4)
+            axes.plot(*goals[i], marker="*", color=style.OURS, markersize=12, markeredgecolor="white")
             if i == 0:
                 label = "before adaptation" if u == 0 else f"after {u} update{'s' if u > 1 else ''}"
-                axes.set_title(label, fontsize=10, color=INK)
+                axes.set_title(label, fontsize=10, color=style.INK)
     return figure
 
 
 def adaptation_picture(positions: np.ndarray, goals: np.ndarray, path: Path) -> Path:
     """PNG: paths before and after each update, one row a task."""
-    return save_figure(_draw_tasks(positions, goals), path)
+    return style.save(_draw_tasks(positions, goals), path)
 
 
 def adaptation_film(positions: np.ndarray, goals: np.ndarray, path: Path, num_frames: int = 25) -> Path:

@@ -6,22 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax.runs.report import GRID, INK, save_figure
+from metarl_jax.runs import style
+from metarl_jax.runs.style import GRID, INK
 from metarl_jax.sweeps.search_space import Dimension
 
 
 def sweep_picture(
-    rows: list[dict[str, Any]], dimensions: Sequence[Dimension], score: str, higher_is_better: bool, path: Path
+    rows: list[dict[str, Any]],
+    dimensions: Sequence[Dimension],
+    score: str,
+    higher_is_better: bool,
+    path: Path,
+    title: str = "",
 ) -> Path:
     """PNG: a panel a key, the response surface where there are two ranges, and parallel coordinates.
 
-    Points are trials, coloured by score; crosses at the bottom are trials that diverged.
+    Points are trials, means over seeds, coloured by score; bars reach from the lowest seed to the highest, crosses at
+    the bottom are trials that diverged.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     scores = np.array([row["score"] if not row["diverged_seeds"] else np.nan for row in rows], float)
     positions = {d.name: np.array([_position(d, row[d.name]) for row in rows]) for d in dimensions}
     ranges = [d for d in dimensions if d.kind != "list"]
@@ -29,20 +31,23 @@ def sweep_picture(
     panels = len(dimensions) + surface + (len(dimensions) > 1)
     columns = min(panels, 3)
     lines = -(-panels // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(4.2 * columns, 3.2 * lines), squeeze=False, layout="constrained"
-    )
+    figure, axes = style.figure(lines, columns, 4.2, 3.2)
+    seeds = [name for name in rows[0] if name.startswith("score_seed_")]
+    of_seeds = np.array([[row[name] for name in seeds] for row in rows], float)
     flat = list(axes.flat)
     for axis in flat[panels:]:
         axis.axis("off")
     fine = np.isfinite(scores)
-    colours = {"cmap": "viridis" if higher_is_better else "viridis_r", "c": scores[fine]}
+    colours = {"cmap": style.MAP if higher_is_better else f"{style.MAP}_r", "c": scores[fine]}
+    shown = None
     for axis, d in zip(flat, dimensions, strict=False):
-        _clean(axis)
-        axis.scatter(positions[d.name][fine], scores[fine], s=14, **colours)
+        if len(seeds) > 1:
+            low, high = (reach(of_seeds[fine], axis=1) for reach in (np.nanmin, np.nanmax))
+            axis.vlines(positions[d.name][fine], low, high, color=GRID, linewidth=1.2, zorder=1)
+        shown = axis.scatter(positions[d.name][fine], scores[fine], s=14, zorder=2, **colours)
         if (~fine).any() and fine.any():
             bottom = np.full((~fine).sum(), scores[fine].min())
-            axis.scatter(positions[d.name][~fine], bottom, marker="x", color="#c51b1d", s=20, label="diverged")
+            axis.scatter(positions[d.name][~fine], bottom, marker="x", color=style.OURS, s=20, label="diverged")
             axis.legend(fontsize=8, frameon=False)
         _ticks(axis.xaxis, d)
         axis.set_xlabel(d.name)
@@ -50,16 +55,18 @@ def sweep_picture(
     rest = iter(flat[len(dimensions) : panels])
     if surface:
         axis = next(rest)
-        _clean(axis)
         shown = axis.scatter(positions[ranges[0].name][fine], positions[ranges[1].name][fine], s=36, **colours)
-        figure.colorbar(shown, ax=axis, label=score.replace("_", " "))
         for side, d in ((axis.xaxis, ranges[0]), (axis.yaxis, ranges[1])):
             _ticks(side, d)
         axis.set_xlabel(ranges[0].name)
         axis.set_ylabel(ranges[1].name)
     if len(dimensions) > 1:
         _parallel(next(rest), dimensions, positions, scores, higher_is_better)
-    return save_figure(figure, path)
+    if shown is not None and fine.any():
+        figure.colorbar(shown, ax=axes, label=score.replace("_", " "))
+    if title:
+        figure.suptitle(title, fontsize=11, color=INK)
+    return style.save(figure, path)
 
 
 def schedule_picture(
@@ -76,28 +83,22 @@ def schedule_picture(
         values: name -> [interval, population, member]; records: `pbt.Record`, with fitness and source of that shape.
         score: the name of what was measured, and 1, or -1 where less is better.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     fitness = np.asarray(records.fitness)[:, 0]
     lineage = _lineage(fitness, np.asarray(records.source)[:, 0])
     panels = [
         (score[0].replace("_", " "), score[1] * fitness, None),
         *((d.name, values[d.name][:, 0], d) for d in dimensions),
     ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.8 * len(panels), 3.2), squeeze=False, layout="constrained")
+    figure, axes = style.figure(1, len(panels), 3.8, 3.2)
     at = interval * np.arange(1, len(fitness) + 1)
     for axis, (label, lines, d) in zip(axes[0], panels, strict=True):
-        _clean(axis)
-        axis.plot(at, np.where(np.isfinite(lines), lines, np.nan), color="#9aa5b1", linewidth=0.7, alpha=0.6)
-        axis.plot(at, lines[np.arange(len(at)), lineage], color="#c51b1d", linewidth=2)
+        axis.plot(at, np.where(np.isfinite(lines), lines, np.nan), color=style.BEFORE, linewidth=0.7, alpha=0.6)
+        axis.plot(at, lines[np.arange(len(at)), lineage], color=style.OURS, linewidth=2)
         if d is not None and d.kind == "log":
             axis.set_yscale("log")
         axis.set_xlabel("iterations")
         axis.set_ylabel(label)
-    return save_figure(figure, path)
+    return style.save(figure, path)
 
 
 def _lineage(fitness: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -135,7 +136,7 @@ def _parallel(
     place = np.empty(len(scores))
     place[order] = np.linspace(0, 1, len(scores))
     for i in order:
-        colour = matplotlib.colormaps["viridis"](place[i]) if np.isfinite(scores[i]) else "#c51b1d"
+        colour = matplotlib.colormaps["viridis"](place[i]) if np.isfinite(scores[i]) else style.OURS
         heights = [positions[d.name][i] for d in dimensions]
         axis.plot(range(len(dimensions)), heights, color=colour, alpha=0.25 + 0.65 * place[i], linewidth=1.1)
     for side in axis.spines.values():
@@ -147,9 +148,3 @@ def _parallel(
         low, high = (d.values[0], d.values[-1]) if d.kind == "list" else (f"{d.low:.2g}", f"{d.high:.2g}")
         for y, text in ((-0.06, low), (1.06, high)):
             axis.text(x, y, str(text), ha="center", va="center", fontsize=7, color=INK)
-
-
-def _clean(axis: Any) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color=GRID, linewidth=0.6)
-    axis.set_axisbelow(True)

@@ -83,7 +83,9 @@ def run(sweep: Sweep, directory: Path, *, resume: bool = False, report: Callable
         if diverged:
             report(f"{diverged} of {len(rows)} trials became NaN or infinite: kept apart, ranked last")
     job = build(with_static(sweep, dict(next(iter(groups(sweep))))))
-    sweep_picture(rows, sweep.dimensions, job.score, job.higher_is_better, directory / "sweep.png")
+    of = f"{len(rows)} trials x {len(sweep.seeds)} seed(s), {sweep.method}"
+    title = f"{sweep.config.algorithm} on {sweep.config.env}: {of}"
+    sweep_picture(rows, sweep.dimensions, job.score, job.higher_is_better, directory / "sweep.png", title)
     _keep_best(sweep, directory, rows[0], done, curves, report)
     return rows
 
