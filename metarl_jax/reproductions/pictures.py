@@ -136,10 +136,13 @@ def training_curves(
             axis.fill_between(steps / 1e6, low, high, color=colour, alpha=0.25, linewidth=0)
             axis.plot(steps / 1e6, mean, color=colour, label=label, linewidth=1.8)
         axis.set_title(title, fontsize=10, color=INK)
-        axis.set_xlabel("environment steps of a seed, millions")
-        if bounds is not None:
-            axis.set_ylim(*bounds)
-    axes[0][0].set_ylabel(what)
+    shown = list(axes.flat[: len(curves)])
+    all_of_it = (min(a.get_ylim()[0] for a in shown), max(a.get_ylim()[1] for a in shown))
+    for axis in shown:
+        axis.set_ylim(*(bounds or all_of_it))
+    for row in axes:
+        row[0].set_ylabel(what)
+    figure.supxlabel("environment steps of a seed, millions", fontsize=10)
     over = "one seed" if seeds == 1 else f"mean of {seeds} seeds,\nband: 95% interval (t)"
     style.legend(figure, axes[0][0], over)
     return style.save(figure, path)
