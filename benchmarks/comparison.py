@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from metarl_jax.cli.main import _prepare_jax, config_directory
+from metarl_jax.cli.common import config_directory, prepare_jax
 from metarl_jax.runs import config, evaluate, train
 from metarl_jax.runs.build import build
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--run-dir", type=Path, default=Path("runs/comparison"))
     arguments = parser.parse_args()
-    _prepare_jax()
+    prepare_jax()
     rows = json.loads(arguments.output.read_text())["rows"] if arguments.output.exists() else []
     for tasks in arguments.tasks:
         for name in arguments.only:

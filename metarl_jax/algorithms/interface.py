@@ -40,6 +40,9 @@ class RunOptions(Options):
     task_seed: Seed = Field(0, description="names the held-out tasks; the same for all runs to be compared")
     eval_tasks: Positive = Field(40, description="held-out tasks")
     eval_episodes: Positive | None = Field(None, description="episodes a task and update; null: as at training")
+    eval_every: Positive | None = Field(
+        None, description="iterations between scores on held-out tasks while it trains; null: none"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

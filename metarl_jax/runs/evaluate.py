@@ -1,6 +1,5 @@
 """What a finished run is worth on held-out tasks, beside the baselines that belong in every table."""
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +11,14 @@ import numpy as np
 from metarl_jax.algorithms import registry
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import files, memory, train, user_parts
+from metarl_jax.runs import files, train, user_parts
 from metarl_jax.runs.build import Job, build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.config import load, validate
+from metarl_jax.runs.held_out import EVALUATION, scorer
 from metarl_jax.types import Params
 
 NO_ADAPTATION = "no adaptation (multi-task PPO)"
-EVALUATION = 0xE7A1  # tag of the key that evaluation uses
 
 
 def open_run(run_dir: Path) -> Job:
@@ -66,20 +65,9 @@ def assess(
     iteration, params = restore(job, run_dir)
     job = _for_evaluation(job.config, asked, num_episodes)
     how = job.evaluation
-    memory.fits(memory.of_call(jax.jit(functools.partial(_tasks, job, asked))), f"eval_tasks = {asked}", report)
-    tasks = job.evaluation_tasks(asked)
-    key = jax.random.fold_in(jax.random.key(seed), EVALUATION)  # apart from every key of training
+    over_seeds = scorer(job, asked, updates, report, seed)
+    tasks, key = job.evaluation_tasks(asked), jax.random.fold_in(jax.random.key(seed), EVALUATION)
     report(f"evaluating iteration {iteration} on {asked} task{'s' if asked > 1 else ''}")
-
-    def over_seeds(trees: Params) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Scores [seed, task, update, episode], and rates of reports, [seed, task, update]."""
-        one = lambda p: how.scores(p, key, tasks, updates)  # noqa: E731
-        scoring = jax.jit(lambda trees: jax.lax.map(one, trees))
-        memory.fits(memory.of_call(scoring, trees), f"eval_tasks = {asked} or eval_episodes", report)
-        found = scoring(trees)
-        values, rates = found if isinstance(found, tuple) else (found, {})
-        return np.asarray(values), jax.tree.map(np.asarray, rates)
-
     scores = {}
     scores["run"], reports = over_seeds(params)
     if baselines:
@@ -100,10 +88,6 @@ def assess(
     if reports:
         table["reports"] = {name: _rates(values) for name, values in reports.items()}
     return table, scores
-
-
-def _tasks(job: Job, number: int) -> Any:
-    return job.evaluation_tasks(number)
 
 
 def _rates(values: np.ndarray) -> list[dict[str, Any]]:

@@ -163,6 +163,20 @@ def read_rows(path: Path, what: str = "metrics") -> list[dict[str, Any]]:
     return rows
 
 
+def keep_rows(path: Path, iteration: int) -> None:
+    """Drop the rows of a .jsonl file that were written after `iteration`, if there is one.
+
+    Raises: ConfigError for a file that is damaged, which is left as it is.
+    """
+    if not path.exists():
+        return
+    try:
+        rows = read_rows(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; move it away to go on without it") from None
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if row["iteration"] <= iteration))
+
+
 def read_arrays(path: Path, what: str, *names: str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file (those called `names`, if any are given), or {"": array} of an .npy file.
 

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl_jax import devices, tree
+from metarl_jax import devices
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import training_loop
 from metarl_jax.runs.build import Job
 
-# What tracing and compiling take on the host, in all and for each equation, measured: `python -m benchmarks.memory`.
+# What tracing and compiling take on the host, in all and for each equation: `python -m benchmarks.memory_estimates`.
 FIXED, PER_EQUATION = 300 * 2**20, 120 * 2**10
-DOUBT = 1.3  # by which an estimate may be too large
+DOUBT = 1.7  # by which an estimate may be too large
 # Whose operands must be there as a whole. Everything else that is not a loop or a call is fused.
 WHOLE = {
     "dot_general", "conv_general_dilated", "sort", "scatter", "scatter-add", "scatter_add", "gather", "cumsum",
@@ -38,23 +38,19 @@ NO_SIZES = ("num_iterations", "seed", "task_seed", "log_every", "checkpoint_ever
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Bytes: of what is kept from call to call, and in all."""
+    """Bytes: of what is kept from call to call, and in all; and the call, traced, to be compiled."""
 
     kept: int
     total: int
+    call: training_loop.TracedCall
 
 
 def estimate(job: Job) -> Estimate:
     """What a run of `job` takes above a process that has imported JAX and started it."""
-    config = job.config
-    seeds = jax.ShapeDtypeStruct((config.num_seeds,), jnp.result_type(int))
-    states = training_loop.make_init(config).eval_shape({}, seeds)
-    size = config.seeds_per_batch or tree.default_batch_size(config.num_seeds)
-    call = training_loop.make_call(config, 1, size, training_loop.everything)
-    traced = call.trace(states, {}, seeds, jax.ShapeDtypeStruct((), jnp.result_type(int)))
-    kept = sum(_bytes(x) for x in jax.tree.leaves(states))
-    of_host = FIXED + PER_EQUATION * _count(traced.jaxpr.jaxpr) if devices.memory() is None else 0
-    return Estimate(kept, kept + peak(traced.jaxpr) + of_host)
+    call = training_loop.trace_call(job.config)
+    kept = sum(_bytes(x) for x in jax.tree.leaves(call.states))
+    of_host = FIXED + PER_EQUATION * _count(call.traced.jaxpr.jaxpr) if devices.memory() is None else 0
+    return Estimate(kept, kept + peak(call.traced.jaxpr) + of_host, call)
 
 
 def check(job: Job, report: Callable[[Any], None]) -> Estimate:

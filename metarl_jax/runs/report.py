@@ -8,6 +8,7 @@ import numpy as np
 
 from metarl_jax.runs import files, style
 from metarl_jax.runs.build import Job, build
+from metarl_jax.runs.held_out import FILE as HELD_OUT
 
 
 def format_table(table: dict[str, Any]) -> str:
@@ -94,6 +95,8 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
         window = 2 * max(0, min(len(values) // 40, 25)) + 1
         axis.plot(x, values[:, 0], color=colour, linewidth=0.7, alpha=0.4 if window > 1 else 1.0)
         axis.plot(x, style.smoothed(values[:, 0], window), color=colour, label=label, linewidth=1.8)
+    if (run_dir / HELD_OUT).is_file():
+        _held_out(axis, job, run_dir)
     axis.set_xlabel(("environment steps" if job.unit == "steps" else job.unit) + ", of one seed")
     axis.set_ylabel("return of an episode" if job.higher_is_better else "mean squared error")
     axis.set_title(f"{job.config.algorithm} on {job.config.env}, training", fontsize=10, color=style.INK)
@@ -103,6 +106,18 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
     alone = "one seed" + (f",\nthick: mean of {window} iterations" if values.shape[1] == 1 and window > 1 else "")
     axis.legend(frameon=False, fontsize=8, title=over if values.shape[1] > 1 else alone, title_fontsize=8)
     return style.save(made, run_dir / "learning_curve.png")
+
+
+def _held_out(axis: Any, job: Job, run_dir: Path) -> None:
+    """Points: scores on held-out tasks at the end of adaptation."""
+    rows = files.read_rows(run_dir / HELD_OUT, "held-out scores")
+    stages = [int(k.removeprefix("score_")) for k in (rows[0] if rows else {}) if k.startswith("score_")]
+    if not stages:
+        return
+    values = [np.atleast_1d(np.array(row.get(f"score_{max(stages)}"), float)).mean() for row in rows]
+    x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration
+    label = "held-out tasks, adapted" if max(stages) else "held-out tasks"
+    axis.plot(x, values, "o", color=style.INK, markersize=4, label=label)
 
 
 def _lines(job: Job, rows: list[dict[str, Any]]) -> dict[str, str]:

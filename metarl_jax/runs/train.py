@@ -4,6 +4,7 @@ A run directory holds
   config.yaml       the resolved configuration
   info.json         versions, device, command
   metrics.jsonl     one object an iteration; depends on the configuration and the device only
+  held_out.jsonl    with `eval_every`: scores on held-out tasks while it trains
   timing.jsonl      wall-clock seconds and throughput of each compiled call
   checkpoints/      orbax, the newest two
   tensorboard/      the same metrics as events
@@ -11,7 +12,6 @@ A run directory holds
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import tree
-from metarl_jax.options import ConfigError
 from metarl_jax.runs import files, training_loop
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked, open_directory
+from metarl_jax.runs.held_out import HeldOut
 from metarl_jax.runs.progress import Progress
 from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.types import Metrics
@@ -52,26 +52,35 @@ def seeds_of(job: Job) -> jax.Array:
     return job.config.seed + jnp.arange(job.config.num_seeds)
 
 
-def compiled_call(job: Job, num_iterations: int, states: Any) -> Callable[[Any, Any], tuple[Any, Metrics]]:
+def compiled_call(
+    job: Job, num_iterations: int, states: Any, call: training_loop.TracedCall | None = None
+) -> Callable[[Any, Any], tuple[Any, Metrics]]:
     """(states, first iteration) -> (states, metrics [seed, iteration]), compiled.
 
     Seeds are shared out over the devices; the tasks of each, where there are fewer seeds than devices.
+
+    Args: call: what was traced before; it is used where it has the length.
     """
-    config, seeds = job.config, seeds_of(job)
-    size = config.seeds_per_batch or tree.default_batch_size(config.num_seeds)
-    call = training_loop.make_call(config, num_iterations, size, training_loop.everything)
-    compiled = call.lower(states, {}, seeds, jnp.asarray(0)).compile()
+    if call is None or call.length != num_iterations:
+        call = training_loop.trace_call(job.config, num_iterations, states)
+    compiled, seeds = call.traced.lower().compile(), seeds_of(job)
     return lambda states, first: compiled(states, {}, seeds, jnp.asarray(first))
 
 
 def train(
-    job: Job, run_dir: Path, *, resume: bool = False, report: Callable[[Any], None] = print, headline: str = ""
+    job: Job,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Any], None] = print,
+    headline: str = "",
+    call: training_loop.TracedCall | None = None,
 ) -> Any:
     """Run `job` to its last iteration in `run_dir`; returns the final states, leaves [seed, ...].
 
     A run of fewer iterations, finished or not, goes on to those of `job`.
 
-    Args: headline: reported once the directory is open.
+    Args: headline: reported once the directory is open. call: the call of `job`, if it was traced before.
     Raises: ConfigError for a directory that is in use or does not fit; RunFailed at the first NaN or infinity
         in a loss, gradient or parameter, with the last good checkpoint kept; Terminated after SIGTERM, once a
         checkpoint is written.
@@ -82,10 +91,16 @@ def train(
     with locked(run_dir):
         if headline:
             report(headline)
-        return _train(job, run_dir, resume, report)
+        return _train(job, run_dir, resume, report, call)
 
 
-def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None]) -> Any:
+def _train(
+    job: Job,
+    run_dir: Path,
+    resume: bool,
+    report: Callable[[Any], None],
+    call: training_loop.TracedCall | None,
+) -> Any:
     config = job.config
     checkpoints = Checkpoints(run_dir / "checkpoints", config.model_dump())
     start = 0
@@ -97,9 +112,10 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
         states = initial_states(job)
         if resume and (run_dir / "metrics.jsonl").exists():
             report("no checkpoint yet: starting from iteration 0")
-    _truncate(run_dir / "metrics.jsonl", start)
-    _truncate(run_dir / "timing.jsonl", start)
-    length = math.gcd(config.log_every, config.num_iterations, config.checkpoint_every, start)
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        files.keep_rows(run_dir / name, start)
+    held_out = HeldOut(job, run_dir, start, report)
+    length = training_loop.call_length(config, start)
     if start == config.num_iterations:
         report("nothing left to do")
         return states
@@ -107,7 +123,7 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
     progress = Progress(start, config.num_iterations, work, job.unit, report)
     with _writers(run_dir, start) as write, progress, _interrupted(checkpoints), asked_to_end() as ending:
         began = time.perf_counter()
-        compiled = compiled_call(job, length, states)
+        compiled = compiled_call(job, length, states, call)
         report(f"compiled in {time.perf_counter() - began:.1f} s")
         for first in range(start, config.num_iterations, length):
             began = time.perf_counter()
@@ -122,6 +138,7 @@ def _train(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None])
             if bad is not None:
                 raise _failure(first + bad[0], _cause(job, bad, faulty), checkpoints)
             progress.update(last, seconds, _about(job, rows[-1]))
+            held_out(last, states)
             stop = ending() and last < config.num_iterations
             if stop or last % config.checkpoint_every == 0 or last == config.num_iterations:
                 checkpoints.save(last, states)
@@ -148,17 +165,6 @@ def _kept(checkpoints: Checkpoints) -> str:
 
 
 # --- the files of a run ---------------------------------------------------------------------------------
-
-
-def _truncate(path: Path, iteration: int) -> None:
-    """Drop what was written after the checkpoint that training goes on from."""
-    if not path.exists():
-        return
-    try:
-        rows = files.read_rows(path)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; move it away to go on without it") from None
-    files.write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if row["iteration"] <= iteration))
 
 
 @contextmanager

@@ -4,8 +4,9 @@ A *lane* is one setting with one seed. What differs between lanes are arrays: hy
 Lanes are computed a batch at a time, to fit memory and caches, and shared out over the devices there are.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +115,30 @@ def train_lanes(
         return tree.chunked_map(one, (states, values, seeds, jnp.full(lanes, start)), min(size, lanes))
 
     return devices.over_lanes(call)
+
+
+class TracedCall(NamedTuple):
+    """A run's call of some length, traced for states of these shapes."""
+
+    length: int
+    states: Any
+    traced: Any
+
+
+def call_length(config: Any, start: int = 0) -> int:
+    """Iterations in a compiled call of a run that goes on after `start`: calls end where something is kept."""
+    every = config.eval_every or config.checkpoint_every
+    return math.gcd(config.log_every, config.num_iterations, config.checkpoint_every, every, start)
+
+
+def trace_call(config: Any, length: int | None = None, states: Any = None) -> TracedCall:
+    """The call of a run, traced: of `call_length` iterations, for initial states, unless others are given."""
+    length = call_length(config) if length is None else length
+    seeds = jax.ShapeDtypeStruct((config.num_seeds,), jnp.result_type(int))
+    states = make_init(config).eval_shape({}, seeds) if states is None else states
+    size = config.seeds_per_batch or tree.default_batch_size(config.num_seeds)
+    call = make_call(config, length, size, everything)
+    return TracedCall(length, states, call.trace(states, {}, seeds, jax.ShapeDtypeStruct((), jnp.result_type(int))))
 
 
 def compile_to_fit(make: Callable[[int | None], Any], args: tuple, lanes: int, batch_size: int | None = None) -> Any:

@@ -175,7 +175,7 @@ def test_what_makes_no_sense_is_refused_with_a_way_out():
         ),
         (lambda: point_maml(problem, differentiation="implicit"), "use algorithm imaml"),
         (lambda: point_maml(problem, differentiation="truncated"), "needs its window"),
-        (lambda: point_maml(problem, differentiation="mixd"), "must be one of reverse, mixed"),
+        (lambda: point_maml(problem, differentiation="mixd"), "not known; did you mean mixed"),
         (lambda: point_maml(problem, num_inner_steps=0, differentiation="evolution"), "use mixed for none"),
         (lambda: truncated(-1), "window = -1: must be greater than or equal to 0"),
         (lambda: evolution(0), "num_pairs = 0"),

@@ -201,3 +201,23 @@ def test_the_best_member_is_what_its_configuration_trains(tmp_path):
     for name, x in trained.parameters(kept).items():
         np.testing.assert_allclose(x, trained.parameters(alone)[name], rtol=1e-4, atol=1e-6, err_msg=name)
     assert evaluate.open_run(place / "best").config == alone.config
+
+
+def test_held_out_scores_while_training_are_those_of_evaluation_and_survive_a_resume(tmp_path):
+    import json
+    import shutil
+
+    config = {"algorithm": "maml", **POINT, **CONFIGS["maml"], "num_iterations": 4, "eval_every": 2, "eval_tasks": 3}
+    place, without = tmp_path / "run", tmp_path / "without"
+    train.train(build(validate(config)), place, report=lambda _: None)
+    train.train(build(validate({**config, "eval_every": None})), without, report=lambda _: None)
+    assert (place / "metrics.jsonl").read_bytes() == (without / "metrics.jsonl").read_bytes(), "training is not touched"
+    text = (place / "held_out.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["iteration"] for row in rows] == [2, 4]
+    _, scores = evaluate.assess(place, baselines=False, report=lambda _: None)
+    found = np.array([rows[-1][f"score_{u}"] for u in range(3)])
+    np.testing.assert_allclose(found, scores["run"].mean(axis=(1, 3)).T, rtol=1e-5)
+    shutil.rmtree(place / "checkpoints" / "4")
+    train.train(build(validate(config)), place, resume=True, report=lambda _: None)
+    assert (place / "held_out.jsonl").read_text() == text

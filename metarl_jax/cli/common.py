@@ -1,0 +1,54 @@
+"""What the commands share: messages, JAX's set-up, configurations by name. Heavy imports wait until they are needed."""
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from metarl_jax.options import ConfigError, shortened
+from metarl_jax.runs import files
+from metarl_jax.runs.config import config_directory
+
+
+def say(message: Any) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def prepare_jax(a_device_for_every_core: bool = False) -> None:
+    from metarl_jax import devices
+
+    devices.keep_compiled_programs()
+    if a_device_for_every_core:
+        devices.one_for_every_core()
+
+
+def recall(directory: Path) -> None:
+    """Find a user's own parts of a run again."""
+    if (directory / "parts.json").is_file():
+        from metarl_jax.runs import user_parts
+
+        user_parts.recall(directory)
+
+
+def find_config(name: str, also: Iterable[str] = ()) -> Path:
+    path = Path(name)
+    with files.worded(f"config {shortened(name)}"):
+        if path.is_file() or path.suffix in (".yaml", ".yml") and (path.exists() or path.parent != Path(".")):
+            return path
+    found = config_directory() / (path.name if path.suffix == ".yaml" else f"{name}.yaml")
+    if found.exists():
+        return found
+    import difflib
+
+    known = sorted(p.stem for p in config_directory().glob("*.yaml"))
+    near = difflib.get_close_matches(path.stem[:100], [*known, *also], n=1)
+    what = "is a directory" if path.is_dir() else "no such file"
+    hint = f"; did you mean {near[0]}?" if near else f", which are {', '.join(known)}"
+    raise ConfigError(f"config {shortened(name)}: {what}, and not one of `metarl list`{hint}")
+
+
+def new_run_dir(name: str, resume: bool) -> Path:
+    if resume:
+        raise ConfigError("--resume needs --run-dir, to know which run to go on with")
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,0 +1,156 @@
+"""Commands that look at configurations and at what was trained, and train nothing."""
+
+import argparse
+import json
+from pathlib import Path
+
+from metarl_jax.algorithms import registry
+from metarl_jax.cli.common import find_config, prepare_jax, say
+from metarl_jax.options import ConfigError
+from metarl_jax.runs import files
+from metarl_jax.runs.config import config_directory, describe, dump, load
+
+
+def check(arguments: argparse.Namespace) -> int:
+    source = find_config(arguments.config)
+    config = load(source, arguments.overrides)
+    from metarl_jax.runs import memory
+    from metarl_jax.runs.build import build
+
+    job = build(config)
+    found, room = memory.check(job, say), memory.available()
+    about = [
+        ("configuration", f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s)"),
+        ("an iteration", f"{job.work_per_iteration * config.num_seeds:,} {job.unit}"),
+        ("in all", f"{job.work_per_iteration * config.num_seeds * config.num_iterations:,} {job.unit}"),
+        ("learned", f"{memory.num_learned(job):,} numbers a seed"),
+        ("a checkpoint", memory.worded(found.kept)),
+        ("memory", f"about {memory.worded(found.total)}" + (f" of {memory.worded(room)} free" if room else "")),
+    ]
+    for name, value in about:
+        print(f"{name:14} {value}")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    for option in ("num_tasks", "num_episodes"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{option.replace('_', '-')} = {value}: must be at least 1")
+    if arguments.num_updates is not None and arguments.num_updates < 0:
+        raise ConfigError(f"--num-updates = {arguments.num_updates}: must be at least 0")
+    prepare_jax()
+    from metarl_jax.runs.trained import run_of
+
+    arguments.run = run_of(arguments.run)
+    import jax
+
+    from metarl_jax.runs import evaluate, report
+
+    writable = evaluate.check_directory(arguments.run, say)
+    table, scores = evaluate.assess(
+        arguments.run,
+        num_tasks=arguments.num_tasks,
+        num_episodes=arguments.num_episodes,
+        num_updates=arguments.num_updates,
+        baselines=not arguments.no_baselines,
+        report=say,
+    )
+    print(json.dumps(table) if arguments.json else report.format_table(table), flush=True)
+    if not writable:
+        return 0
+    saved = evaluate.save(arguments.run, table, scores)
+    if arguments.json:
+        return 0
+    job = evaluate.open_run(arguments.run)
+    params = None
+    if scores["run"].shape[2] > 1:
+        params = jax.tree.map(lambda x: x[0], evaluate.restore(job, arguments.run)[1])
+    made = report.pictures(job, arguments.run, params, max(1, scores["run"].shape[2] - 1))
+    for path in [saved, *made]:
+        print(path)
+    return 0
+
+
+def film(arguments: argparse.Namespace) -> int:
+    for option, least in (("task", 0), ("every", 1)):
+        if getattr(arguments, option) < least:
+            raise ConfigError(f"--{option} = {getattr(arguments, option)}: must be at least {least}")
+    prepare_jax()
+    from metarl_jax.runs.trained import run_of
+
+    arguments.run = run_of(arguments.run)
+    from metarl_jax.runs import film
+
+    path = arguments.output or arguments.run / "film.gif"
+    print(film.film(arguments.run, arguments.task, path, arguments.every, say))
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    prepare_jax()
+    from metarl_jax.runs import compare
+
+    found = compare.compare(arguments.runs, say)
+    print(json.dumps(found) if arguments.json else compare.format_comparison(found))
+    return 0
+
+
+def runs(arguments: argparse.Namespace) -> int:
+    from metarl_jax.runs import listing
+
+    rows = listing.runs(arguments.folder)
+    print(json.dumps(rows) if arguments.json else listing.format_runs(rows))
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    prepare_jax()
+    from metarl_jax.runs.export import export
+    from metarl_jax.runs.trained import load_run
+
+    run = load_run(arguments.run, arguments.iteration)
+    for path in export(run, arguments.output or run.directory / "export", arguments.seed):
+        print(path)
+    return 0
+
+
+def list_all(arguments: argparse.Namespace) -> int:
+    from metarl_jax.envs import registered
+
+    print("algorithms")
+    for name, about in registry.names().items():
+        print(f"  {name:22} {about}")
+    print("\nenvironments")
+    for name, description in registered().items():
+        print(f"  {name:22} {description}")
+    print("\nconfigurations")
+    directory = config_directory()
+    for path in [*sorted(directory.glob("*.yaml")), *sorted(directory.glob("papers/*.yaml"))]:
+        first = path.read_text().splitlines()[0]
+        name = str(path.relative_to(directory).with_suffix(""))
+        print(f"  {name:28} {first.removeprefix('#').strip() if first.startswith('#') else ''}")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    what = arguments.what
+    if what in registry.names():
+        for key, default, values, description in describe(what):
+            print(f"{key:22} {default:14} {values:14} {description}")
+        return 0
+    run = Path(what)
+    if (run / "config.yaml").is_file():
+        print(files.read_text(run / "config.yaml", "config"), end="")
+        if (run / "metrics.jsonl").is_file():
+            rows = files.read_rows(run / "metrics.jsonl")
+            if rows:
+                print(f"\nlast iteration: {json.dumps(rows[-1])}")
+        return 0
+    from metarl_jax.envs import registered
+
+    if what in registered():
+        print(f"{what}: {registered()[what]}")
+        return 0
+    print(dump(load(find_config(what, also=[*registry.names(), *registered()]))), end="")
+    return 0
