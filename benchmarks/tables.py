@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/architecture.md", "docs/benchmarks.md", "docs/algorithms.md", "docs/reproductions.md")
+PAGES = (
+    "README.md", "docs/architecture.md", "docs/benchmarks.md", "docs/algorithms.md", "docs/reproductions.md",
+    "docs/robots.md",
+)  # fmt: skip
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -209,6 +212,23 @@ def robots() -> str:
     return _markdown([*head, "trace + compile s"], rows)
 
 
+def halfcheetah_dir() -> str:
+    """What was trained on HalfCheetahDir: return before and after adaptation, and the gain."""
+    found = _load("docs/reproductions/halfcheetah-dir.json")
+    methods: dict[str, dict[str, dict[str, Any]]] = {}
+    for claim in found["claims"]:
+        method, _, what = claim["what"].partition(": ")
+        methods.setdefault(method, {})[what] = claim
+
+    def cell(claim: dict[str, Any]) -> str:
+        low, high = claim["interval"]
+        return f"{claim['ours']:.0f} [{low:.0f}, {high:.0f}]"
+
+    columns = ("return before adaptation", "return after adaptation", "gain by adapting")
+    rows = [[name, *(cell(claims[c]) for c in columns)] for name, claims in methods.items() if columns[0] in claims]
+    return _markdown([f"HalfCheetahDir, {found['seeds']} seeds", *columns], rows)
+
+
 def accelerator_robots() -> str:
     """Robots on a GPU."""
     rows = []
@@ -247,6 +267,7 @@ TABLES = {
     "accelerator_gradients": accelerator_gradients,
     "robots": robots,
     "memory_estimates": memory_estimates,
+    "halfcheetah_dir": halfcheetah_dir,
     "accelerator_robots": accelerator_robots,
     "unrolling": unrolling,
     "demo": demo,

@@ -179,8 +179,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     result = {**reproduce(name, directory, say, cells), **environment_info(), "command": command}
     print(format_result(result), flush=True)
     files.write_whole(output / f"{name}.json", json.dumps(result, indent=1) + "\n")
-    picture = directory / f"{name}.png"
-    if picture.exists():
+    for picture in sorted(directory.glob(f"{name}*.png")):
         if output != directory:
             shutil.copyfile(picture, output / picture.name)
         print(output / picture.name)

@@ -23,7 +23,7 @@ from metarl_jax.algorithms.interface import RANDOM_INIT
 from metarl_jax.envs.protocol import tasks_at_a_time
 from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim
-from metarl_jax.reproductions.pictures import training_curves
+from metarl_jax.reproductions.pictures import reward_curves, training_curves
 from metarl_jax.runs import config, evaluate, files, train
 from metarl_jax.runs.build import build
 
@@ -51,6 +51,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "ant-dir": {"env": "AntDir-v0", "horizon": 200},
     "walker-rand-params": {"env": "Walker2DRandParams-v0", "horizon": 200},
 }
+# Shown beside, not judged: (environment steps, return of an adapted episode of 200 steps) of PEARL, one seed, from the
+# TensorBoard files of a re-implementation, github.com/x35f/meta_rl; actions are not divided there.
+PEARL = {
+    "halfcheetah-dir": ((0.156e6, 600), (0.37e6, 741), (0.73e6, 1371), (1.09e6, 1570), (1.44e6, 1674)),
+    "halfcheetah-vel": ((0.205e6, -281), (0.26e6, -66), (0.35e6, -45), (0.78e6, -37)),
+    "ant-dir": ((0.21e6, 316), (0.51e6, 748), (1.0e6, 877), (1.5e6, 973), (2.0e6, 1056)),
+    "walker-rand-params": ((0.09e6, 169), (0.34e6, 363), (0.59e6, 500), (0.84e6, 652), (1.09e6, 724)),
+}
+PEARL_HORIZON = 200
 ITERATIONS = {
     ("halfcheetah-dir", "promp"): 200,
     ("halfcheetah-dir", "maml-trpo"): 200,
@@ -82,6 +91,12 @@ def run_family(family: str, directory: Path, report: Callable[[Any], None], cell
         claims += _rivals(where, scores) if cell == RIVALS else _claims(method, table)
         curves[method] = training_curve(where, job.work_per_iteration)
     training_curves(directory / f"{family}.png", curves)
+    per_step = {
+        name: (steps, returns[..., 1] / FAMILIES[family]["horizon"]) for name, (steps, returns) in curves.items()
+    }
+    pearl = np.array(PEARL[family], float)
+    beside = {"PEARL, published, one seed": (pearl[:, 0], pearl[:, 1] / PEARL_HORIZON)}
+    reward_curves(directory / f"{family}-per-step.png", per_step, beside)
     return claims
 
 

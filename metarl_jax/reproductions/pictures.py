@@ -148,6 +148,30 @@ def training_curves(
     return style.save(figure, path)
 
 
+def reward_curves(
+    path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]], beside: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> Path:
+    """PNG: reward a step after adaptation against environment steps, on a logarithmic axis; published points as dots.
+
+    Args:
+        curves: method -> (steps [iteration], rewards [iteration, seed]). beside: name -> (steps [n], rewards [n]).
+    """
+    figure, axes = style.figure(width=5.6, height=3.4)
+    axis = axes[0][0]
+    for colour, (name, (steps, rewards)) in zip((OURS, *OTHERS), curves.items(), strict=False):
+        mean, low, high = style.mean_and_interval(rewards)
+        axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.plot(steps, mean, color=colour, label=name, linewidth=1.8)
+    for name, (steps, rewards) in beside.items():
+        axis.plot(steps, rewards, "o--", color=INK, markersize=4, linewidth=0.8, label=name)
+    axis.set_xscale("log")
+    axis.set_xlabel("environment steps of a seed")
+    axis.set_ylabel("reward a step, adapted")
+    seeds = next(iter(curves.values()))[1].shape[1]
+    style.legend(figure, axis, "one seed" if seeds == 1 else f"mean of {seeds} seeds,\nband: 95% interval (t)")
+    return style.save(figure, path)
+
+
 def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_every: int, optimum: float) -> Path:
     """PNG: rewards a step and entropy coefficients over lives, means over seeds and a hundredth of life.
 
