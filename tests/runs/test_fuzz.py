@@ -224,7 +224,7 @@ def test_configurations_end_in_a_run_or_in_one_line(place, capsys):
 def test_texts_end_in_a_run_or_in_one_line(place, capsys):
     path = place / "t.yaml"
 
-    @settings(max_examples=12, **FEW)
+    @settings(max_examples=14, **FEW)
     @given(texts())
     def attempt(text):
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -236,7 +236,7 @@ def test_texts_end_in_a_run_or_in_one_line(place, capsys):
 def test_command_lines_end_in_one_line(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
 
-    @settings(max_examples=11, **FEW)
+    @settings(max_examples=13, **FEW)
     @given(command_lines())
     def attempt(arguments):
         if arguments[0] not in ("train", "sweep", "tune", "reproduce", "learn-optimizer"):  # which would begin
@@ -246,7 +246,7 @@ def test_command_lines_end_in_one_line(place, capsys, monkeypatch):
 
 
 def test_damaged_runs_end_in_one_line(run, place, capsys):
-    @settings(max_examples=12, **FEW)
+    @settings(max_examples=8, **FEW)
     @given(damages())
     def attempt(drawn):
         command, *how = drawn
