@@ -83,7 +83,8 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
     lines = _lines(job, rows)
     made, axes = style.figure()
     axis = axes[0][0]
-    x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration
+    scale = 1e6 if len(rows) * job.work_per_iteration >= 1e6 else 1
+    x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration / scale
     for i, (name, label) in enumerate(lines.items()):
         colour = style.STAGES[min(i, len(style.STAGES) - 1)] if len(lines) > 1 else style.OURS
         values = np.array([np.atleast_1d(np.array(row.get(name), float)) for row in rows])
@@ -96,8 +97,9 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
         axis.plot(x, values[:, 0], color=colour, linewidth=0.7, alpha=0.4 if window > 1 else 1.0)
         axis.plot(x, style.smoothed(values[:, 0], window), color=colour, label=label, linewidth=1.8)
     if (run_dir / HELD_OUT).is_file():
-        _held_out(axis, job, run_dir)
-    axis.set_xlabel(("environment steps" if job.unit == "steps" else job.unit) + ", of one seed")
+        _held_out(axis, job.work_per_iteration / scale, run_dir)
+    unit = "environment steps" if job.unit == "steps" else job.unit
+    axis.set_xlabel(f"{unit} of one seed" + (", millions" if scale > 1 else ""))
     axis.set_ylabel("return of an episode" if job.higher_is_better else "mean squared error")
     axis.set_title(f"{job.config.algorithm} on {job.config.env}, training", fontsize=10, color=style.INK)
     if not job.higher_is_better:
@@ -108,14 +110,14 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
     return style.save(made, run_dir / "learning_curve.png")
 
 
-def _held_out(axis: Any, job: Job, run_dir: Path) -> None:
+def _held_out(axis: Any, work: float, run_dir: Path) -> None:
     """Points: scores on held-out tasks at the end of adaptation."""
     rows = files.read_rows(run_dir / HELD_OUT, "held-out scores")
     stages = [int(k.removeprefix("score_")) for k in (rows[0] if rows else {}) if k.startswith("score_")]
     if not stages:
         return
     values = [np.atleast_1d(np.array(row.get(f"score_{max(stages)}"), float)).mean() for row in rows]
-    x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration
+    x = np.array([row["iteration"] for row in rows], float) * work
     label = "held-out tasks, adapted" if max(stages) else "held-out tasks"
     axis.plot(x, values, "o", color=style.INK, markersize=4, label=label)
 
