@@ -29,7 +29,7 @@ def sweep_picture(
     ranges = [d for d in dimensions if d.kind != "list"]
     surface = len(ranges) == 2
     panels = len(dimensions) + surface + (len(dimensions) > 1)
-    columns = min(panels, 3)
+    columns = 2 if panels == 4 else min(panels, 3)
     lines = -(-panels // columns)
     figure, axes = style.figure(lines, columns, 4.2, 3.2)
     seeds = [name for name in rows[0] if name.startswith("score_seed_")]
@@ -143,8 +143,10 @@ def _parallel(
         side.set_visible(False)
     axis.set_xticks(range(len(dimensions)), [d.name for d in dimensions], fontsize=8, rotation=20)
     axis.set_yticks([])
+    axis.tick_params(length=0, pad=8)
+    axis.grid(False)
     for x, d in enumerate(dimensions):
-        axis.axvline(x, color=GRID, linewidth=0.8, zorder=0)
+        axis.plot([x, x], [0, 1], color=GRID, linewidth=0.8, zorder=0)
         low, high = (d.values[0], d.values[-1]) if d.kind == "list" else (f"{d.low:.2g}", f"{d.high:.2g}")
         for y, text in ((-0.06, low), (1.06, high)):
             axis.text(x, y, str(text), ha="center", va="center", fontsize=7, color=INK)

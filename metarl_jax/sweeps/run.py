@@ -83,7 +83,8 @@ def run(sweep: Sweep, directory: Path, *, resume: bool = False, report: Callable
         if diverged:
             report(f"{diverged} of {len(rows)} trials became NaN or infinite: kept apart, ranked last")
     job = build(with_static(sweep, dict(next(iter(groups(sweep))))))
-    of = f"{len(rows)} trials x {len(sweep.seeds)} seed(s), {sweep.method}"
+    bars = ", bars: lowest to highest seed" if len(sweep.seeds) > 1 else ""
+    of = f"{len(rows)} trials x {len(sweep.seeds)} seed(s), {sweep.method}{bars}"
     title = f"{sweep.config.algorithm} on {sweep.config.env}: {of}"
     sweep_picture(rows, sweep.dimensions, job.score, job.higher_is_better, directory / "sweep.png", title)
     _keep_best(sweep, directory, rows[0], done, curves, report)
