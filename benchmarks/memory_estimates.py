@@ -3,7 +3,8 @@
     python -m benchmarks.memory_estimates
 
 Each case is a process of its own: it imports the library, estimates, trains one iteration, and says how its largest
-resident size grew from just after the imports. Compiled programs are not taken from a cache. CPU only.
+resident size grew from just after the imports: until the program was compiled, and in all. Compiled programs are not
+taken from a cache. CPU only.
 """
 
 import json
@@ -41,14 +42,18 @@ def one(name: str) -> None:
 
     jax.config.update("jax_enable_compilation_cache", False)
     jnp.ones(3).block_until_ready()
-    job = build(config.load(config.shipped_config(name), CASES[name]))
+    job = build(config.load(config.shipped_config(name), [*CASES[name], "log_every=1"]))
     idle = largest()
-    said = memory.estimate(job).total
+    estimate = memory.estimate(job)
+    said, equations = estimate.total, memory.num_equations(estimate.call.traced.jaxpr.jaxpr)
     states = train.initial_states(job)
-    jax.block_until_ready(train.compiled_call(job, 1, states)(states, 0))
+    call = train.compiled_call(job, estimate.call.length, states, estimate.call)
+    compiled = largest() - idle
+    jax.block_until_ready(call(states, 0))
     took = largest() - idle
-    row = {"configuration": name, "sizes": ", ".join(CASES[name])}
-    print(json.dumps({**row, "estimate_mib": said / MIB, "took_mib": took / MIB, "ratio": said / took}))
+    row = {"configuration": name, "sizes": ", ".join(CASES[name]), "equations": equations}
+    sizes = {"compiled_mib": compiled / MIB, "estimate_mib": said / MIB, "took_mib": took / MIB, "ratio": said / took}
+    print(json.dumps({**row, **sizes}))
 
 
 def main() -> None:
@@ -59,7 +64,8 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{name}: {rows[-1]['ratio']:.2f}", flush=True)
-    print(common.table(rows, {"configuration": "", "estimate_mib": ".0f", "took_mib": ".0f", "ratio": ".2f"}))
+    columns = {"configuration": "", "equations": "d", "compiled_mib": ".0f"}
+    print(common.table(rows, {**columns, "estimate_mib": ".0f", "took_mib": ".0f", "ratio": ".2f"}))
     common.save(arguments.output, rows)
 
 

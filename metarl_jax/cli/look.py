@@ -9,6 +9,7 @@ from metarl_jax.cli.common import find_config, prepare_jax, say
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import files
 from metarl_jax.runs.config import config_directory, describe, dump, load
+from metarl_jax.runs.listing import run_of
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -39,10 +40,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--{option.replace('_', '-')} = {value}: must be at least 1")
     if arguments.num_updates is not None and arguments.num_updates < 0:
         raise ConfigError(f"--num-updates = {arguments.num_updates}: must be at least 0")
-    prepare_jax()
-    from metarl_jax.runs.trained import run_of
-
     arguments.run = run_of(arguments.run)
+    prepare_jax()
     import jax
 
     from metarl_jax.runs import evaluate, report
@@ -76,10 +75,8 @@ def film(arguments: argparse.Namespace) -> int:
     for option, least in (("task", 0), ("every", 1)):
         if getattr(arguments, option) < least:
             raise ConfigError(f"--{option} = {getattr(arguments, option)}: must be at least {least}")
-    prepare_jax()
-    from metarl_jax.runs.trained import run_of
-
     arguments.run = run_of(arguments.run)
+    prepare_jax()
     from metarl_jax.runs import film
 
     path = arguments.output or arguments.run / "film.gif"
@@ -139,13 +136,12 @@ def show(arguments: argparse.Namespace) -> int:
         for key, default, values, description in describe(what):
             print(f"{key:22} {default:14} {values:14} {description}")
         return 0
-    run = Path(what)
-    if (run / "config.yaml").is_file():
+    if any((Path(what) / name).is_file() for name in ("config.yaml", "sweep.json")):
+        run = run_of(Path(what))
         print(files.read_text(run / "config.yaml", "config"), end="")
-        if (run / "metrics.jsonl").is_file():
-            rows = files.read_rows(run / "metrics.jsonl")
-            if rows:
-                print(f"\nlast iteration: {json.dumps(rows[-1])}")
+        last = files.last_row(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else None
+        if last is not None:
+            print(f"\nlast iteration: {json.dumps(last)}")
         return 0
     from metarl_jax.envs import registered
 

@@ -120,7 +120,7 @@ class Checkpoints:
         if end is not None and iteration > end:
             raise ConfigError(f"checkpoint {path}: is beyond the last iteration, num_iterations = {end}")
         there = label.get("of", {})
-        other = next((k for k, v in self._of.items() if k in there and there[k] != v and not _is_free(k)), None)
+        other = next((k for k, v in self._of.items() if k in there and there[k] != v and not _may_change(k)), None)
         if other is not None:
             values = f"{other}: {shortened(str(there[other]))} there, {shortened(str(self._of[other]))} here"
             raise ConfigError(f"checkpoint {path}: is of another configuration ({values}); put back the right one")
@@ -137,7 +137,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _is_free(key: str) -> bool:
+def _may_change(key: str) -> bool:
     """Whether a key may change between the checkpoints of one run: it does not change what an iteration computes."""
     return key in ("num_iterations", "log_every", "checkpoint_every") or key.startswith("eval_")
 

@@ -14,7 +14,7 @@ from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError, shortened
 from metarl_jax.runs import evaluate, files
 from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.trained import run_of
+from metarl_jax.runs.listing import run_of
 
 SAME = ("env", "env_options", "task_seed", "eval_tasks")  # keys that say which tasks are held out
 

@@ -18,6 +18,7 @@ import numpy as np
 from metarl_jax.options import ConfigError
 
 MAX_JSON = 2**28  # bytes of a file that is read whole
+MAX_LINE = 2**20  # bytes of a line of a file that is read line by line, which may be of any length
 MAX_ARRAYS = 2**33  # bytes of the arrays of one file
 
 
@@ -144,23 +145,38 @@ def read_json(path: Path, what: str, kind: type = dict) -> Any:
     return _parse(read_text(path, what), f"{what} {path}: is damaged", kind)
 
 
-def read_rows(path: Path, what: str = "metrics") -> list[dict[str, Any]]:
-    """The rows of a .jsonl file of numbers, `iteration` among them; as many seeds in all.
+def rows_of(path: Path, what: str = "metrics") -> Iterator[dict[str, Any]]:
+    """The rows of a .jsonl file of numbers, one at a time: `iteration` among them, as many seeds in all.
 
     A last line without its end, as a kill may leave it, is no row.
     Raises: ConfigError with the first line that is not one.
     """
-    lines = read_text(path, what).split("\n")[:-1]
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        where = f"{what} {path}, line {number}: is damaged"
-        row = _parse(line, where, dict)
-        if not all(_is_entry(value) for value in row.values()) or not isinstance(row.get("iteration"), int):
-            raise ConfigError(f"{where} (not a row of numbers)")
-        if rows and any(_size(rows[0].get(name, value)) != _size(value) for name, value in row.items()):
-            raise ConfigError(f"{where} (of another number of seeds than the first line)")
-        rows.append(row)
-    return rows
+    first: dict[str, Any] = {}
+    with worded(f"{what} {path}"), open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+            where = f"{what} {path}, line {number}: is damaged"
+            if not line.endswith(b"\n"):
+                if len(line) == MAX_LINE:
+                    raise ConfigError(f"{where} (longer than {MAX_LINE} bytes)")
+                return
+            row = _row(line, where)
+            first = first or row
+            if any(_size(first.get(name, value)) != _size(value) for name, value in row.items()):
+                raise ConfigError(f"{where} (of another number of seeds than the first line)")
+            yield row
+
+
+def read_rows(path: Path, what: str = "metrics") -> list[dict[str, Any]]:
+    """All of `rows_of`."""
+    return list(rows_of(path, what))
+
+
+def last_row(path: Path, what: str = "metrics") -> dict[str, Any] | None:
+    """The last of `rows_of`; of a long file only the end is read."""
+    with worded(f"{what} {path}"), open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * MAX_LINE))
+        lines = file.read().split(b"\n")[:-1]
+    return _row(lines[-1], f"{what} {path}, last line: is damaged") if lines else None
 
 
 def keep_rows(path: Path, iteration: int) -> None:
@@ -171,10 +187,10 @@ def keep_rows(path: Path, iteration: int) -> None:
     if not path.exists():
         return
     try:
-        rows = read_rows(path)
+        with _replacing(path) as part, open(part, "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows_of(path) if row["iteration"] <= iteration)
     except ConfigError as error:
         raise ConfigError(f"{error}; move it away to go on without it") from None
-    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows if row["iteration"] <= iteration))
 
 
 def read_arrays(path: Path, what: str, *names: str) -> dict[str, np.ndarray]:
@@ -202,7 +218,7 @@ def read_arrays(path: Path, what: str, *names: str) -> dict[str, np.ndarray]:
             raise ConfigError(f"{what} {path}: is damaged ({text.splitlines()[0][:80]})") from None
 
 
-def _parse(text: str, damaged: str, kind: type) -> Any:
+def _parse(text: str | bytes, damaged: str, kind: type) -> Any:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -211,6 +227,13 @@ def _parse(text: str, damaged: str, kind: type) -> Any:
     if not isinstance(found, kind):
         raise ConfigError(f"{damaged} (holds a {type(found).__name__}, not a {kind.__name__})")
     return found
+
+
+def _row(line: bytes, damaged: str) -> dict[str, Any]:
+    row = _parse(line, damaged, dict)
+    if not all(_is_entry(value) for value in row.values()) or not isinstance(row.get("iteration"), int):
+        raise ConfigError(f"{damaged} (not a row of numbers)")
+    return row
 
 
 def _is_entry(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""`metarl runs`: the runs and sweeps in a folder, read without JAX."""
+"""Which directories are runs and sweeps, and `metarl runs`, which lists them; read without JAX."""
 
 import csv
 import io
@@ -9,6 +9,22 @@ from typing import Any
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import files
 from metarl_jax.runs.config import parse_value
+
+BEST = "best"  # the directory of a sweep that holds its best member, as a run
+
+
+def run_of(directory: Path) -> Path:
+    """The run that a directory is, or whose best member a sweep has kept.
+
+    Raises: ConfigError for a sweep that has none yet, and for what is neither.
+    """
+    if (directory / "config.yaml").is_file():
+        return directory
+    if (directory / "sweep.json").is_file():
+        if (directory / BEST / "config.yaml").is_file():
+            return directory / BEST
+        raise ConfigError(f"sweep {directory}: has kept no best member yet; it does at its end")
+    raise ConfigError(f"run {directory}: is not a run directory (it has no config.yaml)")
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
@@ -37,12 +53,12 @@ def runs(folder: Path) -> list[dict[str, Any]]:
 
 def _run(place: Path) -> dict[str, Any]:
     config = _configuration(files.read_text(place / "config.yaml", "config"), place / "config.yaml")
-    rows = files.read_rows(place / "metrics.jsonl") if (place / "metrics.jsonl").is_file() else []
-    score, value = _score(rows[-1]) if rows else ("", None)
+    last = files.last_row(place / "metrics.jsonl") if (place / "metrics.jsonl").is_file() else None
+    score, value = _score(last) if last else ("", None)
     return {
         "algorithm": config["algorithm"],
         "env": config["env"],
-        "iteration": rows[-1]["iteration"] if rows else 0,
+        "iteration": last["iteration"] if last else 0,
         "of": config["num_iterations"],
         "score": value,
         "about": score.replace("_", " "),

@@ -49,7 +49,7 @@ def estimate(job: Job) -> Estimate:
     """What a run of `job` takes above a process that has imported JAX and started it."""
     call = training_loop.trace_call(job.config)
     kept = sum(_bytes(x) for x in jax.tree.leaves(call.states))
-    of_host = FIXED + PER_EQUATION * _count(call.traced.jaxpr.jaxpr) if devices.memory() is None else 0
+    of_host = FIXED + PER_EQUATION * num_equations(call.traced.jaxpr.jaxpr) if devices.memory() is None else 0
     return Estimate(kept, kept + peak(call.traced.jaxpr) + of_host, call)
 
 
@@ -237,9 +237,9 @@ def _called(equation: Any) -> Any:
     return inner[0] if len(inner) == 1 and len(inner[0].invars) == len(equation.invars) else None
 
 
-def _count(jaxpr: Any) -> int:
+def num_equations(jaxpr: Any) -> int:
     """Equations, those of all bodies included."""
-    return sum(1 + sum(map(_count, _jaxprs(equation))) for equation in jaxpr.eqns)
+    return sum(1 + sum(map(num_equations, _jaxprs(equation))) for equation in jaxpr.eqns)
 
 
 def _is_fused(equation: Any) -> bool:

@@ -23,23 +23,8 @@ from metarl_jax.rl.rollout import rollout
 from metarl_jax.rl.trials import trial_rollout
 from metarl_jax.runs import evaluate
 from metarl_jax.runs.build import Job
+from metarl_jax.runs.listing import run_of
 from metarl_jax.types import LearnerState, Params, Policy, Rollout, Task
-
-BEST = "best"  # the directory of a sweep that holds its best member, as a run
-
-
-def run_of(directory: Path) -> Path:
-    """The run that a directory is, or whose best member a sweep has kept.
-
-    Raises: ConfigError for a sweep that has none yet, and for what is neither.
-    """
-    if (directory / "config.yaml").is_file():
-        return directory
-    if (directory / "sweep.json").is_file():
-        if (directory / BEST / "config.yaml").is_file():
-            return directory / BEST
-        raise ConfigError(f"sweep {directory}: has kept no best member yet; it does at its end")
-    raise ConfigError(f"run {directory}: is not a run directory (it has no config.yaml)")
 
 
 def load_run(directory: str | Path, iteration: int | None = None) -> "TrainedRun":

@@ -11,7 +11,7 @@ from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.config import dump, validate, with_key
 from metarl_jax.runs.directory import open_directory
-from metarl_jax.runs.trained import BEST
+from metarl_jax.runs.listing import BEST
 
 
 def keep(

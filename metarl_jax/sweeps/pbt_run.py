@@ -53,11 +53,11 @@ def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[
     job = build(made.config)
     sign = 1 if job.higher_is_better else -1
     if not rows[0]["diverged_seeds"] and np.isfinite(rows[0]["score"]):
-        population, member = made.seeds.index(rows[0]["population"]), rows[0]["trial"]
-        lane = population * len(made.settings) + member
+        place, member = made.seeds.index(rows[0]["population"]), rows[0]["trial"]
+        lane = place * len(made.settings) + member
         setting = {"num_seeds": 1, "seed": rows[0]["population"], **{d.name: rows[0][d.name] for d in made.dimensions}}
         states = jax.tree.map(lambda x: np.asarray(x)[lane : lane + 1], states)
-        curve = _curves(np.asarray(records.score))[member, population : population + 1]
+        curve = _curves(np.asarray(records.score))[member, place : place + 1]
         best.keep(made.config, setting, made.config.num_iterations, states, curve, directory)
     schedule_picture(values, records, made.dimensions, made.interval, (job.score, sign), directory / "sweep.png")
     return rows

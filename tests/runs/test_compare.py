@@ -93,7 +93,7 @@ def test_runs_are_listed_the_newest_first_and_the_damaged_with_the_reason(folder
     assert (whole["algorithm"], whole["env"], whole["iteration"], whole["of"]) == ("maml", "PointNavigation-v0", 2, 2)
     assert main(["runs", str(place)]) == 0
     out = capsys.readouterr().out
-    assert "line 1: is damaged" in out and "3 days ago" in out and "2/2" in out
+    assert "last line: is damaged" in out and "3 days ago" in out and "2/2" in out
     with pytest.raises(ConfigError, match="there is no such folder"):
         listing.runs(tmp_path / "no")
 

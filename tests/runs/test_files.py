@@ -118,3 +118,20 @@ def test_an_array_that_claims_more_than_its_file_holds_is_damaged(tmp_path):
     (tmp_path / "scores.npy").write_bytes(header.getvalue())
     for name in ("scores.npz", "scores.npy"):
         one_line(files.read_arrays, tmp_path / name, "scores")
+
+
+def test_long_files_are_read_line_by_line(tmp_path, monkeypatch):
+    """A run of a million iterations leaves half a gigabyte of metrics, and goes on."""
+    monkeypatch.setattr(files, "MAX_JSON", 1000)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"iteration": i, "loss": [0.5, i]}) + "\n" for i in range(1, 2001)))
+    assert len(files.read_rows(path)) == 2000 and files.last_row(path) == {"iteration": 2000, "loss": [0.5, 2000]}
+    files.keep_rows(path, 1500)
+    assert files.last_row(path)["iteration"] == 1500 and len(files.read_rows(path)) == 1500
+    monkeypatch.setattr(files, "MAX_LINE", 100)
+    with path.open("a") as file:
+        file.write("9" * 200 + "\n")
+    assert "line 1501: is damaged (longer than 100 bytes)" in one_line(files.read_rows, path)
+    before = path.read_bytes()
+    assert "move it away" in one_line(files.keep_rows, path, 10)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

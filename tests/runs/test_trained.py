@@ -11,7 +11,7 @@ import pytest
 import metarl_jax as mrl
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import evaluate, train, trained
+from metarl_jax.runs import evaluate, listing, train, trained
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
 
@@ -170,7 +170,7 @@ def test_a_sweep_keeps_its_best_member_as_a_run(tmp_path, method, capsys):
     with pytest.raises(ConfigError, match="has kept no best member yet"):
         place.mkdir()
         (place / "sweep.json").write_text("{}")
-        trained.run_of(place)
+        listing.run_of(place)
     (place / "sweep.json").unlink()
     assert main([*command, "--seeds", "2"]) == 0
     run = mrl.load_run(place)
