@@ -120,7 +120,8 @@ class Checkpoints:
         if end is not None and iteration > end:
             raise ConfigError(f"checkpoint {path}: is beyond the last iteration, num_iterations = {end}")
         there = label.get("of", {})
-        other = next((k for k, v in self._of.items() if k in there and there[k] != v and not _may_change(k)), None)
+        differ = (k for k, v in self._of.items() if k in there and json.dumps(there[k]) != json.dumps(v))  # NaN too
+        other = next((k for k in differ if not _may_change(k)), None)
         if other is not None:
             values = f"{other}: {shortened(str(there[other]))} there, {shortened(str(self._of[other]))} here"
             raise ConfigError(f"checkpoint {path}: is of another configuration ({values}); put back the right one")

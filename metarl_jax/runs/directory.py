@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,9 @@ from metarl_jax.runs.config import dump, load
 WHAT = "run directory"
 
 
-def open_directory(config: Any, run_dir: Path, resume: bool) -> str | None:
+def open_directory(config: Any, run_dir: Path, resume: bool) -> None:
     """Make the directory of a new run, or see that it holds the same one, or one of fewer iterations.
 
-    Returns: what is to be said of a run that is prolonged, or None.
     Raises: ConfigError for a directory that holds anything else, with the first key that differs.
     """
     config_file = run_dir / "config.yaml"
@@ -36,16 +35,13 @@ def open_directory(config: Any, run_dir: Path, resume: bool) -> str | None:
     if not files.is_free(run_dir, WHAT):
         if config_file.exists():
             there = load(config_file)
-            longer = type(there) is type(config) and there.num_iterations < config.num_iterations
-            same = there.model_copy(update={"num_iterations": config.num_iterations}) if longer else there
-            difference = first_difference(same, config)
+            if _is_longer(config, there):
+                there = there.model_copy(update={"num_iterations": config.num_iterations})
+            difference = first_difference(there, config)
             if difference:
                 raise ConfigError(f"{WHAT} {run_dir}: holds a run of another configuration ({difference})")
             files.check_writable(run_dir, WHAT)
-            if not longer:
-                return None
-            files.write_whole(config_file, dump(config))
-            return _prolonged(there, config)
+            return
         begun = ("config.yaml.tmp", "info.json", "info.json.tmp", "parts.json", "parts.json.tmp", ".lock")
         if any(p.name not in begun for p in run_dir.iterdir()):
             raise ConfigError(f"{WHAT} {run_dir}: is not a run of metarl (it has no config.yaml)")
@@ -53,15 +49,21 @@ def open_directory(config: Any, run_dir: Path, resume: bool) -> str | None:
     files.write_whole(run_dir / "info.json", json.dumps(environment_info(), indent=2) + "\n")
     user_parts.remember(run_dir, config)
     files.write_whole(config_file, dump(config))
-    return None
 
 
-def _prolonged(there: Any, now: Any) -> str:
-    said = f"prolonged from {there.num_iterations} to {now.num_iterations} iterations"
-    annealed = [key for key, value in now.model_dump().items() if key.startswith("anneal") and value is True]
-    if not annealed:
-        return said
-    return f"{said}; {' and '.join(annealed)}: falls to 0 at the new end, so it is larger again from here on"
+def prolong(config: Any, run_dir: Path, report: Callable[[Any], None]) -> None:
+    """Where the run of a locked directory has fewer iterations than `config`, make it as long, and report that."""
+    there = load(run_dir / "config.yaml")
+    if not _is_longer(config, there):
+        return
+    files.write_whole(run_dir / "config.yaml", dump(config))
+    annealed = [key for key, value in config.model_dump().items() if key.startswith("anneal") and value is True]
+    what = f"; {' and '.join(annealed)}: falls to 0 at the new end, so it is larger again from here on"
+    report(f"prolonged from {there.num_iterations} to {config.num_iterations} iterations" + (what if annealed else ""))
+
+
+def _is_longer(config: Any, there: Any) -> bool:
+    return type(there) is type(config) and there.num_iterations < config.num_iterations
 
 
 def check_free(directory: Path, resume: bool, what: str = WHAT) -> None:

@@ -26,7 +26,7 @@ from metarl_jax import tree
 from metarl_jax.runs import files, training_loop
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.directory import locked, open_directory
+from metarl_jax.runs.directory import locked, open_directory, prolong
 from metarl_jax.runs.held_out import HeldOut
 from metarl_jax.runs.progress import Progress
 from metarl_jax.runs.termination import Terminated, asked_to_end
@@ -85,10 +85,9 @@ def train(
         in a loss, gradient or parameter, with the last good checkpoint kept; Terminated after SIGTERM, once a
         checkpoint is written.
     """
-    prolonged = open_directory(job.config, run_dir, resume)
-    if prolonged is not None:
-        report(prolonged)
+    open_directory(job.config, run_dir, resume)
     with locked(run_dir):
+        prolong(job.config, run_dir, report)
         if headline:
             report(headline)
         return _train(job, run_dir, resume, report, call)

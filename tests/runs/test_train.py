@@ -123,8 +123,11 @@ def test_an_existing_run_is_not_overwritten(trained):
 
 
 def test_two_processes_cannot_share_a_run(trained):
-    with directory.locked(trained), pytest.raises(ConfigError, match="another process is training in it"):
-        train.train(build(validate(MAML)), trained, resume=True, report=lambda _: None)
+    before = (trained / "config.yaml").read_text()
+    for config in (MAML, {**MAML, "num_iterations": 9}):
+        with directory.locked(trained), pytest.raises(ConfigError, match="another process is training in it"):
+            train.train(build(validate(config)), trained, resume=True, report=lambda _: None)
+    assert (trained / "config.yaml").read_text() == before
 
 
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path):
