@@ -107,8 +107,8 @@ def training_curve(run_dir: Path, work: int, of: str = "return") -> tuple[np.nda
     """
     rows = files.read_rows(run_dir / "metrics.jsonl")
     names = (f"{of}_0", f"{of}_1") if f"{of}_0" in rows[0] else (f"first_episode_{of}", f"last_episode_{of}")
-    returns = np.array([[np.atleast_1d(row[name]) for name in names] for row in rows], float)
-    return work * np.array([row["iteration"] for row in rows]), returns.swapaxes(1, 2)
+    returns = np.stack([files.column(rows, name) for name in names], axis=2)
+    return work * np.array([row["iteration"] for row in rows]), returns
 
 
 def _claims(method: str, table: dict[str, Any]) -> list[Claim]:

@@ -160,15 +160,22 @@ def rows_of(path: Path, what: str = "metrics") -> Iterator[dict[str, Any]]:
                     raise ConfigError(f"{where} (longer than {MAX_LINE} bytes)")
                 return
             row = _row(line, where)
-            first = first or row
-            if any(_size(first.get(name, value)) != _size(value) for name, value in row.items()):
-                raise ConfigError(f"{where} (of another number of seeds than the first line)")
+            first = row | first
+            if any(_size(first[name]) != _size(value) for name, value in row.items()):
+                raise ConfigError(f"{where} (of another number of seeds than the lines before)")
             yield row
 
 
 def read_rows(path: Path, what: str = "metrics") -> list[dict[str, Any]]:
     """All of `rows_of`."""
     return list(rows_of(path, what))
+
+
+def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    """What rows hold under a name: [row, seed], NaN where a row has nothing there; of no rows, [0, 1]."""
+    found = [np.atleast_1d(np.array(row.get(name), float)) for row in rows]
+    seeds = max((len(values) for values in found), default=1)
+    return np.array([np.broadcast_to(values, seeds) for values in found]).reshape(len(rows), seeds)
 
 
 def last_row(path: Path, what: str = "metrics") -> dict[str, Any] | None:
@@ -238,7 +245,11 @@ def _row(line: bytes, damaged: str) -> dict[str, Any]:
 
 def _is_entry(value: Any) -> bool:
     numbers = value if isinstance(value, list) else [value]
-    return all(x is None or (isinstance(x, int | float) and not isinstance(x, bool)) for x in numbers)
+    return bool(numbers) and all(x is None or (isinstance(x, int | float) and _is_number(x)) for x in numbers)
+
+
+def _is_number(x: float) -> bool:
+    return not isinstance(x, bool) and (isinstance(x, float) or abs(x) < 2**63)
 
 
 def _size(value: Any) -> int:

@@ -72,14 +72,16 @@ def _interval(bounds: list[float]) -> str:
     return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
-def learning_curve(job: Job, run_dir: Path) -> Path:
+def learning_curve(job: Job, run_dir: Path) -> Path | None:
     """PNG of the training scores against work: the mean over seeds with its 95% interval, or of one seed every score.
 
     One seed's scores are drawn thin, with means over a window of iterations in front; the legend says how many.
     Learners that adapt by updates have a line before adaptation and one after each; RL2 and VariBAD one for the first,
-    the second and the last episode of a trial.
+    the second and the last episode of a trial. None where the run has logged nothing yet.
     """
     rows = files.read_rows(run_dir / "metrics.jsonl")
+    if not rows:
+        return None
     lines = _lines(job, rows)
     made, axes = style.figure()
     axis = axes[0][0]
@@ -87,7 +89,7 @@ def learning_curve(job: Job, run_dir: Path) -> Path:
     x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration / scale
     for i, (name, label) in enumerate(lines.items()):
         colour = style.STAGES[min(i, len(style.STAGES) - 1)] if len(lines) > 1 else style.OURS
-        values = np.array([np.atleast_1d(np.array(row.get(name), float)) for row in rows])
+        values = files.column(rows, name)
         if values.shape[1] > 1:
             centre, low, high = style.mean_and_interval(values)
             axis.plot(x, centre, color=colour, label=label, linewidth=1.8)
@@ -116,7 +118,7 @@ def _held_out(axis: Any, work: float, run_dir: Path) -> None:
     stages = [int(k.removeprefix("score_")) for k in (rows[0] if rows else {}) if k.startswith("score_")]
     if not stages:
         return
-    values = [np.atleast_1d(np.array(row.get(f"score_{max(stages)}"), float)).mean() for row in rows]
+    values = files.column(rows, f"score_{max(stages)}").mean(axis=1)
     x = np.array([row["iteration"] for row in rows], float) * work
     label = "held-out tasks, adapted" if max(stages) else "held-out tasks"
     axis.plot(x, values, "o", color=style.INK, markersize=4, label=label)
@@ -124,7 +126,7 @@ def _held_out(axis: Any, work: float, run_dir: Path) -> None:
 
 def _lines(job: Job, rows: list[dict[str, Any]]) -> dict[str, str]:
     """Metric -> what it is called, in the order of adaptation."""
-    there = rows[0] if rows else {}
+    there = rows[0]
     prefix = job.score.rsplit("_", 1)[0]
     numbered = {
         k: int(k.rsplit("_", 1)[1]) for k in there if k.startswith(prefix + "_") and k.rsplit("_", 1)[1].isdigit()
@@ -226,7 +228,8 @@ def adaptation_film(positions: np.ndarray, goals: np.ndarray, path: Path, num_fr
 
 def pictures(job: Job, run_dir: Path, params: Any | None = None, num_updates: int = 3) -> list[Path]:
     """Every picture that fits the run; `params` are one seed's."""
-    made = [learning_curve(job, run_dir)]
+    curve = learning_curve(job, run_dir)
+    made = [] if curve is None else [curve]
     if params is not None and is_navigation(job):
         positions, goals = adaptation_paths(job, params, num_tasks=3, num_updates=num_updates)
         made.append(adaptation_picture(positions, goals, run_dir / "adaptation.png"))

@@ -71,6 +71,9 @@ DAMAGED_ROWS = {
     GOOD + '{"iteration": 2, "loss": "low", "return": [1.0, 2.0]}\n': 2,
     GOOD + '{"iteration": 2, "loss": 0.5, "return": [1.0]}\n': 2,
     GOOD + '{"iteration": 2, "loss": {"a": 1}}\n': 2,
+    GOOD + '{"iteration": 2, "late": [1.0]}\n{"iteration": 3, "late": [1.0, 2.0]}\n': 3,
+    '{"iteration": 1, "loss": []}\n': 1,
+    '{"iteration": 1%s}\n' % ("0" * 400): 1,
 }
 
 
@@ -79,6 +82,13 @@ def test_the_line_that_is_not_a_row_is_named(tmp_path, text):
     path = tmp_path / "metrics.jsonl"
     path.write_text(text if text.endswith("\n") else text + "\n")
     assert f"line {DAMAGED_ROWS[text]}: is damaged" in one_line(files.read_rows, path)
+
+
+def test_columns_have_nan_where_a_row_lacks_a_number():
+    rows = [{"iteration": 1}, {"iteration": 2, "return": [1.0, None], "loss": 3}]
+    np.testing.assert_array_equal(files.column(rows, "return"), [[np.nan, np.nan], [1.0, np.nan]])
+    np.testing.assert_array_equal(files.column(rows, "loss"), [[np.nan], [3.0]])
+    assert files.column(rows, "nothing").shape == (2, 1) and files.column([], "loss").shape == (0, 1)
 
 
 def test_a_line_that_a_kill_cut_short_is_no_row(tmp_path):

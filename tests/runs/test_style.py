@@ -84,6 +84,8 @@ def test_a_learning_curve_draws_what_was_measured(tmp_path, monkeypatch, name, l
     with Image.open(path) as picture:
         picture.verify()
     assert list(seen["lines"]) == lines and "environment steps" in seen["axes"][0] and "return" in seen["axes"][1]
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert report.learning_curve(job, tmp_path) is None
     first = np.array([row[names[0]] for row in rows])
     if seeds > 1:
         assert seen["bands"] == len(lines) and "mean of 3 seeds" in seen["said"] and "95%" in seen["said"]
