@@ -7,6 +7,7 @@ import pytest
 from problems import gradient_family, is_finite, of_family, point, point_maml
 
 import metarl_jax as mrl
+from metarl_jax import tree
 from metarl_jax.algorithms.varibad import condition_size
 from metarl_jax.envs.trial import trials
 from metarl_jax.meta.hyperparameters import Tuned
@@ -154,30 +155,40 @@ ALGORITHMS = {
 }
 
 
+# These differ from maml-ppo and maml-explores in a loss or in a gradient, not in how seeds and tasks are batched.
+BATCHED_AS_ANOTHER = ("maml-vpg", "maml-lvc", "maml-dice", "maml-loaded_dice", "maml-reverse", "fomaml", "anil", "boil")
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_contract(name):
     make = ALGORITHMS[name]
-    algo, by_one = make(2), make(1)
+    algo = make(2)
     keys = jax.random.split(jax.random.key(0), 2)
 
     def train(algo, key):
         init_key, *step_keys = jax.random.split(key, 3)
-        return jax.lax.scan(algo.step, algo.init(init_key), jnp.stack(step_keys))
+        start = algo.init(init_key)
+        return start, *jax.lax.scan(algo.step, start, jnp.stack(step_keys))
 
     start = algo.init(keys[0])
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(start)), "the state holds arrays only"
-    shape = jax.eval_shape(algo.step, start, keys[0])[0]
-    chex.assert_trees_all_equal_shapes_and_dtypes(shape, start)
 
     many = jax.jit(jax.vmap(lambda key: train(algo, key)))
-    states, metrics = many(keys)
+    before, states, metrics = many(keys)
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.tree.map(lambda x: x[0], states), start)
     assert is_finite(states)
     assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
     assert metrics["loss"].shape == (2, 2)  # seeds, steps: scalars in every step
     assert is_finite(metrics["loss"])
-    chex.assert_trees_all_equal((states, metrics), many(keys))
+    chex.assert_trees_all_equal((states, metrics), many(keys)[1:])
     assert float(metrics["loss"][0, 0]) != float(metrics["loss"][1, 0])
+    if name in gradient_family():
+        for leaf, a, b in zip(tree.leaf_names(before.params), *map(jax.tree.leaves, (before.params, states.params)),
+                              strict=True):  # fmt: skip
+            assert bool(jnp.any(a != b)), f"{leaf} did not move"
 
     # One seed without vmap, the tasks one at a time: the same numbers.
-    alone = jax.jit(lambda key: train(by_one, key))(keys[1])
+    if name in BATCHED_AS_ANOTHER:
+        return
+    alone = jax.jit(lambda key: train(make(1), key)[1:])(keys[1])
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], (states, metrics)), alone, rtol=2e-3, atol=1e-5)

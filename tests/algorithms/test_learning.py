@@ -9,6 +9,13 @@ import metarl_jax as mrl
 from metarl_jax.algorithms.supervised_maml import few_shot
 from metarl_jax.meta import evaluation
 
+# These compute much: they are compiled as users' programs are, not as quickly as can be (tests/conftest.py).
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+
+
+def compiled(f):
+    return jax.jit(f, compiler_options=OPTIMISED)
+
 
 def run(algo, key, num_iterations, *metrics):
     """(final state, metrics [num_iterations, len(metrics)])."""
@@ -25,7 +32,7 @@ def test_ppo_solves_cartpole_with_every_seed():
     env, tasks = mrl.make("gymnax:CartPole-v1")
     policy = mrl.networks.mlp_policy(env, critic=True)
     algo = mrl.ppo(env, tasks.sample(jax.random.key(0)), policy, num_iterations=976, value_clip_eps=0.2)
-    train = jax.jit(jax.vmap(lambda key: mrl.tree.finite_mean(run(algo, key, 976, "episode_return")[1][-20:])))
+    train = compiled(jax.vmap(lambda key: mrl.tree.finite_mean(run(algo, key, 976, "episode_return")[1][-20:])))
     returns = train(jax.random.split(jax.random.key(0), 2))
     assert float(returns.min()) >= 475, returns
 
@@ -47,7 +54,7 @@ def test_maml_learns_to_adapt_through_several_inner_steps():
         scores = evaluation.adaptation_curve(algo, state.params, key, tasks.evaluation_tasks(40, 0), 1)
         return scores.mean(axis=-1)
 
-    scores = np.asarray(jax.jit(train_and_test)(jax.random.key(0)))
+    scores = np.asarray(compiled(train_and_test)(jax.random.key(0)))
     _, low, _ = evaluation.bootstrap_interval((scores[:, 1] - scores[:, 0])[None], evaluation.mean)
     assert low > 4.0, scores.mean(0)
 
@@ -64,7 +71,7 @@ def sinusoid_error(differentiation, num_iterations, seeds):
         keys = jax.random.split(jax.random.key(1), 1000)
         return jax.vmap(lambda k: judge.collect(state.params, k, sample(k))[1].mean(axis=-1))(keys).mean(axis=0)
 
-    return np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), seeds)))
+    return np.asarray(compiled(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), seeds)))
 
 
 def test_second_order_beats_first_order_on_sinusoids_early():
@@ -101,7 +108,7 @@ def test_xor_is_learned_in_three_steps():
     """A predictor that cannot adapt has an error of 1."""
     examples, tasks = mrl.make("XOR-v0")
     algo = mrl.supervised_maml(examples, tasks, shots=20, queries=20, num_inner_steps=3, inner_lr=0.1)
-    before, after = jax.jit(lambda key: run(algo, key, 3000, "mse_0", "mse_3")[1][-200:].mean(axis=0))(
+    before, after = compiled(lambda key: run(algo, key, 3000, "mse_0", "mse_3")[1][-200:].mean(axis=0))(
         jax.random.key(0)
     )
     assert 0.9 < float(before) < 1.2
