@@ -127,7 +127,7 @@ def training_curves(
     """
     columns = min(len(curves), 4)
     seeds = next(iter(curves.values()))[1].shape[1]
-    figure, axes = style.figure(-(-len(curves) // columns), columns, width=2.9, height=2.9)
+    figure, axes = style.figure(-(-len(curves) // columns), columns, width=2.9 if columns > 1 else 4.5, height=2.9)
     for axis in axes.flat[len(curves) :]:
         axis.set_visible(False)
     for axis, (title, (steps, returns)) in zip(axes.flat, curves.items(), strict=False):
