@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from metarl_jax.reproductions import REPRODUCTIONS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
-    "README.md", "docs/architecture.md", "docs/benchmarks.md", "docs/algorithms.md", "docs/reproductions.md",
-    "docs/robots.md",
+    "README.md", "docs/architecture.md", "docs/tour.md", "docs/command-line.md", "docs/benchmarks.md",
+    "docs/algorithms.md", "docs/reproductions.md", "docs/robots.md",
 )  # fmt: skip
 
 
@@ -167,6 +169,48 @@ def reproductions() -> str:
     return "\n\n".join(parts)
 
 
+def _statuses() -> dict[str, str]:
+    """Target of `metarl reproduce` -> passes, fails or not run."""
+    found = {name: ROOT / f"docs/reproductions/{name}.json" for name in REPRODUCTIONS}
+    words = {True: "passes", False: "fails"}
+    return {name: words[_load(str(p))["passed"]] if p.exists() else "not run" for name, p in found.items()}
+
+
+def _in_part(name: str) -> bool:
+    """Whether fewer cells of a reproduction have been run than it runs unless told otherwise."""
+    asked = _load(f"docs/reproductions/{name}.json")["command"].partition("--cells ")[2].split(" ")[0]
+    cells = REPRODUCTIONS[name].cells if asked == "all" else asked.split(",") if asked else REPRODUCTIONS[name].chosen
+    return not set(REPRODUCTIONS[name].chosen) <= set(cells)
+
+
+def reproduction_status() -> str:
+    """How many reproductions pass, which fail and which have not been run: two sentences."""
+    by_status: dict[str, list[str]] = {"passes": [], "fails": [], "not run": []}
+    for name, status in _statuses().items():
+        by_status[status].append(f"`{name}`")
+    counts = (
+        f"Of {len(REPRODUCTIONS)} published results that `metarl reproduce` runs again {len(by_status['passes'])} pass"
+    )
+    part = [f"`{name}`" for name, status in _statuses().items() if status != "not run" and _in_part(name)]
+    lists = {"Run in part": part, "Fail": by_status["fails"], "Not run": by_status["not run"]}
+    said = " ".join(f"{what}: {', '.join(names)}." for what, names in lists.items() if names)
+    return f"{counts} ([reproductions](docs/reproductions.md)). {said}"
+
+
+def reproduction_table() -> str:
+    """All targets of `metarl reproduce`: status first, those that fail on top."""
+    order = {"fails": 0, "passes": 1, "not run": 2}
+    rows = []
+    for name, status in sorted(_statuses().items(), key=lambda item: (order[item[1]], item[0])):
+        claims = _load(f"docs/reproductions/{name}.json")["claims"] if status != "not run" else []
+        judged = [c["passed"] for c in claims if c["rule"] != "none"]
+        shown = f"[{status}](#{name}-{status})" + ", in part" * _in_part(name) if claims else status
+        rows.append(
+            [f"`{name}`", shown, f"{sum(judged)} of {len(judged)}" if claims else "-", REPRODUCTIONS[name].title]
+        )
+    return _markdown(["target", "status", "rules that hold", "what"], rows)
+
+
 def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.1e}" if x and abs(x) < 1e-3 else f"{x:.3f}"
 
@@ -304,6 +348,8 @@ TABLES = {
     "meta_gradient": meta_gradient,
     "comparison": comparison,
     "reproductions": reproductions,
+    "reproduction_status": reproduction_status,
+    "reproduction_table": reproduction_table,
 }
 
 

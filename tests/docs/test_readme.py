@@ -13,38 +13,52 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+TOUR = (ROOT / "docs" / "tour.md").read_text()
+COMMANDS = (ROOT / "docs" / "command-line.md").read_text()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_python_runs_and_says_what_it_promises(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "maml_ppo_point", "num_iterations=2", "meta_batch_size=2", "--run-dir", "runs/mine"]) == 0
-    first, *more = blocks("python")
-    assert len(first.splitlines()) <= 45
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.S)
+
+
+def test_the_python_of_readme_runs_and_says_what_it_promises():
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 25
     names: dict = {}
-    for code in (first, *more):
-        exec(compile(code, "README.md", "exec"), names)  # noqa: S102
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102
     import jax
     import jax.numpy as jnp
 
-    assert names["metrics"]["return_1"].shape == (64, 2)
-    assert bool(jnp.isfinite(names["metrics"]["return_1"]).all())
-    assert names["rewards"].shape == (10, 1)
+    assert names["metrics"]["return_1"].shape == (64,) and bool(jnp.isfinite(names["metrics"]["return_1"]).all())
     assert all(bool(jnp.abs(g).sum() > 0) for g in jax.tree.leaves(names["meta_gradient"]))
+    assert names["returns"].shape == (2, 10)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_tour_runs_and_says_what_it_promises(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "maml_ppo_point", "num_iterations=2", "meta_batch_size=2", "--run-dir", "runs/mine"]) == 0
+    names: dict = {}
+    for code in blocks("python", TOUR):
+        exec(compile(code, "tour.md", "exec"), names)  # noqa: S102
+    import jax
+    import jax.numpy as jnp
+
+    assert all(x.shape[:2] == (64, 2) for x in jax.tree.leaves(names["states"].params))
+    assert names["rewards"].shape == (10, 1)
     adapted, meta = names["adapted"].params, names["state"].params
     assert all(bool((a != b).any()) for a, b in zip(jax.tree.leaves(adapted), jax.tree.leaves(meta), strict=True))
-    assert names["returns"].shape == (2, 10)
     assert names["data"].reward.shape == (100, 10) and names["action"].shape == (2,)
+    assert bool(jnp.isfinite(names["rule_metrics"]["loss"]).all())
 
 
 def test_the_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny = ["num_iterations=2", "meta_batch_size=2", "episodes_per_task=2", "horizon=5", "eval_tasks=3"]
-    commands = [shlex.split(line) for block in blocks("console") for line in block.splitlines()]
-    metarl = [words[1:] for words in commands if words[0] == "metarl"]
-    assert len(metarl) >= 5
+    lines = [line for block in blocks("console", COMMANDS) for line in block.splitlines()]
+    readme = [line for block in blocks("console") for line in block.splitlines() if line.startswith("metarl ")]
+    assert len(readme) >= 5 and set(readme) <= set(lines), "README shows none that the page of commands has not"
+    metarl = [words[1:] for words in map(shlex.split, lines) if words[0] == "metarl"]
     for words in metarl:
         if words[0] == "train":  # the same command, small
             at = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
@@ -82,17 +96,6 @@ def test_the_sinusoid_results_are_what_is_said_of_them():
     assert maml["num_seeds"] >= 3 and maml["num_tasks"] >= 1000
     assert maml["adaptation"][1]["mean"] <= 0.45
     assert fomaml["adaptation"][1]["mean_interval"][0] > maml["adaptation"][1]["mean_interval"][1]
-
-
-def test_the_file_tree_is_the_folder():
-    (tree,) = [block for block in blocks("text") if "metarl_jax/" in block]
-    lines = [line.split("  ")[:2] for line in tree.splitlines()]
-    inside = re.findall(r"^  (\S+)", tree, flags=re.M)
-    assert all((ROOT / "metarl_jax" / name).exists() for name in inside)
-    modules = {p.name for p in (ROOT / "metarl_jax").glob("*.py")} - {"__init__.py"}
-    assert modules <= set(inside), modules - set(inside)
-    folders = [line[0] for line in lines if line[0] and not line[0].startswith(" ")]
-    assert all((ROOT / name).is_dir() for name in folders), folders
 
 
 def test_links_and_pictures_exist():
