@@ -9,6 +9,7 @@ from pathlib import Path
 
 from metarl_jax.cli import look
 from metarl_jax.cli.common import find_config, new_run_dir, prepare_jax, recall, say
+from metarl_jax.cli.completion import completion
 from metarl_jax.cli.parser import parser
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import files
@@ -217,4 +218,5 @@ _COMMANDS = {
     "reproduce": _reproduce,
     "list": look.list_all,
     "show": look.show,
+    "completion": completion,
 }

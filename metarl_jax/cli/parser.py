@@ -9,7 +9,7 @@ from metarl_jax import __version__
 
 COMMANDS = (
     "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "compare", "runs", "film", "export", "reproduce",
-    "list", "show",
+    "list", "show", "completion",
 )  # fmt: skip
 
 
@@ -155,4 +155,10 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="list environments, algorithms and configurations")
     show = commands.add_parser("show", help="explain an algorithm's keys, a configuration, a run or an environment")
     show.add_argument("what", help="algorithm, YAML file or its name, run directory, or environment")
+    shell = commands.add_parser(
+        "completion",
+        help="write the completion script of a shell",
+        description='Write the completion script of a shell. bash: eval "$(metarl completion bash)"',
+    )
+    shell.add_argument("shell", metavar="SHELL", help="bash, zsh or tcsh")
     return top

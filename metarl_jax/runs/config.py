@@ -227,9 +227,8 @@ def allowed(field: Any) -> str:
 def config_directory() -> Path:
     """The configurations that come with the project, in a checkout or inside the installed package."""
     package = Path(__file__).resolve().parent.parent
-    checkout = package.parent
-    is_checkout = (checkout / "configs").is_dir() and (checkout / "pyproject.toml").is_file()
-    return checkout / "configs" if is_checkout else package / "configs"
+    inside = package / "configs"  # only a wheel has it: what lies beside an installed package is somebody else's
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def shipped_config(name: str) -> Path:
