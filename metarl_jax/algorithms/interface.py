@@ -43,6 +43,9 @@ class RunOptions(Options):
     eval_every: Positive | None = Field(
         None, description="iterations between scores on held-out tasks while it trains; null: none"
     )
+    init_from: str | None = Field(
+        None, description="a run whose parameters training starts from, of the same policy; null: random ones"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

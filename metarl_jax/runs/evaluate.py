@@ -11,36 +11,13 @@ import numpy as np
 from metarl_jax.algorithms import registry
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import files, train, user_parts
+from metarl_jax.runs import files, train
 from metarl_jax.runs.build import Job, build
-from metarl_jax.runs.checkpoint import Checkpoints
-from metarl_jax.runs.config import load, validate
+from metarl_jax.runs.config import validate
 from metarl_jax.runs.held_out import EVALUATION, scorer
-from metarl_jax.types import Params
+from metarl_jax.runs.states import initial_states, open_run, restore
 
 NO_ADAPTATION = "no adaptation (multi-task PPO)"
-
-
-def open_run(run_dir: Path) -> Job:
-    """The job of a run directory.
-
-    Raises: ConfigError if it is not one.
-    """
-    if not (run_dir / "config.yaml").is_file():
-        raise ConfigError(f"run {run_dir}: is not a run directory (it has no config.yaml)")
-    user_parts.recall(run_dir)
-    return build(load(run_dir / "config.yaml"))
-
-
-def restore(job: Job, run_dir: Path, iteration: int | None = None) -> tuple[int, Params]:
-    """(iteration, what was learned by each seed, leaves [seed, ...])."""
-    if not (run_dir / "checkpoints").is_dir():
-        raise ConfigError(f"run {run_dir}: has no checkpoint yet")
-    states = train.shapes_of_states(job)
-    checkpoints = Checkpoints(run_dir / "checkpoints", job.config.model_dump())
-    iteration, state = checkpoints.restore(states, iteration)
-    checkpoints.close()
-    return iteration, jax.tree.map(jax.numpy.asarray, job.params(state))
 
 
 def assess(
@@ -72,7 +49,7 @@ def assess(
     scores["run"], reports = over_seeds(params)
     if baselines:
         if how.untrained is not None:
-            values, _ = over_seeds(job.params(train.initial_states(job)))
+            values, _ = over_seeds(job.params(initial_states(job)))
             scores[how.untrained] = values.mean(axis=2, keepdims=True) if how.stage == "episode" else values
         if how.without_adaptation is not None:
             try:
@@ -114,7 +91,7 @@ def _without_adaptation(
     wanted = job.evaluation.without_adaptation
     assert wanted is not None
     known = registry.entry(wanted["algorithm"]).options.model_fields
-    plain = build(validate({name: value for name, value in wanted.items() if name in known}))
+    plain = build(validate({name: value for name, value in wanted.items() if name in known and name != "init_from"}))
     report("training the baseline without adaptation: multi-task PPO on as many environment steps")
     states = train.train(plain, run_dir / "no_adaptation", resume=True, report=lambda _: None)
     params = jax.tree.map(lambda x: x[0], plain.params(states))

@@ -18,9 +18,11 @@ def run_of(directory: Path) -> Path:
 
     Raises: ConfigError for a sweep that has none yet, and for what is neither.
     """
-    if (directory / "config.yaml").is_file():
-        return directory
-    if (directory / "sweep.json").is_file():
+    with files.worded(f"run {directory}"):
+        if (directory / "config.yaml").is_file():
+            return directory
+        is_sweep = (directory / "sweep.json").is_file()
+    if is_sweep:
         if (directory / BEST / "config.yaml").is_file():
             return directory / BEST
         raise ConfigError(f"sweep {directory}: has kept no best member yet; it does at its end")

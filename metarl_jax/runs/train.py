@@ -29,27 +29,13 @@ from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked, open_directory, prolong
 from metarl_jax.runs.held_out import HeldOut
 from metarl_jax.runs.progress import Progress
+from metarl_jax.runs.states import initial_states, learned_elsewhere, seeds_of, shapes_of_states, with_params
 from metarl_jax.runs.termination import Terminated, asked_to_end
-from metarl_jax.types import Metrics
+from metarl_jax.types import Metrics, Params
 
 
 class RunFailed(RuntimeError):
     """Training produced NaN or infinity; the message says where, and what is safe."""
-
-
-def initial_states(job: Job) -> Any:
-    """Training states of all seeds, leaves [seed, ...]."""
-    return training_loop.make_init(job.config)({}, seeds_of(job))
-
-
-def shapes_of_states(job: Job) -> Any:
-    """Shapes and types of `initial_states`, without computing them."""
-    return training_loop.make_init(job.config).eval_shape({}, seeds_of(job))
-
-
-def seeds_of(job: Job) -> jax.Array:
-    """The seeds of a run, [seed]."""
-    return job.config.seed + jnp.arange(job.config.num_seeds)
 
 
 def compiled_call(
@@ -85,12 +71,15 @@ def train(
         in a loss, gradient or parameter, with the last good checkpoint kept; Terminated after SIGTERM, once a
         checkpoint is written.
     """
+    with files.worded(f"run directory {run_dir}: cannot be made"):
+        begun = any((run_dir / "checkpoints").glob("[0-9]*"))
+    given = None if begun else learned_elsewhere(job)
     open_directory(job.config, run_dir, resume)
     with locked(run_dir):
         prolong(job.config, run_dir, report)
         if headline:
             report(headline)
-        return _train(job, run_dir, resume, report, call)
+        return _train(job, run_dir, resume, report, call, given)
 
 
 def _train(
@@ -99,6 +88,7 @@ def _train(
     resume: bool,
     report: Callable[[Any], None],
     call: training_loop.TracedCall | None,
+    given: Params | None,
 ) -> Any:
     config = job.config
     checkpoints = Checkpoints(run_dir / "checkpoints", config.model_dump())
@@ -109,6 +99,9 @@ def _train(
         report(f"resuming after iteration {start} of {config.num_iterations}")
     else:
         states = initial_states(job)
+        if given is not None:
+            states = with_params(job, states, given)
+            report(f"starting from what {job.config.init_from} has learned")
         if resume and (run_dir / "metrics.jsonl").exists():
             report("no checkpoint yet: starting from iteration 0")
     for name in ("metrics.jsonl", "timing.jsonl"):

@@ -65,6 +65,8 @@ def make(
     """
     if method not in search_space.METHODS:
         raise ConfigError(f"method = {method!r}: must be one of {', '.join(search_space.METHODS)}")
+    if config.init_from is not None:
+        raise ConfigError(f"init_from = {config.init_from}: sweeps start from random parameters; leave it out")
     build(config)  # a mistake in what is not varied is said first
     plain = config.model_dump()
     dimensions = tuple(search_space.parse(override, plain) for override in overrides)
