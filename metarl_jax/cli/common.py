@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def recall(directory: Path) -> None:
         from metarl_jax.runs import user_parts
 
         user_parts.recall(directory)
+
+
+@contextmanager
+def interruptible(how: str) -> Iterator[None]:
+    """An interrupt inside says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{how} goes on from what is kept there") from None
 
 
 def find_config(name: str, also: Iterable[str] = ()) -> Path:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from metarl_jax.cli import look
-from metarl_jax.cli.common import find_config, new_run_dir, prepare_jax, recall, say
+from metarl_jax.cli.common import find_config, interruptible, new_run_dir, prepare_jax, recall, say
 from metarl_jax.cli.completion import completion
 from metarl_jax.cli.parser import parser
 from metarl_jax.options import ConfigError
@@ -141,7 +141,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
         f"{config.algorithm} on {config.env}: {len(made.settings)} trials x {config.num_seeds} seed(s); one program "
         f"varies {', '.join(made.traced) or 'nothing'}; sweep directory {directory}"
     )
-    rows = sweep.run(made, directory, resume=arguments.resume, report=say)
+    with interruptible(f"the same command with --run-dir {directory} --resume"):
+        rows = sweep.run(made, directory, resume=arguments.resume, report=say)
     print(sweep.format_rows(made, rows))
     print(directory)
     return 0
@@ -194,14 +195,16 @@ def _tune(arguments: argparse.Namespace) -> int:
     prepare_jax(a_device_for_every_core=True)
     from metarl_jax.tuning import commands
 
-    return commands.run_tune(arguments, directory, say)
+    with interruptible(f"the same command with --run-dir {directory} --resume"):
+        return commands.run_tune(arguments, directory, say)
 
 
 def _learn(arguments: argparse.Namespace) -> int:
     prepare_jax(a_device_for_every_core=True)
     from metarl_jax.tuning import commands
 
-    return commands.run_learn(arguments, arguments.run_dir, say)
+    with interruptible("the same command"):
+        return commands.run_learn(arguments, arguments.run_dir, say)
 
 
 _COMMANDS = {

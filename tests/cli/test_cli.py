@@ -191,3 +191,18 @@ def test_the_second_run_compiles_nothing(tmp_path):
         assert done.returncode == 0, done.stderr
         counts.append(int(done.stdout.split()[-1]))
     assert counts[0] > 0 and counts[1] == 0
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    from metarl_jax.sweeps import run as sweep
+    from metarl_jax.tuning import tune
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "run", interrupted)
+    monkeypatch.setattr(tune, "tune", interrupted)
+    for words in (["sweep", "ppo_cartpole", "lr=log(1e-5,1e-1)", "--trials", "2"], ["tune", "gymnax:CartPole-v1"]):
+        assert main([*words, "--run-dir", str(tmp_path / words[0])]) == 130
+        again = f"the same command with --run-dir {tmp_path / words[0]} --resume"
+        assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {again} goes on from what is kept there"
