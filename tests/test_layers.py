@@ -100,7 +100,20 @@ def test_import_is_light():
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "metarl_jax" in loaded
-    assert not loaded & {"jax", "flax", "optax", "gymnax", "distrax", "matplotlib", "numpy"}
+    heavy = {
+        "jax",
+        "flax",
+        "optax",
+        "gymnax",
+        "distrax",
+        "matplotlib",
+        "numpy",
+        "evosax",
+        "tensorboardX",
+        "PIL",
+        "rich",
+    }
+    assert not loaded & {*heavy, "orbax", "shtab"}
 
 
 def test_type_checkers_see_the_public_names():

@@ -17,13 +17,14 @@ from metarl_jax.tuning.landscape_families import FAMILIES
 
 SHIPPED = Path(__file__).with_name("optimizer.npz")
 OPTIMIZER, LANDSCAPES = "optimizer.npz", "landscapes.npz"
+FIXED = ("algorithm", "env", "init_from")  # of `metarl tune`: trainings start from random parameters
 MIN_TRIALS = 4 * (learned_optimizer.MAX_HISTORY + 8)  # of four tasks, each with more runs than a history has
 
 
 def run_tune(arguments: argparse.Namespace, directory: Path, say: Callable[[Any], None]) -> int:
     """Tune PPO on `arguments.env`. Raises: ConfigError, one line, before anything is compiled."""
     tuned = [d.name for d in landscapes.space()]
-    clash = next((o for o in arguments.overrides if o.partition("=")[0].strip() in (*tuned, "algorithm", "env")), None)
+    clash = next((o for o in arguments.overrides if o.partition("=")[0].strip() in (*tuned, *FIXED)), None)
     if clash is not None:
         raise ConfigError(f"{clash}: cannot be set here; what is tuned is {', '.join(tuned)}, of ppo on ENV")
     for name in ("trials", "at_a_time"):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import BOTH, normalized_point, of_family, on_devices, store_trial, with_statistics
+from problems import BOTH, gradient_family, normalized_point, of_family, on_devices, store_trial, with_statistics
 
 import metarl_jax as mrl
 from metarl_jax import tree
@@ -32,7 +32,7 @@ def statistics_by_numpy(before, batches):
     return found
 
 
-@pytest.mark.parametrize("name", ["maml_trpo", "promp", "reptile", "meta_sgd", "cavia", "imaml"])
+@pytest.mark.parametrize("name", [n for n in gradient_family() if n not in ("e_maml", "anil", "boil")])
 def test_the_family_folds_in_all_trials_and_no_optimiser_has_a_say(name):
     env, tasks = mrl.make("PointNavigation-v0", horizon=4)
     network = mlp_policy(env, (4,), context_size=2 if name == "cavia" else 0, squash=True)

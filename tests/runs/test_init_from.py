@@ -78,11 +78,13 @@ def test_what_does_not_fit_is_one_line_before_anything_is_made(first, tmp_path, 
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_check_looks_at_it_and_sweeps_refuse_it(first, tmp_path, capsys):
+def test_check_looks_at_it_and_what_makes_many_trainings_refuses_it(first, tmp_path, capsys):
     config = tmp_path / "c.yaml"
     config.write_text("".join(f"{k}: {v}\n" for k, v in MAML.items()))
     assert main(["check", str(config), f"init_from={first[0]}"]) == 0
     assert main(["check", str(config), f"init_from={first[0]}", "hidden=[5]"]) == 2
     assert "the policies must be the same" in capsys.readouterr().err
+    assert main(["tune", "gymnax:CartPole-v1", f"init_from={first[0]}", "--run-dir", str(tmp_path / "tune")]) == 2
+    assert "cannot be set here" in capsys.readouterr().err and not (tmp_path / "tune").exists()
     with pytest.raises(ConfigError, match="sweeps start from random parameters"):
         sweep.make(validate({**MAML, "init_from": str(first[0])}), ["inner_lr=[.1,.2]"], method="grid")
