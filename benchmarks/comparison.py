@@ -28,7 +28,7 @@ TASKS = {
     "sparse": ["env=PointCorner-v0", "eval_tasks=4"],
 }
 NEEDS_COSTS = ("maml_target_point",)  # aims at a return of 0, which the sparse rewards exceed
-SHARED = ["num_iterations=150", "log_every=50", "num_seeds=3", "eval_episodes=20", "eval_updates=3"]
+SHARED = ["num_iterations=150", "iterations_per_call=50", "num_seeds=3", "eval_episodes=20", "eval_updates=3"]
 
 
 def row(name: str, tasks: str, directory: Path, baselines: bool) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def one(name: str) -> None:
 
     jax.config.update("jax_enable_compilation_cache", False)
     jnp.ones(3).block_until_ready()
-    job = build(config.load(config.shipped_config(name), [*CASES[name], "log_every=1"]))
+    job = build(config.load(config.shipped_config(name), [*CASES[name], "iterations_per_call=1"]))
     idle = largest()
     estimate = memory.estimate(job)
     said, equations = estimate.total, memory.num_equations(estimate.call.traced.jaxpr.jaxpr)

@@ -16,6 +16,8 @@ from metarl_jax.options import ConfigError, Options, Positive, Seed
 from metarl_jax.rl import losses
 from metarl_jax.types import Params, Task
 
+# Keys of a run that change nothing of what one of its iterations computes, nor of the memory that it takes.
+AROUND_ITERATIONS = ("num_iterations", "iterations_per_call", "log_every", "log_to", "checkpoint_every")
 RANDOM_INIT = "random initialisation, same updates"
 RANDOM_POLICY = "random policy"
 ORACLE = "oracle"
@@ -33,8 +35,10 @@ class RunOptions(Options):
         None, description="seeds trained at a time; null: one on a CPU, all on an accelerator"
     )
     num_iterations: Positive = Field(description="training iterations")
-    log_every: Positive = Field(
-        1, description="iterations in one compiled call (or a divisor that fits); metrics still list each"
+    iterations_per_call: Positive = Field(1, description="iterations in one compiled call, or a divisor that fits")
+    log_every: Positive = Field(1, description="iterations between rows of metrics; the last one always has one")
+    log_to: list[str] = Field(
+        [], description="where rows of metrics go too: wandb, or my_package.my_module:function of a row"
     )
     checkpoint_every: Positive = Field(50, description="iterations between checkpoints; the last always has one")
     task_seed: Seed = Field(0, description="names the held-out tasks; the same for all runs to be compared")

@@ -15,11 +15,12 @@ from metarl_jax.runs.listing import run_of
 def check(arguments: argparse.Namespace) -> int:
     source = find_config(arguments.config)
     config = load(source, arguments.overrides)
-    from metarl_jax.runs import memory, states
+    from metarl_jax.runs import loggers, memory, states
     from metarl_jax.runs.build import build
 
     job = build(config)
     states.learned_elsewhere(job)
+    loggers.check(config.log_to)
     found, room = memory.check(job, say), memory.available()
     about = [
         ("configuration", f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s)"),

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _line_of_a_failure(error: Exception) -> str | None:
     """What went wrong while a run ran, in one line: a run that failed, physics on the host, a file, memory; or None."""
-    if type(error).__name__ in ("RunFailed", "Terminated"):
+    if type(error).__name__ in ("RunFailed", "LoggerFailed", "Terminated"):
         return str(error)
     if isinstance(error, OSError):
         return f"{error.filename}: {files.reason(error)}" if error.filename else files.reason(error)
@@ -103,9 +103,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    prepare_jax(a_device_for_every_core=True)
     from metarl_jax.sweeps.search_space import is_dimension
 
-    prepare_jax(a_device_for_every_core=True)
     source = find_config(arguments.config)
     if arguments.run_dir is not None and arguments.resume:
         recall(arguments.run_dir)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.algorithms import registry
+from metarl_jax.algorithms.interface import AROUND_ITERATIONS
 from metarl_jax.reproductions import NO_RULE, Claim
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.pictures import search_curves
@@ -155,7 +156,7 @@ def _meta_gradient(config: Any, start: np.ndarray) -> np.ndarray:
     """[search] of agents that tune themselves from the setting `start` on, as many steps as one trial."""
     setting = landscapes.to_settings(start[None])[0]
     known = registry.entry("meta_gradient_rl").options.model_fields
-    shared = config.model_dump(include=set(known) - {"algorithm", "log_every", "checkpoint_every"})
+    shared = config.model_dump(include=set(known) - {"algorithm", *AROUND_ITERATIONS})
     count = config.num_iterations // (META_GRADIENT["num_inner_steps"] + 1)  # rollouts of an iteration
     own = validate({**shared, **setting, **META_GRADIENT, "num_iterations": count, "task_seed": NEW_TASK})
     seeds = jnp.asarray([search_methods.training_seed(TAGS["fixed"] * 100 + 1, s, 900) for s in range(SEARCHES)])

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from metarl_jax.algorithms.interface import AROUND_ITERATIONS
 from metarl_jax.options import ConfigError, shortened
 from metarl_jax.runs import files
 from metarl_jax.tree import leaf_names
@@ -140,7 +141,7 @@ class Checkpoints:
 
 def _may_change(key: str) -> bool:
     """Whether a key may change between the checkpoints of one run: it does not change what an iteration computes."""
-    return key in ("num_iterations", "log_every", "checkpoint_every") or key.startswith("eval_")
+    return key in AROUND_ITERATIONS or key.startswith("eval_")
 
 
 def _in_double_precision() -> bool:

@@ -91,7 +91,8 @@ def _without_adaptation(
     wanted = job.evaluation.without_adaptation
     assert wanted is not None
     known = registry.entry(wanted["algorithm"]).options.model_fields
-    plain = build(validate({name: value for name, value in wanted.items() if name in known and name != "init_from"}))
+    own = {name: value for name, value in wanted.items() if name in known and name not in ("init_from", "log_to")}
+    plain = build(validate(own))
     report("training the baseline without adaptation: multi-task PPO on as many environment steps")
     states = train.train(plain, run_dir / "no_adaptation", resume=True, report=lambda _: None)
     params = jax.tree.map(lambda x: x[0], plain.params(states))

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax import devices
+from metarl_jax.algorithms.interface import AROUND_ITERATIONS
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import training_loop
 from metarl_jax.runs.build import Job
@@ -33,7 +34,7 @@ WHOLE = {
     "concatenate", "all_gather", "psum", "rev",
 }  # fmt: skip
 SAME = {"reshape", "squeeze", "expand_dims", "stop_gradient", "copy_p", "optimization_barrier", "name"}  # no new buffer
-NO_SIZES = ("num_iterations", "seed", "task_seed", "log_every", "checkpoint_every")  # keys whose value costs no memory
+NO_SIZES = ("seed", "task_seed", *AROUND_ITERATIONS)  # keys whose value costs no memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _interval(bounds: list[float]) -> str:
 def learning_curve(job: Job, run_dir: Path) -> Path | None:
     """PNG of the training scores against work: the mean over seeds with its 95% interval, or of one seed every score.
 
-    One seed's scores are drawn thin, with means over a window of iterations in front; the legend says how many.
+    One seed's scores are drawn thin, with means over a window of rows in front; the legend says how many.
     Learners that adapt by updates have a line before adaptation and one after each; RL2 and VariBAD one for the first,
     the second and the last episode of a trial. None where the run has logged nothing yet.
     """
@@ -85,7 +85,7 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
     lines = _lines(job, rows)
     made, axes = style.figure()
     axis = axes[0][0]
-    scale = 1e6 if len(rows) * job.work_per_iteration >= 1e6 else 1
+    scale = 1e6 if rows[-1]["iteration"] * job.work_per_iteration >= 1e6 else 1
     x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration / scale
     for i, (name, label) in enumerate(lines.items()):
         colour = style.STAGES[min(i, len(style.STAGES) - 1)] if len(lines) > 1 else style.OURS
@@ -106,8 +106,9 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
     axis.set_title(f"{job.config.algorithm} on {job.config.env}, training", fontsize=10, color=style.INK)
     if not job.higher_is_better:
         axis.set_yscale("log")
+    what = "iterations" if job.config.log_every == 1 else f"rows, each {job.config.log_every} iterations"
     over = f"mean of {job.config.num_seeds} seeds,\nband: 95% interval (t)"
-    alone = "one seed" + (f",\nthick: mean of {window} iterations" if values.shape[1] == 1 and window > 1 else "")
+    alone = "one seed" + (f",\nthick: mean of {window} {what}" if values.shape[1] == 1 and window > 1 else "")
     axis.legend(frameon=False, fontsize=8, title=over if values.shape[1] > 1 else alone, title_fontsize=8)
     return style.save(made, run_dir / "learning_curve.png")
 

@@ -3,7 +3,7 @@
 A run directory holds
   config.yaml       the resolved configuration
   info.json         versions, device, command
-  metrics.jsonl     one object an iteration; depends on the configuration and the device only
+  metrics.jsonl     one object an iteration (`log_every`: or fewer); depends on configuration and device only
   held_out.jsonl    with `eval_every`: scores on held-out tasks while it trains
   timing.jsonl      wall-clock seconds and throughput of each compiled call
   checkpoints/      orbax, the newest two
@@ -11,7 +11,6 @@ A run directory holds
   *.png, *.gif      pictures, by `report`
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import tree
-from metarl_jax.runs import files, training_loop
+from metarl_jax.runs import files, loggers, training_loop
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked, open_directory, prolong
@@ -61,25 +60,32 @@ def train(
     report: Callable[[Any], None] = print,
     headline: str = "",
     call: training_loop.TracedCall | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> Any:
     """Run `job` to its last iteration in `run_dir`; returns the final states, leaves [seed, ...].
 
     A run of fewer iterations, finished or not, goes on to those of `job`.
 
-    Args: headline: reported once the directory is open. call: the call of `job`, if it was traced before.
+    Args:
+        headline: reported once the directory is open.
+        call: the call of `job`, if it was traced before.
+        on_metrics: called with every row of metrics that is written, as the functions of `log_to` are.
     Raises: ConfigError for a directory that is in use or does not fit; RunFailed at the first NaN or infinity
         in a loss, gradient or parameter, with the last good checkpoint kept; Terminated after SIGTERM, once a
-        checkpoint is written.
+        checkpoint is written; LoggerFailed where a function of the user's raises, the rows being written.
     """
     with files.worded(f"run directory {run_dir}: cannot be made"):
         begun = any((run_dir / "checkpoints").glob("[0-9]*"))
     given = None if begun else learned_elsewhere(job)
+    told = loggers.check(job.config.log_to)
+    if on_metrics is not None:
+        told["on_metrics"] = on_metrics
     open_directory(job.config, run_dir, resume)
     with locked(run_dir):
         prolong(job.config, run_dir, report)
         if headline:
             report(headline)
-        return _train(job, run_dir, resume, report, call, given)
+        return _train(job, run_dir, resume, report, call, given, told)
 
 
 def _train(
@@ -89,6 +95,7 @@ def _train(
     report: Callable[[Any], None],
     call: training_loop.TracedCall | None,
     given: Params | None,
+    told: dict[str, loggers.Logger | None],
 ) -> Any:
     config = job.config
     checkpoints = Checkpoints(run_dir / "checkpoints", config.model_dump())
@@ -113,7 +120,12 @@ def _train(
         return states
     work = job.work_per_iteration * config.num_seeds
     progress = Progress(start, config.num_iterations, work, job.unit, report)
-    with _writers(run_dir, start) as write, progress, _interrupted(checkpoints), asked_to_end() as ending:
+    with (
+        loggers.opened(config, run_dir, start, told) as write,
+        progress,
+        _interrupted(checkpoints),
+        asked_to_end() as ending,
+    ):
         began = time.perf_counter()
         compiled = compiled_call(job, length, states, call)
         report(f"compiled in {time.perf_counter() - began:.1f} s")
@@ -154,33 +166,6 @@ def _kept(checkpoints: Checkpoints) -> str:
     if not good:
         return "no checkpoint had been written"
     return f"--resume goes on from the checkpoint of iteration {good[-1]}"
-
-
-# --- the files of a run ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def _writers(run_dir: Path, start: int) -> Iterator[Callable[[list[dict], dict], None]]:
-    from tensorboardX import SummaryWriter
-
-    events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
-    with open(run_dir / "metrics.jsonl", "a") as metrics, open(run_dir / "timing.jsonl", "a") as timing:
-
-        def write(rows: list[dict], time_row: dict) -> None:
-            metrics.writelines(json.dumps(row) + "\n" for row in rows)
-            metrics.flush()
-            timing.write(json.dumps(time_row) + "\n")
-            timing.flush()
-            for row in rows:
-                for name, value in row.items():
-                    values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
-                    if name != "iteration" and values:
-                        events.add_scalar(name, float(np.mean(values)), row["iteration"])
-
-        try:
-            yield write
-        finally:
-            events.close()
 
 
 def _rows(metrics: Metrics, first: int, count: int) -> list[dict]:

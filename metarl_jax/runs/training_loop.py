@@ -128,7 +128,7 @@ class TracedCall(NamedTuple):
 def call_length(config: Any, start: int = 0) -> int:
     """Iterations in a compiled call of a run that goes on after `start`: calls end where something is kept."""
     every = config.eval_every or config.checkpoint_every
-    return math.gcd(config.log_every, config.num_iterations, config.checkpoint_every, every, start)
+    return math.gcd(config.iterations_per_call, config.num_iterations, config.checkpoint_every, every, start)
 
 
 def trace_call(config: Any, length: int | None = None, states: Any = None) -> TracedCall:

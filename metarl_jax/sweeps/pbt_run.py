@@ -71,7 +71,7 @@ def _train(made: Sweep, directory: Path, report: Callable) -> tuple[pbt.Record, 
         d.name: jnp.tile(jnp.asarray([float(s[d.name]) for s in made.settings]), len(seeds)) for d in made.dimensions
     }
     total = config.num_iterations // made.interval
-    per_call = max(1, config.log_every // made.interval)
+    per_call = max(1, config.iterations_per_call // made.interval)
     while total % per_call:
         per_call -= 1
     job = build(config)

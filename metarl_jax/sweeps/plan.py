@@ -45,7 +45,7 @@ class Sweep:
     @property
     def call_length(self) -> int:
         """Iterations in one compiled call."""
-        return math.gcd(self.config.log_every, self.config.num_iterations)
+        return math.gcd(self.config.iterations_per_call, self.config.num_iterations)
 
 
 def make(
@@ -67,6 +67,8 @@ def make(
         raise ConfigError(f"method = {method!r}: must be one of {', '.join(search_space.METHODS)}")
     if config.init_from is not None:
         raise ConfigError(f"init_from = {config.init_from}: sweeps start from random parameters; leave it out")
+    if config.log_to:
+        raise ConfigError(f"log_to = {', '.join(config.log_to)}: a sweep keeps scores only; leave it out")
     build(config)  # a mistake in what is not varied is said first
     plain = config.model_dump()
     dimensions = tuple(search_space.parse(override, plain) for override in overrides)

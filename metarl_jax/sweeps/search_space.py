@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl_jax.algorithms.interface import AROUND_ITERATIONS
 from metarl_jax.options import ConfigError
 from metarl_jax.runs.config import at_key, parse_value, validate, with_key
 
@@ -95,7 +96,7 @@ def parse(override: str, config: dict[str, Any]) -> Dimension:
 
 def _checked(name: str, value: Any, config: dict[str, Any]) -> Any:
     """The value as the key has it: a number of its type, a tuple for a list."""
-    if name in ("num_seeds", "seed", "num_iterations", "algorithm", "log_every", "checkpoint_every"):
+    if name in ("num_seeds", "seed", "algorithm", *AROUND_ITERATIONS):
         raise ConfigError(f"{name}: is one for the whole sweep and cannot be varied in it")
     valid = at_key(validate(with_key(config, name, value)).model_dump(), name)
     return tuple(valid) if isinstance(valid, list) else valid

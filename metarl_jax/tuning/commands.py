@@ -17,7 +17,8 @@ from metarl_jax.tuning.landscape_families import FAMILIES
 
 SHIPPED = Path(__file__).with_name("optimizer.npz")
 OPTIMIZER, LANDSCAPES = "optimizer.npz", "landscapes.npz"
-FIXED = ("algorithm", "env", "init_from")  # of `metarl tune`: trainings start from random parameters
+# Of `metarl tune`: trainings start from random parameters, and only their scores are kept.
+FIXED = ("algorithm", "env", "init_from", "log_to")
 MIN_TRIALS = 4 * (learned_optimizer.MAX_HISTORY + 8)  # of four tasks, each with more runs than a history has
 
 

@@ -361,7 +361,7 @@ def test_a_mistake_in_the_configuration_is_one_line(keys, said):
 def test_a_run_by_command(tmp_path, capsys):
     """Trained with everything tuned, and evaluated on its task."""
     names = ", ".join(ALL)
-    small = ["num_iterations=2", "log_every=1", "hidden=[4]", "num_envs=2", "num_steps=8", "eval_episodes=2"]
+    small = ["num_iterations=2", "iterations_per_call=1", "hidden=[4]", "num_envs=2", "num_steps=8", "eval_episodes=2"]
     own = [
         f"tune=[{names}]",
         "surrogate=smooth_ppo",

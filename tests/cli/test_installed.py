@@ -70,8 +70,16 @@ def test_the_workflow_runs_what_ci_runs():
     assert [step["run"] for step in steps if "run" in step] == [".ci/run"] and os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+def test_the_workflow_runs_the_whole_matrix():
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["versions"]
+    pairs = {f"{row['python']}-{row['jax']}" for row in job["strategy"]["matrix"]["include"]}
+    assert pairs == set(re.search(r"^MATRIX := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())
+    known = {c.rpartition(" ")[2] for c in PROJECT["classifiers"] if "Python :: 3." in c}
+    assert known == {pair.partition("-")[0] for pair in pairs}
+
+
 def test_the_container_copies_what_is_there():
     lines = (ROOT / "Containerfile").read_text()
-    copied = [word for line in re.findall(r"^COPY --chown=metarl (.*)$", lines, re.M) for word in line.split()[:-1]]
+    copied = [word for line in re.findall(r"^COPY --chown=1000 (.*)$", lines, re.M) for word in line.split()[:-1]]
     assert copied and all((ROOT / name).exists() for name in copied)
-    assert "requirements.lock" in copied and "--require-hashes" in lines and "\nUSER metarl\n" in lines
+    assert "requirements.lock" in copied and "--require-hashes" in lines and "--uid 1000 " in lines and "\nUSER 1000\n" in lines

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "examples" / "slide_tasks"
-TINY = ["num_iterations=2", "meta_batch_size=4", "eval_tasks=2", "log_every=1"]
+TINY = ["num_iterations=2", "meta_batch_size=4", "eval_tasks=2", "iterations_per_call=1"]
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,15 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
             at = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
             words = [*words[:at], *tiny, *words[at:]]
         if words[0] == "sweep":
-            fewer = ["--trials", "2", "num_iterations=4", "log_every=2", "num_envs=2", "num_steps=8", "hidden=[4]"]
+            fewer = [
+                "--trials",
+                "2",
+                "num_iterations=4",
+                "iterations_per_call=2",
+                "num_envs=2",
+                "num_steps=8",
+                "hidden=[4]",
+            ]
             words = [*words, *fewer]
         if words[0] == "tune":
             words = [*words, "--trials", "2", "num_iterations=2", "num_steps=8", "hidden=[4]", "env_options.horizon=4"]

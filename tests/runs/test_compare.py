@@ -108,7 +108,14 @@ def test_listing_imports_no_jax(folder):
 
 
 def test_a_sweep_is_listed_with_its_best(tmp_path, capsys):
-    sizes = ["num_envs=2", "num_steps=8", "num_minibatches=2", "hidden=[4]", "num_iterations=4", "log_every=2"]
+    sizes = [
+        "num_envs=2",
+        "num_steps=8",
+        "num_minibatches=2",
+        "hidden=[4]",
+        "num_iterations=4",
+        "iterations_per_call=2",
+    ]
     place = tmp_path / "sweep"
     assert main(["sweep", "ppo_cartpole", *sizes, "lr=[1e-3,1e-2]", "--method", "grid", "--run-dir", str(place)]) == 0
     rows = listing.runs(tmp_path)

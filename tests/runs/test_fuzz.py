@@ -34,7 +34,7 @@ SMALL = {  # an example of each algorithm, as small as it can be
     "varibad": "varibad_grid_navi", "supervised_maml": "maml_sinusoid",
 }  # fmt: skip
 TINY = {
-    "num_iterations": 2, "checkpoint_every": 1, "log_every": 1, "meta_batch_size": 2, "episodes_per_task": 2,
+    "num_iterations": 2, "checkpoint_every": 1, "iterations_per_call": 1, "meta_batch_size": 2, "episodes_per_task": 2,
     "num_envs": 2, "num_steps": 4, "num_minibatches": 1, "num_agents": 2, "lifetime": 4, "eval_tasks": 1,
     "eval_episodes": 1, "eval_updates": 1, "num_vae_updates": 1,
 }  # fmt: skip

@@ -21,8 +21,8 @@ from metarl_jax.runs.checkpoint import Checkpoints, digest
 from metarl_jax.runs.config import validate
 
 PPO = {
-    "algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 60, "log_every": 5, "checkpoint_every": 5,
-    "num_steps": 16, "hidden": [8], "eval_episodes": 4,
+    "algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 60, "iterations_per_call": 5,
+    "checkpoint_every": 5, "num_steps": 16, "hidden": [8], "eval_episodes": 4,
 }  # fmt: skip
 MAML = {
     "algorithm": "maml", "env": "PointNavigation-v0", "num_iterations": 4, "checkpoint_every": 2, "horizon": 5,

@@ -162,7 +162,14 @@ def test_checkpoints_and_seeds_are_chosen_and_what_is_not_there_is_one_line(runs
 def test_a_sweep_keeps_its_best_member_as_a_run(tmp_path, method, capsys):
     from metarl_jax.cli.main import main
 
-    sizes = ["num_envs=2", "num_steps=8", "num_minibatches=2", "hidden=[4]", "num_iterations=18", "log_every=2"]
+    sizes = [
+        "num_envs=2",
+        "num_steps=8",
+        "num_minibatches=2",
+        "hidden=[4]",
+        "num_iterations=18",
+        "iterations_per_call=2",
+    ]
     ranges = {"halving": ["lr=log(1e-4,1e-1)", "hidden=[[4],[6]]", "--trials", "4"],
               "pbt": ["lr=log(1e-4,1e-1)", "--trials", "3", "--interval", "6"]}[method]  # fmt: skip
     place = tmp_path / "sweep"
@@ -192,7 +199,14 @@ def test_the_best_member_is_what_its_configuration_trains(tmp_path):
     """Trained alone, the same numbers to the last places."""
     from metarl_jax.cli.main import main
 
-    sizes = ["num_envs=2", "num_steps=8", "num_minibatches=2", "hidden=[4]", "num_iterations=6", "log_every=2"]
+    sizes = [
+        "num_envs=2",
+        "num_steps=8",
+        "num_minibatches=2",
+        "hidden=[4]",
+        "num_iterations=6",
+        "iterations_per_call=2",
+    ]
     place = tmp_path / "sweep"
     assert main(["sweep", "ppo_cartpole", *sizes, "lr=[1e-3,1e-2]", "--method", "grid", "--run-dir", str(place)]) == 0
     assert main(["train", str(place / "best.yaml"), "--run-dir", str(tmp_path / "alone")]) == 0

@@ -30,7 +30,7 @@ def test_meta_gradients_take_the_steps_of_one_trial(monkeypatch):
     """As many scores as searches, no two alike: agents with seeds of their own that all learned something."""
     monkeypatch.setattr(protocol, "SEARCHES", 2)
     config = landscapes.tuned_config(
-        FAMILIES["tabular"], num_iterations=4, num_envs=2, num_steps=20, log_every=1, checkpoint_every=1
+        FAMILIES["tabular"], num_iterations=4, num_envs=2, num_steps=20, iterations_per_call=1, checkpoint_every=1
     )
     scores = protocol._meta_gradient(config, np.full(7, 0.4))
     assert scores.shape == (2,) and np.isfinite(scores).all() and scores[0] != scores[1]

@@ -79,7 +79,7 @@ OWN = {
 @pytest.mark.parametrize("name", OWN)
 def test_train_evaluate(name, tmp_path, capsys):
     config, whole = tmp_path / "config.yaml", tmp_path / "whole"
-    config.write_text(json.dumps({"algorithm": name, **SMALL, **OWN[name], "log_every": 1}))
+    config.write_text(json.dumps({"algorithm": name, **SMALL, **OWN[name], "iterations_per_call": 1}))
     assert main(["train", str(config), "--run-dir", str(whole)]) == 0
     assert main(["evaluate", str(whole)]) == 0
     table = json.loads((whole / "evaluation.json").read_text())
