@@ -67,18 +67,38 @@ test-docs test-distributed: test-%:
 
 # The optional packages have environments of their own: Meta-World asks for a MuJoCo that is not the newest.
 .PHONY: test-robots test-metaworld
-test-robots: $(VENV)-robots/.installed ## run the tests of robots and XLand-MiniGrid
+test-robots: $(VENV)-robots/.installed ## run the tests of robots, XLand-MiniGrid and Weights & Biases
 test-metaworld: $(VENV)-metaworld/.installed ## run those of Meta-World, and those of robots with its MuJoCo
-test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py
+test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py tests/runs/test_loggers.py
 test-metaworld: EXTRA_TESTS := tests/metaworld tests/robots/test_physics.py tests/robots/test_film.py
 test-robots test-metaworld: test-%:
 	@echo "==> running $(EXTRA_TESTS) with $(WORKERS) workers"
 	@$(VENV)-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal -q $(EXTRA_TESTS) $(ARGS)
 
+# What is supported, beyond the one environment of the lock: each Python with each JAX, newest of everything else.
+# Interpreters are found on PATH or named: make matrix PYTHON3.12=/path/to/python3.12
+MATRIX := 3.11-0.10 3.12-0.10 3.13-0.10 3.12-0.11 3.13-0.11
+PYTHON3.11 ?= python3.11
+PYTHON3.12 ?= python3.12
+PYTHON3.13 ?= python3.13
+
+.PHONY: matrix $(MATRIX:%=matrix-%)
+matrix: $(MATRIX:%=matrix-%) ## Python 3.11 to 3.13 with JAX 0.10 and 0.11: contracts, exactness, one training
+$(MATRIX:%=matrix-%): matrix-%: $(VENV)/.uv
+	@echo "==> Python $(firstword $(subst -, ,$*)) with JAX $(lastword $(subst -, ,$*))"
+	@$(PYTHON$(firstword $(subst -, ,$*))) -m venv --clear $(VENV)-matrix-$*
+	@$(call install_into,$(VENV)-matrix-$*,-e ".[dev]" "jax==$(lastword $(subst -, ,$*)).*")
+	@$(VENV)-matrix-$*/bin/python -c "import sys, jax, metarl_jax; print(sys.version.split()[0], 'jax', jax.__version__)"
+	@$(VENV)-matrix-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal -q \
+	  tests/algorithms/test_contract.py tests/meta/test_exactness.py $(ARGS)
+	@$(VENV)-matrix-$*/bin/metarl train maml_ppo_point num_iterations=20 \
+	  --run-dir $(VENV)-matrix-$*/run-$$(date +%Y%m%d-%H%M%S)
+
 .PHONY: lint
-lint: $(INSTALLED) ## ruff check
+lint: $(INSTALLED) ## ruff check, and hadolint where it is installed
 	@echo "==> ruff check"
 	@$(BIN)/ruff check .
+	@if [ -x $(BIN)/hadolint ]; then echo "==> hadolint"; $(BIN)/hadolint Containerfile; fi
 
 .PHONY: format-check
 format-check: $(INSTALLED) ## ruff format --check
@@ -147,7 +167,7 @@ lock: $(VENV)/.uv ## pin again what pyproject.toml asks for (UPGRADE=1: newest o
 	@echo "==> resolving pyproject.toml into requirements.lock"
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
 	@echo "==> resolving the extras into requirements-robots.lock and requirements-metaworld.lock"
-	@$(COMPILE) --extra dev --extra robots --extra xland -c requirements.lock pyproject.toml -o requirements-robots.lock
+	@$(COMPILE) --extra dev --extra robots --extra xland --extra wandb -c requirements.lock pyproject.toml -o requirements-robots.lock
 	@$(COMPILE) --extra dev --extra metaworld -c requirements.lock pyproject.toml -o requirements-metaworld.lock
 	@echo "==> resolving uv into requirements-uv.lock"
 	@echo uv | $(COMPILE) --no-annotate - -o requirements-uv.lock
@@ -159,4 +179,4 @@ clean: ## remove caches and build products (not runs/, not the environment)
 
 .PHONY: distclean
 distclean: clean ## clean, and remove the environment
-	@rm -rf $(VENV) $(VENV)-robots $(VENV)-metaworld
+	@rm -rf $(VENV) $(VENV)-robots $(VENV)-metaworld $(MATRIX:%=$(VENV)-matrix-%)
