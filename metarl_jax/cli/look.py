@@ -95,6 +95,31 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def report(arguments: argparse.Namespace) -> int:
+    places = arguments.runs
+    is_sweep = len(places) == 1 and (places[0] / "sweep.json").is_file()
+    if not is_sweep:
+        for place in places:
+            run_of(place)
+    output = arguments.output or (places[0] / "report.html" if len(places) == 1 else Path("report.html"))
+    files.check_writable(output.parent, "report")
+    prepare_jax()
+    from metarl_jax.runs import html_report
+
+    if is_sweep:
+        from metarl_jax.sweeps.html_report import sweep_page
+
+        text = sweep_page(places[0])
+    elif len(places) == 1:
+        text = html_report.run_page(places[0])
+    else:
+        from metarl_jax.runs.html_comparison import comparison_page
+
+        text = comparison_page(places, say)
+    print(html_report.write(text, output))
+    return 0
+
+
 def runs(arguments: argparse.Namespace) -> int:
     from metarl_jax.runs import listing
 

@@ -11,6 +11,7 @@ from metarl_jax.cli import look
 from metarl_jax.cli.common import find_config, interruptible, new_run_dir, prepare_jax, recall, say
 from metarl_jax.cli.completion import completion
 from metarl_jax.cli.parser import parser
+from metarl_jax.envs.packages import MissingPackage
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import files
 from metarl_jax.runs.config import load
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.append(os.getcwd())  # a user's own parts; last, so that no file there stands before a library
     try:
         return _COMMANDS[arguments.command](arguments)
-    except ConfigError as error:
+    except (ConfigError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
@@ -217,6 +218,7 @@ _COMMANDS = {
     "film": look.film,
     "export": look.export,
     "compare": look.compare,
+    "report": look.report,
     "runs": look.runs,
     "reproduce": _reproduce,
     "list": look.list_all,

@@ -8,7 +8,7 @@ from typing import NoReturn
 from metarl_jax import __version__
 
 COMMANDS = (
-    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "compare", "runs", "film", "export", "reproduce",
+    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "compare", "report", "runs", "film", "export", "reproduce",
     "list", "show", "completion",
 )  # fmt: skip
 
@@ -108,6 +108,16 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, two or more")
     compare.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+
+    about = commands.add_parser(
+        "report",
+        help="write a page of HTML about a run, several runs or a sweep",
+        description="Write one page of HTML that needs nothing beside it, about a run, several runs, or a sweep.",
+    )
+    about.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run or sweep directory, or several runs")
+    about.add_argument(
+        "--output", type=Path, metavar="FILE", help="the page (default: report.html in RUN; of several runs, here)"
+    )
 
     listing = commands.add_parser(
         "runs", help="list runs and sweeps", description="List runs and sweeps, the newest first."

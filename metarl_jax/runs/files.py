@@ -126,15 +126,22 @@ def read_text(path: Path, what: str) -> str:
 
     Raises: ConfigError where it is too large, cannot be read or is not text.
     """
-    with worded(f"{what} {path}"):
-        with open(path, "rb") as file:
-            found = file.read(MAX_JSON + 1)
-    if len(found) > MAX_JSON:
-        raise ConfigError(f"{what} {path}: is larger than {MAX_JSON >> 20} MiB")
     try:
-        return found.decode("utf-8")
+        return read_bytes(path, what).decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{what} {path}: is damaged (not a text file)") from None
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """A file of at most MAX_JSON bytes.
+
+    Raises: ConfigError where it is too large or cannot be read.
+    """
+    with worded(f"{what} {path}"), open(path, "rb") as file:
+        found = file.read(MAX_JSON + 1)
+    if len(found) > MAX_JSON:
+        raise ConfigError(f"{what} {path}: is larger than {MAX_JSON >> 20} MiB")
+    return found
 
 
 def read_json(path: Path, what: str, kind: type = dict) -> Any:

@@ -13,14 +13,40 @@ from metarl_jax.runs.held_out import FILE as HELD_OUT
 
 def format_table(table: dict[str, Any]) -> str:
     """The adaptation table as text: a row for each update and baseline, with 95% intervals."""
-    rows: list[tuple[str, dict[str, Any]]] = []
+    rows = table_rows(table)
+    width = max(len(label) for label, _ in rows)
+    lines = [headline(table), "", f"{'':{width}}  {'mean':>9}  {'95% interval':>20}  {'IQM':>9}  {'95% interval':>20}"]
+    for label, row in rows:
+        mean, iqm = (f"{row[k]:9.3f}  {_interval(row[k + '_interval']):>20}" for k in ("mean", "iqm"))
+        lines.append(f"{label:{width}}  {mean}  {iqm}")
+        if row is table["adaptation"][-1] and table["baselines"]:
+            lines.append("")
+    for line in remarks(table):
+        lines += ["", line]
+    lines.append(f"intervals: {table['interval']}")
+    return "\n".join(lines)
+
+
+def headline(table: dict[str, Any]) -> str:
+    """What an adaptation table holds: algorithm, environment, score, tasks, episodes, seeds, iteration."""
+    head = f"{table['algorithm']} on {table['env']}: {table['score']} on {table['num_tasks']} "
+    many = "tasks" if table["num_tasks"] > 1 else "task"
+    head += f"held-out {many}" if table["tasks_held_out"] else f"{many} (none is held out)"
+    by_episode = table.get("stage") == "episode"
+    what = "trials" if by_episode else "episodes" if table["score"] == "return" else "examples"
+    head += f", {table['num_episodes']} {what} each"
+    return head + f", {table['num_seeds']} seed{'s' if table['num_seeds'] > 1 else ''}, iteration {table['iteration']}"
+
+
+def table_rows(table: dict[str, Any], whole: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """(label, row) of an adaptation table: the run's stages, some of many or the whole, then the baselines."""
     stage = table.get("stage", "update")
-    by_episode = stage == "episode"
+    rows: list[tuple[str, dict[str, Any]]] = []
     last = table["adaptation"][-1]["update"]
     for row in table["adaptation"]:
         u = row["update"]
-        if by_episode:
-            if not _shown(u + 1, last + 1):
+        if stage == "episode":
+            if not whole and not _shown(u + 1, last + 1):
                 continue
             label = f"episode {u + 1}"
         else:
@@ -30,37 +56,30 @@ def format_table(table: dict[str, Any]) -> str:
         for row in summaries:
             suffix = f", {row['update']}" if len(summaries) > 1 else ""
             rows.append((name + suffix, row))
-    width = max(len(label) for label, _ in rows)
-    head = f"{table['algorithm']} on {table['env']}: {table['score']} on {table['num_tasks']} "
-    many = "tasks" if table["num_tasks"] > 1 else "task"
-    head += f"held-out {many}" if table["tasks_held_out"] else f"{many} (none is held out)"
-    what = "trials" if by_episode else "episodes" if table["score"] == "return" else "examples"
-    head += f", {table['num_episodes']} {what} each"
-    head += f", {table['num_seeds']} seed{'s' if table['num_seeds'] > 1 else ''}, iteration {table['iteration']}"
-    lines = [head, "", f"{'':{width}}  {'mean':>9}  {'95% interval':>20}  {'IQM':>9}  {'95% interval':>20}"]
-    for label, row in rows:
-        mean, iqm = (f"{row[k]:9.3f}  {_interval(row[k + '_interval']):>20}" for k in ("mean", "iqm"))
-        lines.append(f"{label:{width}}  {mean}  {iqm}")
-        if row is table["adaptation"][-1] and table["baselines"]:
-            lines.append("")
+    return rows
+
+
+def remarks(table: dict[str, Any]) -> list[str]:
+    """What stands under an adaptation table: the whole trial, the gain of the first update, reports such as success."""
+    stage, last = table.get("stage", "update"), table["adaptation"][-1]["update"]
+    by_episode = stage == "episode"
+    lines = []
     if "trial" in table:
         t = table["trial"]
-        lines += ["", f"whole trial of {last + 1} episodes: {t['mean']:.3f} {_interval([t['low'], t['high']])}"]
+        lines.append(f"whole trial of {last + 1} episodes: {t['mean']:.3f} {_interval([t['low'], t['high']])}")
     if "gain" in table and not by_episode and table["gain"][0]["mean"] > 0:
         g = table["gain"][0]
-        lines += [
-            "",
+        lines.append(
             f"gain of the first {stage} {g['mean']:.3f} {_interval([g['low'], g['high']])}, on "
             f"{100 * table['share_of_tasks_improved']:.0f}% of tasks; 90% of the whole gain after "
-            f"{table['convergence_update']} {stage}(s)",
-        ]
+            f"{table['convergence_update']} {stage}(s)"
+        )
     for name, rates in table.get("reports", {}).items():
         if name == "success" or any(row["mean"] for row in rates):
             stages = [(f"{stage} {row['update'] + by_episode}", row) for row in rates if _shown(row["update"], last)]
             said = [f"{label}: {row['mean']:.2f} {_interval(row['mean_interval'])}" for label, row in stages]
-            lines += ["", f"{name}, share of episodes: {'; '.join(said)}"]
-    lines.append(f"intervals: {table['interval']}")
-    return "\n".join(lines)
+            lines.append(f"{name}, share of episodes: {'; '.join(said)}")
+    return lines
 
 
 def _shown(episode: int, last: int) -> bool:
@@ -82,10 +101,10 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
     rows = files.read_rows(run_dir / "metrics.jsonl")
     if not rows:
         return None
-    lines = _lines(job, rows)
+    lines = curves(job, rows)
     made, axes = style.figure()
     axis = axes[0][0]
-    scale = 1e6 if rows[-1]["iteration"] * job.work_per_iteration >= 1e6 else 1
+    scale, label_of_work = work_axis(job, rows)
     x = np.array([row["iteration"] for row in rows], float) * job.work_per_iteration / scale
     for i, (name, label) in enumerate(lines.items()):
         colour = style.STAGES[min(i, len(style.STAGES) - 1)] if len(lines) > 1 else style.OURS
@@ -95,14 +114,12 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
             axis.plot(x, centre, color=colour, label=label, linewidth=1.8)
             axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             continue
-        window = 2 * max(0, min(len(values) // 40, 25)) + 1
+        window = style.window(len(values))
         axis.plot(x, values[:, 0], color=colour, linewidth=0.7, alpha=0.4 if window > 1 else 1.0)
         axis.plot(x, style.smoothed(values[:, 0], window), color=colour, label=label, linewidth=1.8)
-    if (run_dir / HELD_OUT).is_file():
-        _held_out(axis, job.work_per_iteration / scale, run_dir)
-    unit = "environment steps" if job.unit == "steps" else job.unit
-    axis.set_xlabel(f"{unit} of one seed" + (", millions" if scale > 1 else ""))
-    axis.set_ylabel("return of an episode" if job.higher_is_better else "mean squared error")
+    _held_out(axis, job.work_per_iteration / scale, run_dir)
+    axis.set_xlabel(label_of_work)
+    axis.set_ylabel(score_axis(job))
     axis.set_title(f"{job.config.algorithm} on {job.config.env}, training", fontsize=10, color=style.INK)
     if not job.higher_is_better:
         axis.set_yscale("log")
@@ -113,19 +130,38 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
     return style.save(made, run_dir / "learning_curve.png")
 
 
+def work_axis(job: Job, rows: list[dict[str, Any]]) -> tuple[float, str]:
+    """(scale, label) of the axis of work: environment steps or examples of one seed, over the scale."""
+    scale = 1e6 if len(rows) * job.work_per_iteration >= 1e6 else 1.0
+    unit = "environment steps" if job.unit == "steps" else job.unit
+    return scale, f"{unit} of one seed" + (", millions" if scale > 1 else "")
+
+
+def score_axis(job: Job) -> str:
+    """What the axis of scores says."""
+    return "return of an episode" if job.higher_is_better else "mean squared error"
+
+
+def held_out_scores(run_dir: Path) -> tuple[list[int], np.ndarray, str]:
+    """(iterations, scores [iteration, seed] on held-out tasks at the end of adaptation, what they are called)."""
+    rows = files.read_rows(run_dir / HELD_OUT, "held-out scores") if (run_dir / HELD_OUT).is_file() else []
+    numbered = [k.removeprefix("score_") for k in (rows[0] if rows else {}) if k.startswith("score_")]
+    stages = [int(k) for k in numbered if k.isdigit()]
+    if not stages:
+        return [], np.zeros((0, 1)), ""
+    label = "held-out tasks, adapted" if max(stages) else "held-out tasks"
+    return [row["iteration"] for row in rows], files.column(rows, f"score_{max(stages)}"), label
+
+
 def _held_out(axis: Any, work: float, run_dir: Path) -> None:
     """Points: scores on held-out tasks at the end of adaptation."""
-    rows = files.read_rows(run_dir / HELD_OUT, "held-out scores")
-    stages = [int(k.removeprefix("score_")) for k in (rows[0] if rows else {}) if k.startswith("score_")]
-    if not stages:
-        return
-    values = files.column(rows, f"score_{max(stages)}").mean(axis=1)
-    x = np.array([row["iteration"] for row in rows], float) * work
-    label = "held-out tasks, adapted" if max(stages) else "held-out tasks"
-    axis.plot(x, values, "o", color=style.INK, markersize=4, label=label)
+    iterations, values, label = held_out_scores(run_dir)
+    if iterations:
+        x = np.array(iterations, float) * work
+        axis.plot(x, values.mean(axis=1), "o", color=style.INK, markersize=4, label=label)
 
 
-def _lines(job: Job, rows: list[dict[str, Any]]) -> dict[str, str]:
+def curves(job: Job, rows: list[dict[str, Any]]) -> dict[str, str]:
     """Metric -> what it is called, in the order of adaptation."""
     there = rows[0]
     prefix = job.score.rsplit("_", 1)[0]

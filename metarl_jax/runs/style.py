@@ -68,6 +68,11 @@ def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     return mean, mean - half, mean + half
 
 
+def window(count: int) -> int:
+    """Iterations that the curve of one seed is smoothed over, an odd number: about a 20th of all, at most 51."""
+    return 2 * max(0, min(count // 40, 25)) + 1
+
+
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
     """Means of [iteration] over `window` iterations, an odd number, centred; over fewer at the ends, which so stay.
 

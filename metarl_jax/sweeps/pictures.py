@@ -84,7 +84,7 @@ def schedule_picture(
         score: the name of what was measured, and 1, or -1 where less is better.
     """
     fitness = np.asarray(records.fitness)[:, 0]
-    lineage = _lineage(fitness, np.asarray(records.source)[:, 0])
+    lineage = lineage_of(fitness, np.asarray(records.source)[:, 0])
     panels = [
         (score[0].replace("_", " "), score[1] * fitness, None),
         *((d.name, values[d.name][:, 0], d) for d in dimensions),
@@ -101,7 +101,7 @@ def schedule_picture(
     return style.save(figure, path)
 
 
-def _lineage(fitness: np.ndarray, source: np.ndarray) -> np.ndarray:
+def lineage_of(fitness: np.ndarray, source: np.ndarray) -> np.ndarray:
     """[interval] where the ancestors of the member that ended best stood; fitness, source [interval, member]."""
     place = int(np.argmax(fitness[-1]))
     path = [place]
