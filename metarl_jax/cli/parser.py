@@ -8,8 +8,8 @@ from typing import NoReturn
 from metarl_jax import __version__
 
 COMMANDS = (
-    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "compare", "report", "runs", "film", "export", "reproduce",
-    "list", "show", "completion",
+    "train", "check", "sweep", "tune", "learn-optimizer", "evaluate", "compare", "report", "runs", "film", "export",
+    "reproduce", "list", "show", "completion",
 )  # fmt: skip
 
 

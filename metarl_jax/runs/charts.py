@@ -3,6 +3,7 @@
 Names that come from a run are escaped, as plotly reads a few tags of HTML in its texts.
 """
 
+import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -34,12 +35,17 @@ def empty(x_title: str, y_title: str, *, log_y: bool = False, log_x: bool = Fals
             "plot_bgcolor": "white",
             "font": {"family": "system-ui, sans-serif", "size": 12, "color": style.INK},
             "margin": {"l": left, "r": 12, "t": 32, "b": 48},
-            "xaxis": {**axis, "title": {"text": page.escape(x_title)}, "type": "log" if log_x else "linear"},
-            "yaxis": {**axis, "title": {"text": page.escape(y_title)}, "type": "log" if log_y else "linear"},
+            "xaxis": {**axis, "title": {"text": plain(x_title)}, "type": "log" if log_x else "linear"},
+            "yaxis": {**axis, "title": {"text": plain(y_title)}, "type": "log" if log_y else "linear"},
             "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "font": {"size": 11}},
             "hovermode": "closest",
         }
     )
+
+
+def plain(text: str) -> str:
+    """Text for plotly, which would read tags of HTML in it."""
+    return html.escape(text, quote=False)
 
 
 def numbers(values: Any) -> list[Any]:
@@ -69,7 +75,7 @@ def add_line(
     """A line through `centre`, and a band from `low` to `high` where there is one."""
     at = thinned(len(x))
     x, centre = x[at], centre[at]
-    style_of: dict[str, Any] = {"name": page.escape(name), "legendgroup": name, "line": {"color": tint, "width": width}}
+    style_of: dict[str, Any] = {"name": plain(name), "legendgroup": name, "line": {"color": tint, "width": width}}
     style_of["line"]["dash"] = dash
     said = "%{x:.6~g}: %{y:.5~g}"
     if low is not None and high is not None:
@@ -77,7 +83,7 @@ def add_line(
         outline_x, outline_y = _outline(x, low, high)
         if outline_x:
             fill = {"fill": "toself", "fillcolor": faint(tint, 0.2), "line": {"color": faint(tint, 0.2), "width": 1}}
-            more = {"hoverinfo": "skip", "showlegend": False, "legendgroup": name, "name": page.escape(name)}
+            more = {"hoverinfo": "skip", "showlegend": False, "legendgroup": name, "name": plain(name)}
             made.add_scatter(x=outline_x, y=outline_y, mode="lines", **fill, **more)
         style_of["customdata"] = [list(pair) for pair in zip(numbers(low), numbers(high), strict=True)]
         said += " [%{customdata[0]:.5~g}, %{customdata[1]:.5~g}]"
@@ -116,7 +122,7 @@ def add_curve(made: Any, x: np.ndarray, values: np.ndarray, name: str, tint: str
     if window > 1:
         at = thinned(len(x))
         thin = {"line": {"color": faint(tint, 0.4), "width": 0.8}, "mode": "lines", "hoverinfo": "skip"}
-        more = {"legendgroup": name, "showlegend": False, "name": page.escape(name)}
+        more = {"legendgroup": name, "showlegend": False, "name": plain(name)}
         made.add_scatter(x=numbers(x[at]), y=numbers(values[at, 0]), **thin, **more)
     add_line(made, x, style.smoothed(values[:, 0], window), None, None, name, tint, dash=dash)
 
@@ -162,19 +168,23 @@ def forest(
     Args: first: the number and colour of the first of them, counted from 0.
     """
     made = empty(title, "", left=16)
-    for i, (label, (value, low, high)) in enumerate(zip(labels, rows, strict=True), first):
+    for i, (label, (value, low, high)) in enumerate(zip(labels, rows, strict=True)):
+        tint = colour(i + first)
         bars = {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]}
         made.add_scatter(
             x=[value],
-            y=[f"{i + 1}. {page.escape(label)}"],
-            error_x={**bars, "color": colour(i), "thickness": 2},
+            y=[i],
+            error_x={**bars, "color": tint, "thickness": 2},
             mode="markers",
-            marker={"color": colour(i), "size": 10},
+            marker={"color": tint, "size": 10},
+            name=plain(label),
             customdata=[[low, high]],
-            hovertemplate="%{x:.5~g} [%{customdata[0]:.5~g}, %{customdata[1]:.5~g}]<extra></extra>",
+            hovertemplate="%{x:.5~g} [%{customdata[0]:.5~g}, %{customdata[1]:.5~g}]",
             showlegend=False,
         )
+        where = {"x": 0, "xref": "paper", "xanchor": "left", "y": i, "yshift": 18}  # above it, for narrow screens
+        made.add_annotation(text=plain(label), showarrow=False, **where)
     if line_at is not None:
         made.add_vline(x=line_at, line={"color": style.BEFORE, "dash": "dash", "width": 1})
-    made.update_layout(yaxis={"type": "category", "autorange": "reversed"}, margin={"t": 8})
+    made.update_yaxes(range=[len(labels) - 0.6, -0.8], showticklabels=False, showgrid=False)
     return made

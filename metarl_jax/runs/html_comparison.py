@@ -26,7 +26,9 @@ def comparison_page(directories: Sequence[Path], say: Callable[[Any], None] = pr
     places = [run_of(directory) for directory in directories]
     jobs = [evaluate.open_run(place) for place in places]
     rows = [html_report.read_metrics(place) for place in places]
-    names = [str(directory) for directory in directories]
+    names = short(directories)
+    for row, name in zip([*found["runs"], *found["first_against"]], [*names, *names[1:]], strict=True):
+        row["run"] = name
     configs = [job.config for job in jobs]
     sections: html_report.Sections = [
         ("Scores", _scores(found)),
@@ -36,7 +38,13 @@ def comparison_page(directories: Sequence[Path], say: Callable[[Any], None] = pr
         ("Films and pictures", _films(places, names)),
         ("Configurations", html_report.differing(configs, names)),
     ]
-    return page.page(f"{len(places)} runs on {found['env']}", ", ".join(names), sections)
+    return page.page(f"{len(places)} runs on {found['env']}", ", ".join(map(str, directories)), sections)
+
+
+def short(directories: Sequence[Path]) -> list[str]:
+    """The names of directories, or the whole paths where two have the same name."""
+    names = [directory.name for directory in directories]
+    return names if len(set(names)) == len(names) and all(names) else [str(directory) for directory in directories]
 
 
 def _scores(found: dict[str, Any]) -> list[str]:
@@ -55,7 +63,7 @@ def _scores(found: dict[str, Any]) -> list[str]:
     return [
         page.paragraph(f"{found['score'].capitalize()} after adaptation, on {many}."),
         page.table("Scores after adaptation", columns, rows, saved=(plain, saved)),
-        page.figure("Means after adaptation", made, plain, saved, note),
+        page.figure("Means after adaptation", made, plain, saved, note, 110 + 50 * len(rows)),
     ]
 
 
@@ -69,10 +77,10 @@ def _pairs(found: dict[str, Any]) -> list[str]:
     plain = ["minus", "difference", "difference low", "difference high", "probability", "probability low",
              "probability high"]  # fmt: skip
     names = [p["run"] for p in pairs]
-    title = f"{found['score']} of {first} minus that of the other"
-    differences = charts.forest(names, [_triple(p, "difference") for p in pairs], title, line_at=0, first=1)
-    title = "probability of improvement"
-    chances = charts.forest(names, [_triple(p, better) for p in pairs], title, line_at=0.5, first=1)
+    values, title = [_triple(p, "difference") for p in pairs], f"{found['score']}, {first} minus the other"
+    differences = charts.forest(names, values, title, line_at=0, first=1)
+    values, height = [_triple(p, better) for p in pairs], 110 + 50 * len(pairs)
+    chances = charts.forest(names, values, "probability of improvement", line_at=0.5, first=1)
     chances.update_xaxes(range=[-0.03, 1.03])
     sign = "" if found["score"] == "return" else " Less is better: a difference below 0 is in favour of the first."
     return [
@@ -83,8 +91,12 @@ def _pairs(found: dict[str, Any]) -> list[str]:
         page.table("The first against the others", columns, rows, saved=(plain, saved)),
         page.small(
             [
-                page.figure("Differences", differences, plain, saved, "Paired over tasks; bars: 95% intervals."),
-                page.figure("Probability of improvement", chances, plain, saved, "Bars: 95% intervals over tasks."),
+                page.figure(
+                    "Differences", differences, plain, saved, "Paired over tasks; bars: 95% intervals.", height
+                ),
+                page.figure(
+                    "Probability of improvement", chances, plain, saved, "Bars: 95% intervals over tasks.", height
+                ),
             ]
         ),
     ]

@@ -1,8 +1,8 @@
 """`metarl report RUN`: one page of HTML about a run, which needs nothing beside it.
 
 It shows what was run and with what, the curves of training with intervals over seeds, what evaluation found on held-out
-tasks with intervals over these, films, and every key of the configuration; the numbers of each table and curve are links
-that save CSV. What a run has not made yet is left out, and the page says which command makes it.
+tasks with intervals over these, films, and every key of the configuration. Beside each table and curve a link saves its
+numbers as CSV. What a run has not made yet is left out, and the page says which command makes it.
 """
 
 import json

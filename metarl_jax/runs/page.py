@@ -140,11 +140,19 @@ def interval(low: float, high: float) -> str:
     return f"[{number(low)}, {number(high)}]"
 
 
-def figure(name: str, made: Any, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> str:
-    """A figure of plotly, a line on what it shows, and its numbers as CSV."""
+def figure(
+    name: str,
+    made: Any,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    note: str = "",
+    height: int | None = None,
+) -> str:
+    """A figure of plotly, a line on what it shows, and its numbers as CSV; its height in pixels, if not the usual."""
+    size = f' style="height: {height}px"' if height else ""
     data = made.to_json().replace("</", "<\\/")  # plotly escapes it too
     return (
-        f'<figure class="chart"><div class="plot" role="img" aria-label="{escape(name)}"></div>'
+        f'<figure class="chart"><div class="plot" role="img" aria-label="{escape(name)}"{size}></div>'
         f'<script type="application/json">{data}</script>'
         f"<figcaption><b>{escape(name)}.</b> {escape(note)} {csv_link(name, columns, rows)}</figcaption></figure>"
     )
@@ -203,7 +211,7 @@ th {{ position: sticky; top: 0; background: #fff; font-weight: 600; }}
 td:first-child {{ white-space: normal; min-width: 8em; max-width: 22em; overflow-wrap: anywhere; }}
 td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .plot {{ width: 100%; height: 400px; }}
-.small {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); gap: 8px 24px; }}
+.small {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 8px 24px; }}
 .small .plot {{ height: 280px; }}
 .picture img {{ max-width: 100%; height: auto; }}
 summary {{ cursor: pointer; color: {style.OTHERS[0]}; margin: 8px 0; }}
