@@ -137,7 +137,7 @@ def about_curves(num_seeds: int, count: int) -> str:
             parts.append(f"Thin: every iteration; thick: mean of {window} iterations, fewer at the ends.")
     every = max(1, -(-count // MAX_POINTS))
     if every > 1:
-        parts.append(f"Drawn is every {every}th iteration; the CSV has all.")
+        parts.append(f"One iteration in {every} is drawn; the CSV has all.")
     return " ".join(parts)
 
 

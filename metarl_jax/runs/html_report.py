@@ -74,7 +74,7 @@ def about_run(place: Path, job: Job, rows: list[dict[str, Any]]) -> list[tuple[s
     found: list[tuple[str, Any]] = [
         ("algorithm", c.algorithm),
         ("environment", c.env),
-        ("seeds", _seeds(c)),
+        ("seeds", seeds_of(c)),
         ("iterations", so_far),
         (unit, f"{work:,} of each seed, {work * c.num_seeds:,} in all"),
     ]
@@ -87,7 +87,8 @@ def about_run(place: Path, job: Job, rows: list[dict[str, Any]]) -> list[tuple[s
     return found
 
 
-def _seeds(config: Any) -> str:
+def seeds_of(config: Any) -> str:
+    """How many seeds, and which."""
     first, last = config.seed, config.seed + config.num_seeds - 1
     return f"{config.num_seeds}, from {first} to {last}" if config.num_seeds > 1 else f"1, which is {first}"
 
@@ -121,7 +122,7 @@ def configuration(config: Any) -> list[str]:
     fields, rows, changed = type(config).model_fields, [], []
     for key, default, _, about in describe(config.algorithm):
         value = config.model_dump()[key]
-        row = [key, shown(value), default, about]
+        row = [key, shown(value), default, about.replace("`", "")]
         rows.append(row)
         if fields[key].is_required() or shown(value) != shown(fields[key].default):
             changed.append(row)

@@ -109,7 +109,9 @@ def table(
 
     Args: saved: (columns, rows) of the CSV where they are others than what is shown.
     """
-    head = "".join(f"<th>{escape(c)}</th>" for c in columns)
+    numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+    mark = ' class="number"'
+    head = "".join(f"<th{mark if n else ''}>{escape(c)}</th>" for c, n in zip(columns, numeric, strict=True))
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:most])
     more = f" ({len(rows) - most} more rows in the CSV)" if len(rows) > most else ""
     link = csv_link(name, *(saved or (columns, rows)))
@@ -121,9 +123,13 @@ def table(
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return f"<td>{escape('' if value is None else value)}</td>"
     return f'<td class="number">{escape(number(value))}</td>'
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def number(value: float | None) -> str:
@@ -208,8 +214,8 @@ figcaption {{ font-size: .875rem; color: #555; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: .875rem; }}
 th, td {{ text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid {style.GRID}; white-space: nowrap; }}
 th {{ position: sticky; top: 0; background: #fff; font-weight: 600; }}
-td:first-child {{ white-space: normal; min-width: 8em; max-width: 22em; overflow-wrap: anywhere; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
+td:first-child:not(.number) {{ white-space: normal; min-width: 8em; max-width: 22em; overflow-wrap: anywhere; }}
+th.number, td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .plot {{ width: 100%; height: 400px; }}
 .small {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 8px 24px; }}
 .small .plot {{ height: 280px; }}
