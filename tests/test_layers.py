@@ -113,7 +113,7 @@ def test_import_is_light():
         "PIL",
         "rich",
     }
-    assert not loaded & {*heavy, "orbax", "shtab"}
+    assert not loaded & {*heavy, "orbax", "plotly", "shtab"}
 
 
 def test_type_checkers_see_the_public_names():

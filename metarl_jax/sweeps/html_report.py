@@ -8,6 +8,7 @@ curves of the best trials, and what is known of the best member. Population-base
 import csv
 import io
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ def _check(settings: list[dict[str, Any]], dimensions: list[Dimension]) -> None:
         value = setting[d.name]
         if d.kind == "list":
             d.values.index(_plain(value))
-        elif not d.low <= value <= d.high:
-            raise ValueError(f"{d.name} = {value} is out of range")
+        elif not math.isfinite(value) or d.kind == "log" and value <= 0:
+            raise ValueError(f"{d.name} = {value} lies in no range")
 
 
 def _plain(value: Any) -> Any:
