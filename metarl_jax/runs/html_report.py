@@ -5,6 +5,7 @@ tasks with intervals over these, films, and every key of the configuration. Besi
 numbers as CSV. What a run has not made yet is left out, and the page says which command makes it.
 """
 
+import csv
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +91,7 @@ def about_run(place: Path, job: Job, rows: list[dict[str, Any]]) -> list[tuple[s
 def seeds_of(config: Any) -> str:
     """How many seeds, and which."""
     first, last = config.seed, config.seed + config.num_seeds - 1
-    return f"{config.num_seeds}, from {first} to {last}" if config.num_seeds > 1 else f"1, which is {first}"
+    return f"{config.num_seeds} (seeds {first} to {last})" if config.num_seeds > 1 else f"1 (seed {first})"
 
 
 def _seconds(path: Path) -> float:
@@ -153,26 +154,27 @@ def learning_curve(job: Job, place: Path, rows: list[dict[str, Any]]) -> list[st
     values = {name: files.column(rows, name) for name in lines}
     for i, (name, label) in enumerate(lines.items()):
         charts.add_curve(made, x, values[name], label, charts.stage_colour(i) if len(lines) > 1 else style.OURS)
+    held_out = _held_out(made, job, place, scale)
     columns, found = charts.curve_columns(values)
-    note = charts.about_curves(job.config.num_seeds, len(rows))
-    table = _with_work(job, iterations, found)
-    blocks = [page.figure("Learning curve", made, ["iteration", job.unit, *columns], table, note)]
+    note, head = charts.about_curves(job.config.num_seeds, len(rows)), ["iteration", job.unit, *columns]
+    return [page.figure("Learning curve", made, head, _with_work(job, iterations, found), note), *held_out]
+
+
+def _held_out(made: Any, job: Job, place: Path, scale: float) -> list[str]:
+    """Points for the scores on held-out tasks that were taken during training, and a line that has their numbers."""
     at, scores, label = report.held_out_scores(place)
     if not at:
-        return blocks
-    held_x, name = np.array(at) * job.work_per_iteration / scale, "held-out score"
-    centre, low, high = style.mean_and_interval(scores)
+        return []
+    centre, _, high = style.mean_and_interval(scores)
     bars = {"type": "data", "array": charts.numbers(high - centre), "color": style.INK, "thickness": 1}
-    tips = {"hovertemplate": "%{x:.6~g}: %{y:.5~g}"}
-    made.add_scatter(
-        x=charts.numbers(held_x), y=charts.numbers(centre), mode="markers", name=label, error_y=bars,
-        marker={"color": style.INK, "size": 7}, **tips,
-    )  # fmt: skip
-    blocks = [page.figure("Learning curve", made, ["iteration", job.unit, *columns], table, note)]
-    columns, found = charts.curve_columns({name: scores})
-    link = page.csv_link("held-out scores", ["iteration", job.unit, *columns], _with_work(job, np.array(at), found))
+    marker, said = {"color": style.INK, "size": 7}, "%{x:.6~g}: %{y:.5~g}"
+    x, y = charts.numbers(np.array(at) * job.work_per_iteration / scale), charts.numbers(centre)
+    made.add_scatter(x=x, y=y, mode="markers", name=label, error_y=bars, marker=marker, hovertemplate=said)
+    columns, found = charts.curve_columns({"held-out score": scores})
+    table = _with_work(job, np.array(at), found)
+    link = page.csv_link("held-out scores", ["iteration", job.unit, *columns], table)
     bars_are = "; bars: 95% interval over seeds" if scores.shape[1] > 1 else ""
-    return [*blocks, f"<p>Points: {page.escape(label)}{bars_are}. {link}</p>"]
+    return [f"<p>Points: {page.escape(label)}{bars_are}. {link}</p>"]
 
 
 def _with_work(job: Job, iterations: np.ndarray, found: np.ndarray) -> list[list[Any]]:
@@ -218,7 +220,7 @@ def sound(what: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, csv.Error) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:80]
         raise ConfigError(f"{what}: is damaged ({said}); move it away") from None
 
@@ -284,7 +286,8 @@ def _curve(found: dict[str, Any]) -> list[str]:
         rows += [[name, x, *values] for x, values in zip(where.tolist(), table.tolist(), strict=True)]
     if not by_episode:
         made.update_xaxes(dtick=max(1, stages // 10))
-    note = f"Means over tasks and seeds; bands: {found['interval']}. Dashed: baselines."
+    note = f"Means over tasks and seeds; bands: {found['interval']}."
+    note += " Dashed: baselines." if found["baselines"] else ""
     columns = ["of", title, "mean", "low", "high"]
     return [page.figure("Adaptation to held-out tasks", made, columns, rows, note)]
 

@@ -214,7 +214,7 @@ figcaption {{ font-size: .875rem; color: #555; overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: .875rem; }}
 th, td {{ text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid {style.GRID}; white-space: nowrap; }}
 th {{ position: sticky; top: 0; background: #fff; font-weight: 600; }}
-td:first-child:not(.number) {{ white-space: normal; min-width: 8em; max-width: 22em; overflow-wrap: anywhere; }}
+td:first-child:not(.number) {{ white-space: normal; min-width: 8em; max-width: 22em; }}
 th.number, td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .plot {{ width: 100%; height: 400px; }}
 .small {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 8px 24px; }}

@@ -95,20 +95,22 @@ def read_table(path: Path, count: int) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    found = list(csv.DictReader(io.StringIO(files.read_text(path, "table"))))
-    rows = [{name: _value(name, text) for name, text in row.items()} for row in found]
     with html_report.sound(f"table {path}"):
+        found = list(csv.DictReader(io.StringIO(files.read_text(path, "table")), restkey="", restval="", strict=True))
+        rows = [{name: _value(name, text) for name, text in row.items()} for row in found]
         for row in rows:
-            if not 0 <= row["trial"] < count or not isinstance(row["score"], float):
-                raise ValueError("a trial that is none")
-            int(row["iterations"]), int(row["diverged_seeds"])
+            if not 0 <= row["trial"] < count or "" in row:
+                raise ValueError("a row that is none")
+            if not all(isinstance(row[name], int) for name in ("iterations", "diverged_seeds")):
+                raise ValueError("a count that is none")
+            row["score"]
     return rows
 
 
 def _value(name: str, text: str) -> Any:
+    if name == "score" or name.startswith("score_seed_"):
+        return float(text)
     try:
-        if name == "score" or name.startswith("score_seed_"):
-            return float(text)
         return int(text) if text.lstrip("-").isdigit() else float(text)
     except ValueError:
         return text

@@ -130,7 +130,7 @@ WORDS = st.one_of(
     ),
     st.text(string.printable, max_size=8),
 )
-LOOKING = ("check", "show", "evaluate", "film", "export", "compare", "runs", "list", "chekc")  # train nothing
+LOOKING = ("check", "show", "evaluate", "film", "export", "compare", "report", "runs", "list", "chekc")  # train nothing
 COMMANDS = (*LOOKING, "sweep", "train", "tune", "reproduce", "learn-optimizer")
 
 
@@ -143,7 +143,9 @@ def command_lines(draw, commands=COMMANDS):
 @st.composite
 def damages(draw):
     """(command, number of a file, what becomes of it)."""
-    command = draw(st.sampled_from([["show"], ["evaluate", "--no-baselines"], ["train", "--resume", "--run-dir"]]))
+    command = draw(
+        st.sampled_from([["show"], ["report"], ["evaluate", "--no-baselines"], ["train", "--resume", "--run-dir"]])
+    )
     how = draw(st.sampled_from(["cut", "flip", "empty", "remove", "directory", "bytes", "text", "json"]))
     content = draw(st.one_of(st.binary(max_size=40), VALUES.map(lambda v: json.dumps(v, allow_nan=True).encode())))
     return command, draw(st.integers(0, 10**6)), how, draw(st.floats(0, 1)), content

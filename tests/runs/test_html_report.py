@@ -192,7 +192,7 @@ def test_tables_are_those_of_the_evaluation(run, page):
 
 
 def test_it_says_what_was_run_and_with_what(page):
-    for text in ("3, from 0 to 2", "4 of 4", "jax 1.2.3", "metarl train </script><i>", "4.0 s without compilation"):
+    for text in ("3 (seeds 0 to 2)", "4 of 4", "jax 1.2.3", "metarl train </script><i>", "4.0 s without compilation"):
         assert text in page.text
     changed = next(t for t in page.tables if t[0] == ["key", "value", "default", "meaning"])
     keys = [row[0] for row in changed[1:]]
