@@ -107,6 +107,21 @@ def _outline(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[list[Any
     return outline_x, outline_y
 
 
+def on_log_axis(made: Any) -> str:
+    """Show what is above zero, where bands end that go on below it; a sentence that says so, if there are any."""
+    shown = [y for trace in made.data if trace.fill is None for y in trace.y if y is not None and y > 0]
+    if not shown:
+        return ""
+    floor, top, cut = min(shown) / 3, max(shown), False
+    for trace in made.data:
+        if trace.fill is not None:
+            cut = cut or any(y is not None and y < floor for y in trace.y)
+            trace.y = [y if y is None else max(y, floor) for y in trace.y]
+            top = max([top, *(y for y in trace.y if y is not None)])
+    made.update_yaxes(range=[math.log10(floor), math.log10(1.2 * top)])
+    return " Bands that go on below the axis are cut there." if cut else ""
+
+
 def faint(tint: str, alpha: float) -> str:
     """#rrggbb -> rgba(...)."""
     red, green, blue = (int(tint[i : i + 2], 16) for i in (1, 3, 5))

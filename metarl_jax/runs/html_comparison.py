@@ -135,6 +135,7 @@ def _curves(jobs: list[Job], rows: list[list[dict[str, Any]]], names: list[str])
         stages.add(stage)
         seeds.add(job.config.num_seeds)
     note = f"Training, {' or '.join(sorted(stages))}. " + _about_seeds(seeds)
+    note += "" if jobs[0].higher_is_better else charts.on_log_axis(made)
     columns = ["run", "metric", "iteration", jobs[0].unit, "mean", "low", "high"]
     return [page.figure("Learning curves", made, columns, table, note)]
 

@@ -157,6 +157,7 @@ def learning_curve(job: Job, place: Path, rows: list[dict[str, Any]]) -> list[st
     held_out = _held_out(made, job, place, scale)
     columns, found = charts.curve_columns(values)
     note, head = charts.about_curves(job.config.num_seeds, len(rows)), ["iteration", job.unit, *columns]
+    note += "" if job.higher_is_better else charts.on_log_axis(made)
     return [page.figure("Learning curve", made, head, _with_work(job, iterations, found), note), *held_out]
 
 
@@ -288,6 +289,7 @@ def _curve(found: dict[str, Any]) -> list[str]:
         made.update_xaxes(dtick=max(1, stages // 10))
     note = f"Means over tasks and seeds; bands: {found['interval']}."
     note += " Dashed: baselines." if found["baselines"] else ""
+    note += charts.on_log_axis(made) if "error" in score else ""
     columns = ["of", title, "mean", "low", "high"]
     return [page.figure("Adaptation to held-out tasks", made, columns, rows, note)]
 

@@ -236,6 +236,20 @@ def test_one_seed_has_no_band_and_its_ends_stay(tmp_path):
     assert "Nothing is logged yet" in page.text and not page.figures and "0 of 120" in page.text
 
 
+def test_an_error_has_a_log_axis_and_bands_that_end_at_its_foot(tmp_path):
+    data = {"algorithm": "supervised_maml", "env": "Sinusoid-v0", "num_iterations": 2, "num_seeds": 2}
+    rows = [{"iteration": i, "loss": [1.0, 2.0], "mse_0": [1.0, 2.0], "mse_1": [0.5, 0.75 * i]} for i in (1, 2)]
+    make_run(tmp_path / "sinusoid", data, rows)
+    page = Page(run_page(tmp_path / "sinusoid"))
+    figure, (_, low, _) = page.figures["Learning curve"], style.mean_and_interval(np.array([[1.0, 2.0]]))
+    assert figure["layout"]["yaxis"]["type"] == "log" and low[0] < 0 and "cut there" in page.text
+    foot = 0.625 / 3  # of the lowest point that is drawn
+    assert figure["layout"]["yaxis"]["range"][0] == pytest.approx(np.log10(foot))
+    band = next(t for t in figure["data"] if t.get("fill"))
+    assert min(y for y in band["y"] if y is not None) == pytest.approx(foot)
+    assert lines_of(figure)["before adaptation"]["customdata"][0][0] == low[0], "what a person reads is not cut"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
