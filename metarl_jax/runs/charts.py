@@ -149,10 +149,10 @@ def about_curves(num_seeds: int, count: int) -> str:
     if num_seeds == 1:
         parts = ["One seed, so there is no interval over seeds."]
         if window > 1:
-            parts.append(f"Thin: every iteration; thick: mean of {window} iterations, fewer at the ends.")
+            parts.append(f"Thin: every logged iteration; thick: mean of {window} of them, fewer at the ends.")
     every = max(1, -(-count // MAX_POINTS))
     if every > 1:
-        parts.append(f"One iteration in {every} is drawn; the CSV has all.")
+        parts.append(f"One logged iteration in {every} is drawn; the CSV has all.")
     return " ".join(parts)
 
 

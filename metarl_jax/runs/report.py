@@ -123,7 +123,7 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
     axis.set_title(f"{job.config.algorithm} on {job.config.env}, training", fontsize=10, color=style.INK)
     if not job.higher_is_better:
         axis.set_yscale("log")
-    what = "iterations" if job.config.log_every == 1 else f"rows, each {job.config.log_every} iterations"
+    what = "iterations" if job.config.log_every == 1 else "logged iterations"
     over = f"mean of {job.config.num_seeds} seeds,\nband: 95% interval (t)"
     alone = "one seed" + (f",\nthick: mean of {window} {what}" if values.shape[1] == 1 and window > 1 else "")
     axis.legend(frameon=False, fontsize=8, title=over if values.shape[1] > 1 else alone, title_fontsize=8)
@@ -132,7 +132,7 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
 
 def work_axis(job: Job, rows: list[dict[str, Any]]) -> tuple[float, str]:
     """(scale, label) of the axis of work: environment steps or examples of one seed, over the scale."""
-    scale = 1e6 if len(rows) * job.work_per_iteration >= 1e6 else 1.0
+    scale = 1e6 if rows[-1]["iteration"] * job.work_per_iteration >= 1e6 else 1.0
     unit = "environment steps" if job.unit == "steps" else job.unit
     return scale, f"{unit} of one seed" + (", millions" if scale > 1 else "")
 

@@ -227,7 +227,7 @@ def test_one_seed_has_no_band_and_its_ends_stay(tmp_path):
     assert window == 5 and thick == style.smoothed(values[:80], 5).tolist()
     assert (thick[0], thick[-1]) == (values[0], values[79]) and not [t for t in figure["data"] if t.get("fill")]
     assert figure["data"][0]["y"] == values[:80].tolist(), "thin, behind: every iteration"
-    assert "thick: mean of 5 iterations" in page.text and "no interval over seeds" in page.text
+    assert "every logged iteration; thick: mean of 5 of them" in page.text and "no interval over seeds" in page.text
     assert values_of(page.saved["learning-curve"])["last_episode_return"].tolist() == (values[:80] + 2).tolist()
     assert "80 of 120; metarl train --run-dir" in page.text and "--resume goes on" in page.text
     assert f"metarl evaluate {tmp_path / 'rl2'}" in page.text and "There is no info.json" in page.text
