@@ -5,9 +5,9 @@
     python -m benchmarks.algorithm_curves --draw         the pictures again, from the JSON
 
 Each row is a shipped configuration with what `CURVES` changes to make it short: `metarl train CONFIGURATION OVERRIDES
-num_seeds=3` trains the same. Curves are scores of the training itself, means over blocks of iterations. CPU-seconds are
-of all three seeds, set-up (tracing and compiling) apart from training. Rows are saved as they come, and a second call goes
-on where the first stopped; an algorithm that is named is trained again.
+num_seeds=3` trains the same. Curves are scores of the training itself, means over blocks of iterations. CPU-seconds
+are of all three seeds, set-up (tracing and compiling) apart from training. Rows are saved as they come, and a second
+call goes on where the first stopped; an algorithm that is named is trained again.
 """
 
 import argparse
@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import common  # first: it sets up what JAX reads when it is imported
-
 import jax
 import numpy as np
 
+from benchmarks import common
 from metarl_jax.algorithms.registry import ALGORITHMS
 from metarl_jax.runs import config, files, style
 from metarl_jax.runs.build import build
@@ -38,7 +37,6 @@ class Panel(NamedTuple):
 
     lines: Lines
     axis: str = "return of an episode"
-    log: bool = False
 
 
 class Curve(NamedTuple):
@@ -52,10 +50,10 @@ class Curve(NamedTuple):
 ONE_UPDATE = (Panel({"return_0": "before adaptation", "return_1": "after 1 update"}),)
 THREE_UPDATES = (Panel({f"return_{k}": f"after {k} update{'s' * (k > 1)}" for k in (1, 2, 3)}),)
 EPISODES = (Panel({"first_episode_return": "first episode", "last_episode_return": "last episode"}),)
-POINT = ("num_iterations=100",)
+POINT = ("num_iterations=60",)
 CURVES: dict[str, Curve] = {
     "maml": Curve("maml_lvc_point", POINT, ONE_UPDATE),
-    "maml_trpo": Curve("maml_trpo_point", (), ONE_UPDATE),
+    "maml_trpo": Curve("maml_trpo_point", ("num_iterations=30",), ONE_UPDATE),
     "promp": Curve("promp_point", POINT, ONE_UPDATE),
     "e_maml": Curve("e_maml_point", POINT, ONE_UPDATE),
     "reptile": Curve("reptile_point", POINT, (Panel({"return_0": "before adaptation", **THREE_UPDATES[0].lines}),)),
@@ -63,25 +61,25 @@ CURVES: dict[str, Curve] = {
     "boil": Curve("boil_point", POINT, ONE_UPDATE),
     "meta_sgd": Curve("meta_sgd_point", POINT, ONE_UPDATE),
     "cavia": Curve("cavia_point", POINT, ONE_UPDATE),
-    "imaml": Curve("imaml_point", ("num_iterations=40", "meta_batch_size=10"), ONE_UPDATE),
+    "imaml": Curve("imaml_point", ("num_iterations=20", "meta_batch_size=10"), ONE_UPDATE),
     "ppo": Curve("ppo_cartpole", (), (Panel({"episode_return": "PPO"}),)),
     "meta_gradient_rl": Curve(
         "meta_gradient_cartpole",
-        (),
+        ("num_iterations=3000",),
         (
             Panel({"episode_return": "the agent"}),
             Panel({"tuned_gamma": "gamma", "tuned_gae_lambda": "lambda"}, "tuned by the agent"),
         ),
     ),
-    "lirpg": Curve("lirpg_cartpole", ("num_iterations=60",), (Panel({"late_return": "agents, last quarter of life"}),)),
-    "lpg": Curve("lpg_tabular", ("num_iterations=100",), (Panel({"late_return": "agents, last quarter of life"}),)),
+    "lirpg": Curve("lirpg_cartpole", ("num_iterations=20",), (Panel({"late_return": "agents, last quarter of life"}),)),
+    "lpg": Curve("lpg_tabular", ("num_iterations=60",), (Panel({"late_return": "agents, last quarter of life"}),)),
     "lpo": Curve("lpo_cartpole", ("num_iterations=10",), (Panel({"late_return": "agents, end of life"}),)),
-    "rl2": Curve("rl2_bandit", ("num_iterations=100",), EPISODES),
-    "varibad": Curve("varibad_grid_navi", ("num_iterations=100",), EPISODES),
+    "rl2": Curve("rl2_bandit", ("num_iterations=50",), EPISODES),
+    "varibad": Curve("varibad_grid_navi", ("num_iterations=150",), EPISODES),
     "supervised_maml": Curve(
         "maml_sinusoid",
         ("num_iterations=10000",),
-        (Panel({"mse_0": "before adaptation", "mse_1": "after 1 step"}, "mean squared error", log=True),),
+        (Panel({"mse_0": "before adaptation", "mse_1": "after 1 step"}, "mean squared error"),),
     ),
 }
 
@@ -117,6 +115,7 @@ def row(name: str) -> dict[str, Any]:
         "work": job.work_per_iteration * chosen.num_iterations,  # of one seed
         "set_up_cpu_s": round(set_up - began, 1),
         "train_cpu_s": round(ended - set_up, 1),
+        "panels": [panel._asdict() for panel in curve.panels],
         "x": [float((block.mean() + 1) * job.work_per_iteration) for block in blocks],
         "curves": {metric: _thinned(np.asarray(metrics[metric]), blocks) for metric in lines},
     }
@@ -138,7 +137,7 @@ def draw(result: dict[str, Any], directory: Path = PICTURES) -> Path:
     import matplotlib.pyplot as plt
     from PIL import Image
 
-    panels = CURVES[result["algorithm"]].panels
+    panels = [Panel(**panel) for panel in result["panels"]]
     made, axes = style.figure(1, len(panels), 7.2 / len(panels), 3.6)
     scale = 1e6 if result["work"] >= 1e6 else 1e3
     x = np.asarray(result["x"]) / scale
@@ -152,13 +151,9 @@ def draw(result: dict[str, Any], directory: Path = PICTURES) -> Path:
         axis.set_xlabel(f"{what} of one seed, {'millions' if scale == 1e6 else 'thousands'}")
         axis.set_ylabel(panel.axis)
         axis.set_xlim(0, x[-1])
-        if panel.log:
-            axis.set_yscale("log")
         over = f"mean of {result['num_seeds']} seeds,\nband: 95% interval (t)"
         axis.legend(frameon=False, fontsize=8, title=over, title_fontsize=8)
-    axes[0][0].set_title(
-        f"{result['algorithm']} on {result['env']}, training", fontsize=10, color=style.INK, loc="left"
-    )
+    made.suptitle(f"{result['algorithm']} on {result['env']}, training", fontsize=10, color=style.INK)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"curve-{result['algorithm']}.png"
     made.savefig(path, dpi=100)
@@ -181,15 +176,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/algorithm_curves.json"))
     parser.add_argument("--draw", action="store_true", help="only draw, from the JSON")
     arguments = parser.parse_args()
-    rows = files.read_json(arguments.output, "results")["rows"] if arguments.output.exists() else []
-    done = {r["algorithm"]: r for r in rows}
+    kept = files.read_json(arguments.output, "results")["rows"] if arguments.output.exists() else []
+    done = {r["algorithm"]: r for r in kept}
     names = [] if arguments.draw else arguments.names or [name for name in CURVES if name not in done]
     for name in names:
         done[name] = row(name)
         save(arguments.output, list(done.values()))
-    for name, result in done.items():
-        if name in names or arguments.draw:
-            draw(result)
+        draw(done[name])
+    for result in done.values() if arguments.draw else ():
+        draw(result)
     columns = {"algorithm": "", "configuration": "", "work": ",d", "set_up_cpu_s": ".1f", "train_cpu_s": ".1f"}
     print(common.table(list(done.values()), columns))
 

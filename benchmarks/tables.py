@@ -5,19 +5,24 @@ python -m benchmarks.tables --check    only say whether it is up to date (a test
 """
 
 import argparse
+import functools
 import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import curve_tables
+from metarl_jax.algorithms.registry import ALGORITHMS
 from metarl_jax.reproductions import REPRODUCTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/architecture.md", "docs/tour.md", "docs/command-line.md", "docs/benchmarks.md",
-    "docs/algorithms.md", "docs/reproductions.md", "docs/robots.md",
+    "docs/algorithms/index.md", "docs/reproductions.md", "docs/robots.md", "docs/start/first-run.md",
+    *(f"docs/algorithms/{name}.md" for name in ALGORITHMS),
 )  # fmt: skip
+CURVES = "benchmarks/results/algorithm_curves.json"
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -329,6 +334,17 @@ def test_costs() -> str:
     return _markdown(["file", "tests", "seconds"], [*rows, ["all others", str(few), f"{rest:.0f}"]])
 
 
+def algorithm_costs() -> str:
+    """What the short training of every algorithm cost."""
+    return _markdown(*curve_tables.costs(_load(CURVES)["rows"]))
+
+
+def curve(name: str) -> str:
+    """The short training of one algorithm: its command, its scores, its cost."""
+    found = next(r for r in _load(CURVES)["rows"] if r["algorithm"] == name)
+    return "\n\n".join((curve_tables.command(found), _markdown(*curve_tables.scores(found)), curve_tables.cost(found)))
+
+
 TABLES = {
     "test_costs": test_costs,
     "accelerator": accelerator,
@@ -350,6 +366,8 @@ TABLES = {
     "reproductions": reproductions,
     "reproduction_status": reproduction_status,
     "reproduction_table": reproduction_table,
+    "algorithm_costs": algorithm_costs,
+    **{f"curve_{name}": functools.partial(curve, name) for name in ALGORITHMS},
 }
 
 
