@@ -1,6 +1,6 @@
 """A short training of every algorithm: its learning curve over 3 seeds, what it took, and a picture for its page.
 
-    python -m benchmarks.algorithm_curves                all algorithms, about 40 minutes on one CPU core
+    python -m benchmarks.algorithm_curves                all algorithms, about 21 CPU-minutes
     python -m benchmarks.algorithm_curves promp rl2      these only
     python -m benchmarks.algorithm_curves --draw         the pictures again, from the JSON
 
@@ -73,7 +73,11 @@ CURVES: dict[str, Curve] = {
     ),
     "lirpg": Curve("lirpg_cartpole", ("num_iterations=20",), (Panel({"late_return": "agents, last quarter of life"}),)),
     "lpg": Curve("lpg_tabular", ("num_iterations=60",), (Panel({"late_return": "agents, last quarter of life"}),)),
-    "lpo": Curve("lpo_cartpole", ("num_iterations=10",), (Panel({"late_return": "agents, end of life"}),)),
+    "lpo": Curve(
+        "lpo_cartpole",
+        ("start=random", "num_iterations=20", "population_size=16", "lifetime=16", "eval_episodes=8"),
+        (Panel({"late_return": "agents, end of life"}),),
+    ),
     "rl2": Curve("rl2_bandit", ("num_iterations=50",), EPISODES),
     "varibad": Curve("varibad_grid_navi", ("num_iterations=150",), EPISODES),
     "supervised_maml": Curve(
