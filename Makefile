@@ -114,6 +114,14 @@ types: $(INSTALLED) ## mypy
 	@echo "==> mypy"
 	@$(BIN)/mypy
 
+.PHONY: docs
+docs: $(INSTALLED) ## build the documentation site into build/site, strictly
+	@echo "==> building build/site"
+	@JAX_PLATFORMS=cpu $(PY) -m sphinx -q -W --keep-going -n -b html -d build/doctrees docs build/site
+	@echo "==> checking its links"
+	@$(PY) docs/check_site.py build/site
+	@echo "build/site/index.html"
+
 .PHONY: install
 install: $(INSTALLED) ## set up only: the environment, the pinned packages, this package
 

@@ -2,7 +2,7 @@
 
 A trolley on a rail is to be brought to 0. Its motor may be wired the wrong way round, which the agent is not told: the
 sign is the task, and it gets one policy-gradient step on its own experience to find out. An environment is any object
-with the functions below (docs/your-own-parts.md); it need not inherit from anything.
+with the functions below (docs/how-to/own-environment.md); it need not inherit from anything.
 """
 
 import jax

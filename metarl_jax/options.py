@@ -69,6 +69,7 @@ def one_of(names: Callable[[], Iterable[str]], what: str = "") -> Any:
             raise ValueError(f"not known{near}" if near else f"must be one of {', '.join(known)}{what}")
         return value
 
+    check.names = names  # type: ignore[attr-defined]
     return AfterValidator(check)
 
 

@@ -11,7 +11,12 @@ from metarl_jax.types import Learner, MetaLearner, Policy
 
 @takes_options(policy_meta_learner)
 def anil(env: Any, tasks: Any, policy: Policy, inner: Learner, **options: Any) -> MetaLearner:
-    """MAML in which only the last layer adapts.
+    r"""MAML in which only the last layer adapts.
+
+    .. math::
+
+        \theta'_{i, \text{head}} = \theta_{\text{head}} - \alpha
+          \nabla_{\theta_{\text{head}}} L(\theta; \tau_i), \quad \theta'_{i, \text{body}} = \theta_{\text{body}}
 
     theta = (body, head); head'_i = head - inner_lr grad_head L(body, head; tau_i), which is `inner.head(policy, lr)`;
     all parameters are meta-learned. The second-order term is that of the head, so memory and time fall with it.

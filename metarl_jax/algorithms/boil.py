@@ -37,7 +37,12 @@ def body(
 
 @takes_options(policy_meta_learner)
 def boil(env: Any, tasks: Any, policy: Policy, inner: Learner, **options: Any) -> MetaLearner:
-    """MAML in which all but the last layer adapts.
+    r"""MAML in which all but the last layer adapts.
+
+    .. math::
+
+        \theta'_{i, \text{body}} = \theta_{\text{body}} - \alpha
+          \nabla_{\theta_{\text{body}}} L(\theta; \tau_i), \quad \theta'_{i, \text{head}} = \theta_{\text{head}}
 
     theta = (body, head); body'_i = body - inner_lr grad_body L(body, head; tau_i), which is `body(policy, lr)`; all
     parameters are meta-learned. ANIL's complement: features change to fit a head that stays.

@@ -11,7 +11,12 @@ from metarl_jax.types import Learner, MetaLearner, Policy
 
 @takes_options(policy_meta_learner)
 def cavia(env: Any, tasks: Any, policy: Policy, inner: Learner, **options: Any) -> MetaLearner:
-    """MAML in which only a context input adapts, and the network is shared by all tasks.
+    r"""MAML in which only a context input adapts, and the network is shared by all tasks.
+
+    .. math::
+
+        \min_\theta \; \frac{1}{N} \sum_i L_{\text{outer}}(\theta, \phi'_i; \tau'_i), \quad \phi'_i
+          = \phi - \alpha \nabla_\phi L(\theta, \phi; \tau_i), \quad \phi = 0
 
     phi'_i = phi - inner_lr grad_phi L(theta, phi; tau_i), phi = 0; min over theta of the loss at (theta, phi'_i). The
     context phi [size] is an input of the policy beside the observation: `inner.context(policy, lr, size=2)` moves it,

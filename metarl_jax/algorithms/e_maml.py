@@ -20,7 +20,12 @@ def e_maml(
     num_outer_epochs: Annotated[Positive, "outer steps on each set of stored trials"] = 1,
     **options: Any,
 ) -> MetaLearner:
-    """MAML with the term for how the policy chooses what it adapts to.
+    r"""MAML with the term for how the policy chooses what it adapts to.
+
+    .. math::
+
+        \min_\theta \; \frac{1}{N} \sum_i \left[ L_{\text{outer}}(\theta'_i; \tau'_i) + c \sum_k
+          L_{\text{surrogate}}(\theta_{i,k}; \tau_{i,k}) \Big|_{A = \tilde r_i} \right]
 
     The meta-loss is MAML's - exploration_coef * r~ * mean log pi_theta(a|s) over the pre-update data.
     d/dtheta E_{tau ~ pi_theta} E_{tau' ~ pi_theta'}[R(tau')] has, beside MAML's, the term

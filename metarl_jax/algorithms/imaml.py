@@ -20,7 +20,13 @@ def imaml(
     differentiation: Annotated[Way, "how the meta-gradient gets through the inner updates"] = "implicit",
     **options: Any,
 ) -> MetaLearner:
-    """MAML with implicit gradients of a regularised inner problem.
+    r"""MAML with implicit gradients of a regularised inner problem.
+
+    .. math::
+
+        \theta'_i &= \arg\min_p \; L(p; \tau_i) + \frac{\lambda}{2} \lVert p - \theta \rVert^2 \\
+        \nabla_\theta L_{\text{outer}}(\theta'_i; \tau'_i) &= \left( I + \frac{1}{\lambda}
+          \nabla^2 L(\theta'_i; \tau_i) \right)^{-1} \nabla_{\theta'_i} L_{\text{outer}}(\theta'_i; \tau'_i)
 
     theta'_i = argmin_p L(p; tau_i) + strength / 2 |p - theta|^2; meta-gradient (I + Hess L / strength)^-1 grad L'.
     `inner.proximal(policy, lr, strength=2.0, num_steps=16)` descends the inner problem on the same data; the gradient

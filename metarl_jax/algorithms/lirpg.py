@@ -55,7 +55,11 @@ def lirpg(
     optimizer: Annotated[learners.OptimizerName, "optimiser of the agents"] = "adam",
     **options: Any,
 ) -> Rule:
-    """PPO on the environment's reward and a learned one.
+    r"""PPO on the environment's reward and a learned one.
+
+    .. math::
+
+        r_t = c_{\text{ex}} \, r^{\text{ex}}_t + c_{\text{in}} \tanh \left( \text{MLP}_\eta(o_t, a_t) \right)
 
     The rule whose numbers are a reward network, r_in = tanh(MLP(o, a)) in (-1, 1), for `learn_rule`.
 

@@ -97,7 +97,12 @@ def lpg(
     optimizer: Annotated[learners.OptimizerName, "optimiser of the agents"] = "adam",
     max_grad_norm: Annotated[Rate | None, "bound on the norm of an agent's gradient; null: none"] = 0.5,
 ) -> Rule:
-    """A network that is the update: it says what policy and prediction move towards.
+    r"""A network that is the update: it says what policy and prediction move towards.
+
+    .. math::
+
+        L(\theta; \eta) = \hat{\mathbb{E}} \left[ \hat\pi_\eta \log \pi_\theta(a|o) + c_y \, \text{KL}
+          \left( y_\theta(o) \,\Vert\, \hat y_\eta \right) \right]
 
     The rule whose numbers are an `UpdateRule`, for `learn_rule` (or `evolve_rule`).
 

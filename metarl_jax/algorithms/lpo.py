@@ -98,7 +98,11 @@ def lpo(
     optimizer: Annotated[learners.OptimizerName, "optimiser of the agents"] = "adam",
     **options: Any,
 ) -> Rule:
-    """PPO with a learned drift in the place of its clip.
+    r"""PPO with a learned drift in the place of its clip.
+
+    .. math::
+
+        L(\theta; \eta) = -\hat{\mathbb{E}} \left[ \rho A - f_\eta(\rho, A) \right], \quad f_\eta \ge 0
 
     The rule whose numbers are a drift network of `width` units, for `learn_rule` or `evolve_rule`.
 

@@ -11,8 +11,16 @@ from metarl_jax.types import Learner, MetaLearner, Policy
 
 @takes_options(policy_meta_learner)
 def maml(env: Any, tasks: Any, policy: Policy, inner: Learner, **options: Any) -> MetaLearner:
-    """MAML with policy-gradient or PPO updates inside, Adam outside.
+    r"""MAML with policy-gradient or PPO updates inside, Adam outside.
 
+    .. math::
+
+        &\min_\theta \; \frac{1}{N} \sum_i L_{\text{outer}}(\theta'_i; \tau'_i), \quad \theta'_i =
+          \theta - \alpha \nabla_\theta L(\theta; \tau_i) \\
+        &\nabla_\theta L_{\text{outer}}(\theta'_i; \tau'_i) = \left( I - \alpha
+          \nabla^2_\theta L(\theta; \tau_i) \right) \nabla_{\theta'_i} L_{\text{outer}}(\theta'_i; \tau'_i)
+
+    The equations are those of one inner step. In general
     min_theta mean_i L_outer(theta'_i; tau'_i), theta'_i = `num_inner_steps` updates of theta by `inner` on tau_i. The
     gradient is second order through every inner step, or whatever `differentiation` says: "first_order" is FOMAML.
     `num_inner_steps=0` is ordinary multi-task PPO. `inner.policy_gradient(policy, surrogate="vpg")` is MAML-VPG,

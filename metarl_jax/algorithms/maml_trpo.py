@@ -24,7 +24,13 @@ def maml_trpo(
     differentiation: Annotated[Way, "how the meta-gradient gets through the inner updates"] = "mixed",
     **options: Any,
 ) -> MetaLearner:
-    """MAML with a policy-gradient step inside, a trust region outside.
+    r"""MAML with a policy-gradient step inside, a trust region outside.
+
+    .. math::
+
+        \min_\theta \; -\frac{1}{N} \sum_i \hat{\mathbb{E}}_{\tau'_i} \left[ \rho(\theta'_i) A \right]
+          \quad \text{with} \quad \frac{1}{N} \sum_i \text{KL} \left( \pi_{\theta'_i, \text{old}} \,
+          \Vert\, \pi_{\theta'_i} \right) \le \delta
 
     min_theta -mean_i mean rho(theta'_i) A(tau'_i) with mean_i KL(pi_theta'_i,old || pi_theta'_i) <= max_kl.
     The natural gradient is that of the adapted policies, pulled back through the inner updates; conjugate

@@ -1,8 +1,9 @@
 """Online meta-gradients of hyperparameters: one agent that tunes gamma, lambda, step sizes and weights as it learns.
 
-Hyperparameters h(x) are squashed from unconstrained meta-parameters x (`hyperparameters`). One iteration makes K
-actor-critic or PPO updates, theta' = U_K(... U_1(theta; tau_1, h) ...; tau_K, h), judges theta' on fresh data, and
-takes an Adam step of x on the gradient through those updates. The agent goes on from theta': it never restarts.
+Hyperparameters h(x) are squashed from unconstrained meta-parameters x (`hyperparameters`): numbers, or with `recent`
+what a network makes of the rewards of the last rollouts. One iteration makes K actor-critic or PPO updates,
+theta' = U_K(... U_1(theta; tau_1, h) ...; tau_K, h), judges theta' on fresh data, and takes an Adam step of x on the
+gradient through those updates. The agent goes on from theta': it never restarts.
 
 * `gradient`, meta-gradients (Xu et al. 2018, eq. 5; several coefficients at once: STACX, Zahavy et al. 2020):
   L_outer(theta'; tau') = -mean log pi(a|s) A' + value and entropy terms, with fixed gamma' and lambda' in A'.
@@ -10,11 +11,8 @@ takes an Adam step of x on the gradient through those updates. The agent goes on
   it with h, give a target theta~; then KL(pi_theta~ || pi_theta') + c mean (V_theta~ - V_theta')^2 / 2 on the states
   of the last update. The agent goes on from the last update with h.
 
-h(x) are numbers, or with `recent` what a network makes of the rewards of the last rollouts.
-
 With an *outer critic* A' comes from a value function of gamma' itself, learned beside the agent's own, whose values
 are of the tuned gamma and bias A' towards short horizons (Bonnet et al. 2022).
-
 Shapes: K inner updates, T steps, B environments.
 """
 
@@ -151,7 +149,9 @@ def meta_gradient_rl(
     differentiation: str = "mixed",
     **options: Any,
 ) -> MetaGradientRL:
-    """Tune `tuned` (of `TUNABLE` names) online, by gradients through K = `num_inner_steps` updates of one agent.
+    r"""Tune `tuned` (of `TUNABLE` names) online, by gradients through K = `num_inner_steps` updates of one agent.
+
+    .. math:: g = \nabla_x L_{\text{outer}}(U_K(\cdots U_1(\theta; \tau_1, h(x)) \cdots; \tau_K, h(x)))
 
     Args:
         task: the one task; its environments reset themselves and go on from iteration to iteration.

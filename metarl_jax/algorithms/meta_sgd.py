@@ -22,7 +22,12 @@ def meta_sgd(
     inner_lr: Annotated[Rate, "what the learned step sizes start from"] = 0.1,
     **options: Any,
 ) -> MetaLearner:
-    """MAML with a learned step size for every parameter.
+    r"""MAML with a learned step size for every parameter.
+
+    .. math::
+
+        \min_{\theta, \alpha} \; \frac{1}{N} \sum_i L_{\text{outer}}(\theta'_i; \tau'_i), \quad \theta'_i
+          = \theta - \alpha \odot \nabla_\theta L(\theta; \tau_i)
 
     theta' = theta - lr (.) grad L(theta; tau), min over (theta, lr) of the loss after adapting (eq. 2, 3 there), with
     `inner.meta_sgd(policy)` inside. What is learned is {"params": theta, "lr": step sizes like theta, all `inner_lr` at

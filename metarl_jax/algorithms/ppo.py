@@ -55,7 +55,12 @@ def ppo(
     max_grad_norm: Annotated[Rate | None, "bound on the norm of a gradient; null: none"] = 0.5,
     **options: Any,
 ) -> Algorithm:
-    """PPO on one environment.
+    r"""PPO on one environment.
+
+    .. math::
+
+        \min_\theta \; -\hat{\mathbb{E}} \left[ \min \left( \rho A, \, \text{clip}(\rho, 1 - \epsilon, 1
+          + \epsilon) A \right) \right] + c_V L_V(\theta) - c_H H(\theta)
 
     Actor-critic PPO with Adam on `num_envs` auto-resetting copies of `task`. A step collects `num_steps` from each
     environment, then updates. The step size is annealed over `num_iterations` of them, where that is given.

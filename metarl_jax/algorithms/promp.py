@@ -25,7 +25,13 @@ def promp(
     kl_target: Annotated[Rate | None, "inner KL that the weight adapts towards; null: it is fixed"] = None,
     **options: Any,
 ) -> MetaLearner:
-    """Proximal meta-policy search: likelihood ratios inside, clipped outside, a KL penalty on sampling.
+    r"""Proximal meta-policy search: likelihood ratios inside, clipped outside, a KL penalty on sampling.
+
+    .. math::
+
+        \min_\theta \; \frac{1}{N} \sum_i \left[ -\hat{\mathbb{E}}_{\tau'_i} \left[ \min \left( \rho A, \,
+          \text{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A \right) \right] + \sum_k \eta_k \, \text{KL}
+          \left( \pi_{\text{old},k} \,\Vert\, \pi_{\theta,k} \right) \right]
 
     mean_i [-mean min(rho A, clip(rho) A)(theta'_i; tau'_i) + sum_k eta_k KL(pi_old,k || pi_theta,k)] (eq. 12 there).
     Inside, `inner.policy_gradient(policy, lr)`: the likelihood-ratio surrogate `lvc`, whose Hessian has low variance.

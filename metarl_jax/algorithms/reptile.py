@@ -32,7 +32,11 @@ def reptile(
     optimizer: optax.GradientTransformation | None = None,
     **options: Any,
 ) -> MetaLearner:
-    """Steps towards the mean of the adapted parameters.
+    r"""Steps towards the mean of the adapted parameters.
+
+    .. math::
+
+        \theta \leftarrow \theta + \beta \, \frac{1}{N} \sum_i (\theta'_i - \theta)
 
     theta += outer_lr * mean_i (theta'_i - theta), theta'_i after K inner updates (eq. 3 there). No derivative of the
     inner loop, and no use of the post-update data but to score it. With K = 1 this is multi-task training on the inner

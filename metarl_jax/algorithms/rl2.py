@@ -46,7 +46,12 @@ def rl2(
     ] = False,
     **ppo: Any,
 ) -> MetaLearner:
-    """A recurrent network or a transformer that learns in context.
+    r"""A recurrent network or a transformer that learns in context.
+
+    .. math::
+
+        \max_\theta \; \mathbb{E}_{\text{task}} \, \mathbb{E} \left[ \sum_{t < T} \gamma^t r_t \right],
+          \quad a_t \sim \pi_\theta(\cdot \,|\, o_0, a_0, r_0, \ldots, o_t)
 
     PPO on whole trials: max E[sum over the trial of gamma^t r_t] for a policy that sees all of the trial so far.
 

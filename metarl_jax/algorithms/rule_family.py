@@ -137,4 +137,4 @@ def beside(policy: Policy, surrogate: str, optimizer: Any, **options: Any) -> tu
 
 def rival_step(c: Any) -> Any:
     """The optimiser of the agents beside the rule's."""
-    return learners.OPTIMIZERS[c.optimizer](c.lr if c.rival_lr is None else c.rival_lr)
+    return learners.optimizer_of(c.optimizer, c.lr if c.rival_lr is None else c.rival_lr)

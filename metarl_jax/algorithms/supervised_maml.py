@@ -74,7 +74,12 @@ def supervised_maml(
     ] = "reverse",
     tasks_per_batch: Annotated[Positive | None, "tasks processed at a time; null: all"] = None,
 ) -> MetaLearner:
-    """Few-shot regression with MAML.
+    r"""Few-shot regression with MAML.
+
+    .. math::
+
+        \min_\theta \; \frac{1}{N} \sum_i \text{MSE}(\theta'_i; \text{queries}_i), \quad \theta'_i =
+          \theta - \alpha \nabla_\theta \text{MSE}(\theta; \text{support}_i)
 
     Initial weights from which gradient steps on `shots` examples fit a task.
 

@@ -85,16 +85,19 @@ def varibad(
     num_minibatches: Annotated[Positive, "parts of the steps in each pass"] = 4,
     **ppo: Any,
 ) -> MetaLearner:
-    """A variational belief over tasks, and a policy that acts on it.
+    r"""A variational belief over tasks, and a policy that acts on it.
 
     PPO on (observation, belief), and a belief that is trained to predict the rewards of the whole trial.
 
     At step t the encoder gives q_t = N(mean_t, exp(log_var_t)) from the trial up to t. It maximises, averaged over t,
 
-        ELBO_t = E_{z ~ q_t}[sum_{j < T} log p(r_j | condition_j, z)] - kl_coef KL(q_t || q_{t-1}),  q_{-1} = N(0, I)
+    .. math::
 
-    (Zintgraf et al. 2020, eq. 8): past and future are decoded from every belief. PPO's gradient does not reach the
-    encoder, whose outputs are data to the policy.
+        \text{ELBO}_t = \mathbb{E}_{z \sim q_t} \left[ \sum_{j < T} \log p(r_j \,|\, c_j, z) \right]
+          - \beta \, \text{KL} \left( q_t \,\Vert\, q_{t-1} \right), \quad q_{-1} = N(0, I)
+
+    (Zintgraf et al. 2020, eq. 8), c_j being the `condition` and beta `kl_coef`: past and future are decoded from every
+    belief. PPO's gradient does not reach the encoder, whose outputs are data to the policy.
 
     Args:
         env: `envs.trial.trials(...)`. policy: `networks.belief.feature_policy` on env.observation_size + 2 latent_size

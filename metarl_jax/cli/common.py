@@ -13,10 +13,12 @@ from metarl_jax.runs.config import config_directory
 
 
 def say(message: Any) -> None:
+    """Print a message for people, on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def prepare_jax(a_device_for_every_core: bool = False) -> None:
+    """Keep compiled programs between runs; where asked, let each CPU core be a device."""
     from metarl_jax import devices
 
     devices.keep_compiled_programs()
@@ -42,6 +44,10 @@ def interruptible(how: str) -> Iterator[None]:
 
 
 def find_config(name: str, also: Iterable[str] = ()) -> Path:
+    """The YAML file of that path, or the shipped configuration of that name; `also`: names to suggest.
+
+    Raises: ConfigError with the nearest name.
+    """
     path = Path(name)
     with files.worded(f"config {shortened(name)}"):
         if path.is_file() or path.suffix in (".yaml", ".yml") and (path.exists() or path.parent != Path(".")):
@@ -59,6 +65,10 @@ def find_config(name: str, also: Iterable[str] = ()) -> Path:
 
 
 def new_run_dir(name: str, resume: bool) -> Path:
+    """Where a run goes that was given no directory.
+
+    Raises: ConfigError for `resume`, which needs one.
+    """
     if resume:
         raise ConfigError("--resume needs --run-dir, to know which run to go on with")
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -13,6 +13,7 @@ from metarl_jax.runs.listing import run_of
 
 
 def check(arguments: argparse.Namespace) -> int:
+    """`metarl check`."""
     source = find_config(arguments.config)
     config = load(source, arguments.overrides)
     from metarl_jax.runs import loggers, memory, states
@@ -36,6 +37,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
+    """`metarl evaluate`."""
     for option in ("num_tasks", "num_episodes"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
@@ -74,6 +76,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def film(arguments: argparse.Namespace) -> int:
+    """`metarl film`."""
     for option, least in (("task", 0), ("every", 1)):
         if getattr(arguments, option) < least:
             raise ConfigError(f"--{option} = {getattr(arguments, option)}: must be at least {least}")
@@ -87,6 +90,7 @@ def film(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
+    """`metarl compare`."""
     prepare_jax()
     from metarl_jax.runs import compare
 
@@ -121,6 +125,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def runs(arguments: argparse.Namespace) -> int:
+    """`metarl runs`."""
     from metarl_jax.runs import listing
 
     rows = listing.runs(arguments.folder)
@@ -129,6 +134,7 @@ def runs(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
+    """`metarl export`."""
     prepare_jax()
     from metarl_jax.runs.export import export
     from metarl_jax.runs.trained import load_run
@@ -140,6 +146,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def list_all(arguments: argparse.Namespace) -> int:
+    """`metarl list`."""
     from metarl_jax.envs import registered
 
     print("algorithms")
@@ -158,6 +165,7 @@ def list_all(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
+    """`metarl show`."""
     what = arguments.what
     if what in registry.names():
         for key, default, values, description in describe(what):

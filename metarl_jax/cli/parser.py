@@ -25,6 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     top = _Parser(prog="metarl", description="Meta-reinforcement learning in JAX.")
     top.add_argument("--version", action="version", version=f"metarl_jax {__version__}")
     names = f"{{{','.join(COMMANDS)}}}"

@@ -18,12 +18,16 @@ from metarl_jax.envs.tasks import TaskDistribution, check_count, check_positive
 
 @struct.dataclass(kw_only=True)
 class BernoulliParams(environment.EnvParams):
+    """The task of a Bernoulli bandit."""
+
     probs: Array  # [k] probability of reward 1
     max_steps_in_episode: Array
 
 
 @struct.dataclass(kw_only=True)
 class GaussianParams(environment.EnvParams):
+    """The task of a Gaussian bandit."""
+
     means: Array  # [k]
     sigma: Array  # [] standard deviation of every arm
     max_steps_in_episode: Array
@@ -31,6 +35,8 @@ class GaussianParams(environment.EnvParams):
 
 @struct.dataclass
 class BanditState(environment.EnvState):
+    """The clock; a bandit has no other state."""
+
     time: Array  # [] pulls in this episode
 
 

@@ -20,6 +20,8 @@ from metarl_jax.envs.tasks import TaskDistribution, check_count
 
 @struct.dataclass
 class DelayedState(environment.EnvState):
+    """The state of the environment inside, and what it has earned since it was last paid."""
+
     env_state: Any  # of the environment inside
     saved: Array  # [] reward that is not paid yet
     time: Array  # [] steps into the episode

@@ -40,6 +40,8 @@ class GridNaviParams(environment.EnvParams):
 
 @struct.dataclass
 class GridNaviState(environment.EnvState):
+    """Where the agent is."""
+
     position: Array  # [2] integer cell (x, y)
     time: Array  # [] steps taken in this episode
 
@@ -110,6 +112,7 @@ class GridNavi(environment.Environment[GridNaviState, GridNaviParams]):
 
     @property
     def num_states(self) -> int:
+        """Cells of the grid."""
         return self.size**2
 
     @property

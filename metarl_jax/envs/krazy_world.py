@@ -54,6 +54,8 @@ class KrazyParams(environment.EnvParams):
 
 @struct.dataclass
 class KrazyState(environment.EnvState):
+    """Where the agent is, and what it has left."""
+
     position: Array  # [2] integer cell (row, column)
     taken: Array  # [size, size] bool: goals and energy used up in this episode
     energy: Array  # [] units left

@@ -44,6 +44,8 @@ class MazeParams(environment.EnvParams):
 
 @struct.dataclass
 class MazeState(environment.EnvState):
+    """Where the agent is."""
+
     position: Array  # [2] integer cell (row, column)
     time: Array  # [] steps taken in this episode
 
@@ -128,6 +130,7 @@ class Maze(environment.Environment[MazeState, MazeParams]):
 
     @property
     def num_states(self) -> int:
+        """Cells of the maze, walls included."""
         return self.size**2
 
     @property

@@ -40,6 +40,8 @@ class PointParams(environment.EnvParams):
 
 @struct.dataclass
 class PointState(environment.EnvState):
+    """Where the point is."""
+
     position: Array  # [2]
     time: Array  # [] steps taken
 

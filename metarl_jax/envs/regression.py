@@ -18,12 +18,16 @@ Examples = dict[str, Array]
 
 @struct.dataclass
 class SinusoidTask:
+    """y = amplitude sin(x - phase)."""
+
     amplitude: Array  # []
     phase: Array  # [] radians
 
 
 @struct.dataclass
 class XORTask:
+    """XOR of the signs of two inputs, turned by an angle."""
+
     angle: Array  # [] radians
 
 

@@ -28,6 +28,8 @@ class TabularParams(environment.EnvParams):
 
 @struct.dataclass
 class TabularState(environment.EnvState):
+    """The state that the MDP is in."""
+
     position: Array  # [] index of the state
     time: Array  # [] steps taken
 

@@ -150,7 +150,8 @@ def _sample_stream(sample: Callable[[Array], EnvParams], tag: int, seed: int, ke
 
 
 def _sample_member(stacked: EnvParams, key: Array) -> EnvParams:
-    return _take(stacked, jax.random.randint(key, (), 0, num_members(stacked)))
+    index = jax.random.randint(key, (), 0, num_members(stacked))
+    return _take(jax.tree.map(jnp.asarray, stacked), index)  # NumPy arrays have no traced index
 
 
 def _take(stacked: EnvParams, index: Any) -> EnvParams:

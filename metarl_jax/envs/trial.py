@@ -20,6 +20,8 @@ from metarl_jax.envs.tasks import TaskDistribution, check_count
 
 @struct.dataclass
 class TrialState(environment.EnvState):
+    """The state of the environment inside, and where in the trial it is."""
+
     env_state: Any  # of the environment inside
     episode: Array  # [] episodes that have ended
     episode_time: Array  # [] steps into this one

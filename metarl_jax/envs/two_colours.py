@@ -43,6 +43,8 @@ class TwoColoursParams(environment.EnvParams):
 
 @struct.dataclass
 class TwoColoursState(environment.EnvState):
+    """Where the agent and the items are."""
+
     cells: Array  # [3] integer cells row * 5 + column of agent, blue item, red item; all different
     time: Array  # [] steps taken
 

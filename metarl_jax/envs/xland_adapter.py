@@ -40,6 +40,8 @@ class XLandParams(environment.EnvParams):
 
 @struct.dataclass
 class XLandState(environment.EnvState):
+    """The package's own state, and a clock."""
+
     timestep: Any  # xminigrid's TimeStep
     time: Array  # [] steps taken in this episode
 

@@ -76,5 +76,10 @@ def replay(
 
 
 def adapt(learner: Learner, params: Params, trial: Trial, differentiation: str = "reverse") -> LearnerState:
-    """U_K(... U_1(theta)): the inner updates replayed on `trial.inner`; differentiable in `params`."""
+    r"""U_K(... U_1(theta)): the inner updates replayed on `trial.inner`; differentiable in `params`.
+
+    .. math::
+
+        \theta_K = U_K(\cdots U_2(U_1(\theta; \tau_1); \tau_2) \cdots; \tau_K)
+    """
     return replay(lambda *x: learner.update(*x, differentiation)[0], learner.init(params), trial)[0]

@@ -145,7 +145,11 @@ def bootstrap_interval(
 
 
 def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> float:
-    """P(A > B) + P(A = B) / 2 for scores [seed, task] of two methods, averaged over tasks.
+    r"""P(A > B) + P(A = B) / 2 for scores [seed, task] of two methods, averaged over tasks.
+
+    .. math::
+
+        P(A > B) + \frac{1}{2} P(A = B)
 
     Within a task every seed of one is compared with every seed of the other (Agarwal et al. 2021, eq. 2).
     """

@@ -92,7 +92,11 @@ def _unrolled(mode: str) -> MetaGradient:
 
 @takes_options()
 def truncated(window: Annotated[Count, "last inner updates that `truncated` differentiates"]) -> MetaGradient:
-    """Second order through the last `window` inner updates; the ones before count as first order.
+    r"""Second order through the last `window` inner updates; the ones before count as first order.
+
+    .. math::
+
+        \frac{d \theta_K}{d \theta} := (I - \alpha H_{K-1}) \cdots (I - \alpha H_{K-w})
 
     d theta_K / d theta = product over the last `window` updates of (I - alpha H_k), times I for those before, so that
     0 is `first_order` and K is `mixed`. The bias falls geometrically in `window` where the inner loss is strongly
@@ -128,7 +132,12 @@ def implicit(
     cg_steps: Annotated[Positive, "conjugate-gradient steps of the implicit gradient"] = 5,
     cg_tol: Annotated[NonNegative, "residual, relative to the right-hand side, at which they end"] = 1e-10,
 ) -> MetaGradient:
-    """The derivative of a minimum: theta* = argmin_p F(p; theta), whatever the steps that went there.
+    r"""The derivative of a minimum: theta* = argmin_p F(p; theta), whatever the steps that went there.
+
+    .. math::
+
+        \frac{d \theta^*}{d \theta} = -\left( \frac{\partial^2 F}{\partial p^2} \right)^{-1}
+          \frac{\partial^2 F}{\partial p \, \partial \theta}, \quad \theta^* = \arg\min_p F(p; \theta)
 
     d theta* / d theta = -(d2F/dp2)^-1 d2F/dp dtheta by the implicit function theorem; for
     F = L(p) + strength/2 |p - theta|^2 it is (I + Hess L / strength)^-1 (Rajeswaran et al. 2019, lemma 1). The inverse
@@ -214,7 +223,12 @@ def evolution(
     num_pairs: Annotated[Positive, "antithetic perturbations a task of `evolution`"] = 64,
     sigma: Annotated[Rate, "standard deviation of the perturbations of `evolution`"] = 0.02,
 ) -> MetaGradient:
-    """Antithetic evolution strategies: mean of e (L(theta + sigma e) - L(theta - sigma e)) / (2 sigma), e ~ N(0, I).
+    r"""Antithetic evolution strategies: mean of e (L(theta + sigma e) - L(theta - sigma e)) / (2 sigma), e ~ N(0, I).
+
+    .. math::
+
+        \nabla L(\theta) \approx \frac{1}{n} \sum_{i=1}^{n} \frac{L(\theta
+          + \sigma e_i) - L(\theta - \sigma e_i)}{2 \sigma} \, e_i, \quad e_i \sim N(0, I)
 
     The gradient of L smoothed by N(0, sigma^2), where L is the meta-loss on the stored trial (Salimans et al. 2017;
     ES-MAML, Song et al. 2020, which samples anew for every perturbation). Unbiased as sigma -> 0. With P

@@ -65,7 +65,12 @@ def meta_learner(
     tasks_per_collection: int | None = None,
     score_name: str = "return",
 ) -> MetaLearner:
-    """min_theta mean_i L(adapt(theta; trial_i); trial_i) over tasks i (Finn et al. 2017, eq. 1).
+    r"""min_theta mean_i L(adapt(theta; trial_i); trial_i) over tasks i (Finn et al. 2017, eq. 1).
+
+    .. math::
+
+        \min_\theta \; \frac{1}{N} \sum_{i=1}^{N} L \left( \theta'_i; \tau'_i \right), \quad \theta'_i
+          = U_K(\cdots U_1(\theta; \tau_{i,1}) \cdots; \tau_{i,K})
 
     A step samples `meta_batch_size` tasks, collects their trials with the current theta, and lets `outer` work on
     them; adaptation is replayed as often as it asks, the environment is not. Memory is that of `tasks_per_batch`

@@ -40,7 +40,12 @@ def gradient_steps(
     kl_target: Float | None = None,
     num_inner_steps: int = 1,
 ) -> Outer:
-    """`num_epochs` full-batch steps of `optimizer`.
+    r"""`num_epochs` full-batch steps of `optimizer`.
+
+    .. math::
+
+        \min_\theta \; \frac{1}{N} \sum_{i=1}^{N} \left[ L(\theta'_i; \tau'_i) + \sum_{k=1}^{K} \eta_k \,
+          \text{KL} \left( \pi_{\text{old},k} \,\Vert\, \pi_{\theta,k} \right) \right]
 
     With `kl_coef` the objective carries sum_k eta_k KL(pi_old,k || pi_theta,k) over the inner batches, eta_k starting
     at kl_coef. With `kl_target` as well, each eta_k adapts after the last step: halved where its KL is below
@@ -94,7 +99,12 @@ def trust_region(
     line_search_steps: Annotated[Positive, "step sizes tried at most"] = 15,
     backtrack: Annotated[Share, "factor between the step sizes tried"] = 0.8,
 ) -> Outer:
-    """TRPO (Schulman et al. 2015, appendix C) on the meta-objective, as in MAML (Finn et al. 2017, section 5.3).
+    r"""TRPO (Schulman et al. 2015, appendix C) on the meta-objective, as in MAML (Finn et al. 2017, section 5.3).
+
+    .. math::
+
+        \theta \leftarrow \theta - \beta^j \sqrt{\frac{2 \, \delta}{x^\top F x}} \; x, \quad F x = g, \quad F
+          = \frac{1}{N} \sum_{i=1}^{N} J_i^\top F_i J_i + \kappa I
 
     x = F^-1 g by conjugate gradients, F = mean over tasks of J^T F_task J + damping, the Fisher matrix of the *adapted*
     policies pulled back through the adaptation J (at the sampling parameters this is the Hessian of the mean KL,

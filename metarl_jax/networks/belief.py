@@ -37,6 +37,7 @@ class Encoder(nn.Module):
     embedding_size: int
 
     def setup(self) -> None:
+        """The layers."""
         dtype = jnp.result_type(float)  # float64 where JAX is told so
         self.embedding = nn.Dense(self.embedding_size, param_dtype=dtype)
         self.torso = Recurrent(self.hidden_size)

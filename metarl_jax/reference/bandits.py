@@ -108,7 +108,11 @@ def epsilon_greedy(num_arms: int, epsilon: float | Array, posterior: Posterior =
 
 
 def ucb1(num_arms: int, c: float | Array = 1.0, posterior: Posterior = BERNOULLI) -> Strategy:
-    """The highest mean_i + c noise sqrt(2 ln t / pulls_i) (Auer et al. 2002, where c = 1), t the pulls so far.
+    r"""The highest mean_i + c noise sqrt(2 ln t / pulls_i) (Auer et al. 2002, where c = 1), t the pulls so far.
+
+    .. math::
+
+        \arg\max_i \; \hat\mu_i + c \, \sigma \sqrt{\frac{2 \ln t}{n_i}}
 
     As in Duan et al. 2016 the mean is the posterior's and pulls_i has the prior's in it: for Beta(1, 1) they are
     (1 + successes) / (2 + n_i) and 2 + n_i, so that no arm has to be pulled once. c = 0 is `greedy`.

@@ -26,7 +26,6 @@ from flax import struct
 from metarl_jax.types import Batch
 
 Surrogate = Callable[[jax.Array, Batch], jax.Array]  # (log_prob [H, N], batch [H, N]) -> loss, a mean over [H, N]
-
 CURVATURES = ("exact", "lvc", "vpg")
 METHODS = {"maml": "exact", "lvc": "lvc", "vpg": "vpg", "fomaml": "none", "reptile": "none"}
 MAX_TERMS = 2_000_000  # of a sum over trajectories, or over tuples of them
@@ -129,10 +128,11 @@ def hessian(mdp: MDP, logits: Any, curvature: str = "exact") -> np.ndarray:
 def meta_gradient(
     mdp: MDP, logits: Any, *, inner_lr: Any, num_steps: int = 1, inner_gamma: Any = None, method: str = "maml"
 ) -> MetaGradient:
-    """Derivatives of V(theta_K) after K = num_steps exact steps theta_{k+1} = theta_k + inner_lr grad V'(theta_k).
+    r"""Derivatives of V(theta_K) after K = num_steps exact steps theta_{k+1} = theta_k + inner_lr grad V'(theta_k).
 
-    V' discounts by inner_gamma (None: mdp.gamma), V by mdp.gamma. The gradient is prod_{k < K} (I + inner_lr J_k)
-    grad V(theta_K), where J_k, the Jacobian of grad V' at theta_k, is
+    .. math:: \nabla_\theta V(\theta_K) = \left[ \prod_{k<K} (I + \alpha J_k) \right] \nabla V(\theta_K)
+
+    alpha is inner_lr; V' discounts by inner_gamma (None: mdp.gamma), V by mdp.gamma. J_k, the Jacobian of grad V', is
 
     * `maml`: the Hessian of V', so all derivatives are exact (Finn et al. 2017);
     * `lvc`, `vpg`: what `hessian` calls by that name;

@@ -25,7 +25,12 @@ from metarl_jax.envs.tasks import check_count
 
 
 def gittins_table(num_pulls: int, discount: float, *, lookahead: int = 1000, grid: int = 800) -> np.ndarray:
-    """Indices [successes, failures], each < num_pulls, for rewards discounted by `discount`, in float64.
+    r"""Indices [successes, failures], each < num_pulls, for rewards discounted by `discount`, in float64.
+
+    .. math::
+
+        \nu = \sup_{\tau \ge 1} \frac{\mathbb{E} \left[ \sum_{t < \tau} \beta^t r_t \right]}{\mathbb{E}
+          \left[ \sum_{t < \tau} \beta^t \right]}
 
     Entries with successes + failures >= num_pulls are NaN. Beyond num_pulls + `lookahead` pulls (fewer where
     discount^lookahead < 1e-6) the arm is pulled for ever or never, which makes indices too low: with discount .99 by

@@ -61,6 +61,8 @@ class TabularMemory:
 
 @struct.dataclass
 class Posterior:
+    """Beliefs about an MDP: Dirichlet transitions, Gaussian mean rewards."""
+
     concentration: jax.Array  # [S, A, S]
     mean: jax.Array  # [S, A] of the mean rewards
     precision: jax.Array  # [S, A]

@@ -52,7 +52,11 @@ def policy_gradient(
     baseline: Annotated[Literal["linear", "critic", "zero"], "baseline of the advantages"] = "linear",
     **options: Any,
 ) -> Learner:
-    """One gradient step on a named surrogate: theta' = theta - lr * grad L(theta; tau).
+    r"""One gradient step on a named surrogate: theta' = theta - lr * grad L(theta; tau).
+
+    .. math::
+
+        \theta' = \theta - \alpha \nabla_\theta L(\theta; \tau)
 
     The inner update of MAML (Finn et al. 2017) with "vpg", of ProMP (Rothfuss et al. 2018) with "lvc". It is `ppo` with
     other defaults: more epochs or minibatches make it several steps.
@@ -79,7 +83,11 @@ def proximal(
     num_steps: Annotated[Positive, "gradient steps on the inner problem"] = 16,
     **options: Any,
 ) -> Learner:
-    """`num_steps` gradient steps towards argmin_p L(p; tau) + strength / 2 |p - theta|^2.
+    r"""`num_steps` gradient steps towards argmin_p L(p; tau) + strength / 2 |p - theta|^2.
+
+    .. math::
+
+        \theta' = \arg\min_p \; L(p; \tau) + \frac{\lambda}{2} \lVert p - \theta \rVert^2
 
     The inner problem of iMAML (Rajeswaran et al. 2019, eq. 3), which `differentiation.implicit` differentiates. Steps
     converge where lr * (strength + curvature of L) < 2. Options are those of `policy_gradient`.
@@ -89,7 +97,11 @@ def proximal(
 
 @takes_options(policy_gradient, without=("num_epochs", "num_minibatches"))
 def meta_sgd(policy: Policy, **options: Any) -> Learner:
-    """theta' = theta - lr (.) grad L with a learned step size for every parameter (Meta-SGD, Li et al. 2017, eq. 2).
+    r"""theta' = theta - lr (.) grad L with a learned step size for every parameter (Meta-SGD, Li et al. 2017, eq. 2).
+
+    .. math::
+
+        \theta' = \theta - \alpha \odot \nabla_\theta L(\theta; \tau)
 
     What is meta-learned is {"params": theta, "lr": tree like theta}, which `algorithms.meta_sgd` starts.
     """
@@ -105,7 +117,11 @@ def context(
     size: Annotated[Positive, "numbers in the context"] = 2,
     **options: Any,
 ) -> Learner:
-    """phi' = phi - lr grad_phi L, phi = 0 at the start of every task (CAVIA, Zintgraf et al. 2019, eq. 4).
+    r"""phi' = phi - lr grad_phi L, phi = 0 at the start of every task (CAVIA, Zintgraf et al. 2019, eq. 4).
+
+    .. math::
+
+        \phi' = \phi - \alpha \nabla_\phi L(\theta, \phi; \tau), \quad \phi = 0
 
     Only the context parameters `params["context"]` [size] move; the policy must read them, as
     `networks.mlp_policy(..., context_size=size)` does. Options are those of `policy_gradient`.
@@ -127,7 +143,12 @@ def head(
     head: Annotated[Sequence[str], Field(min_length=1), "parameters or modules that adapt"] = ("output",),
     **options: Any,
 ) -> Learner:
-    """head' = head - lr grad_head L(body, head; tau): only some parameters move (ANIL, Raghu et al. 2020).
+    r"""head' = head - lr grad_head L(body, head; tau): only some parameters move (ANIL, Raghu et al. 2020).
+
+    .. math::
+
+        \theta'_{\text{head}} = \theta_{\text{head}} - \alpha
+          \nabla_{\theta_{\text{head}}} L(\theta; \tau), \quad \theta'_{\text{body}} = \theta_{\text{body}}
 
     Args:
         head: names of parameters, or of the modules that hold them: "output" is the last layer of the networks here.
@@ -138,7 +159,12 @@ def head(
 
 
 def regression(apply: Callable[[Params, jax.Array], jax.Array], lr: Any = 0.01) -> Learner:
-    """One gradient step on the mean squared error of labelled data {"x": [N, ...], "y": [N, ...]}."""
+    r"""One gradient step on the mean squared error of labelled data {"x": [N, ...], "y": [N, ...]}.
+
+    .. math::
+
+        \theta' = \theta - \alpha \nabla_\theta \frac{1}{N} \sum_n \left( f_\theta(x_n) - y_n \right)^2
+    """
     optimizer = sgd(lr)
 
     def objective(params: Params, data: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:

@@ -27,18 +27,28 @@ Mask: TypeAlias = Num[Array, "*n"]
 Times: TypeAlias = Float[Array, "T *b"]
 TimeMask: TypeAlias = Num[Array, "T *b"]
 Scalar: TypeAlias = Float[Array, ""]
-Surrogate = Callable[[jax.Array, Batch], jax.Array]
+Surrogate = Callable[[jax.Array, Batch], jax.Array]  # (log_prob, batch) -> loss []
 FAR = 15.0  # log rho from which on the difference of rho A and what is close to it would be lost to rounding
 
 
 def masked_mean(x: Steps, mask: Mask) -> Scalar:
-    """Mean of x where mask is 1 (0 if nowhere)."""
+    r"""Mean of x where mask is 1 (0 if nowhere).
+
+    .. math::
+
+        \hat{\mathbb{E}}[x] = \frac{\sum_n m_n x_n}{\max(1, \sum_n m_n)}
+    """
     weight = mask.astype(x.dtype)
     return jnp.sum(tree.masked(x, mask) * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
 def likelihood_ratio(log_ratio: Steps) -> Steps:
-    """rho = exp(log rho), and e^L (1 + log rho - L) beyond L, so that its square and its slope fit into the type.
+    r"""rho = exp(log rho), and e^L (1 + log rho - L) beyond L, so that its square and its slope fit into the type.
+
+    .. math::
+
+        \rho(x) = \begin{cases} e^x & x \le L \\ e^L (1 + x - L) & x > L \end{cases}, \quad x
+          = \log \pi_\theta(a|s) - \log \pi_{\text{old}}(a|s)
 
     L = .4 ln(largest float): 35 in float32, 283 in float64. Below it nothing is changed; above it value and slope stay
     finite, of the right sign and increasing, so that a clip takes effect: 0 * inf is NaN.
@@ -48,24 +58,46 @@ def likelihood_ratio(log_ratio: Steps) -> Steps:
 
 
 def magic_box(x: Steps) -> Steps:
-    """exp(x - sg(x)): 1 in value, and its derivative is that of x (DiCE, Foerster et al. 2018)."""
+    r"""exp(x - sg(x)): 1 in value, and its derivative is that of x (DiCE, Foerster et al. 2018).
+
+    .. math::
+
+        \square(x) = e^{x - \bot(x)}, \quad \bot(x) = x, \quad \nabla \bot(x) = 0
+    """
     return jnp.exp(x - jax.lax.stop_gradient(x))
 
 
 def vpg(log_prob: Steps, advantage: Steps, mask: Mask) -> Scalar:
-    """-mean log pi(a|s) A: the right gradient, and a Hessian that is zero in expectation for softmax policies."""
+    r"""-mean log pi(a|s) A: the right gradient, and a Hessian that is zero in expectation for softmax policies.
+
+    .. math::
+
+        L(\theta) = -\hat{\mathbb{E}} \left[ \log \pi_\theta(a|s) \, A \right]
+    """
     log_prob, advantage = tree.masked((log_prob, advantage), mask)
     return -masked_mean(log_prob * advantage, mask)
 
 
 def lvc(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask) -> Scalar:
-    """-mean pi / pi_old A: low-variance curvature (Rothfuss et al. 2018, eq. 11), pi_old stored at sampling."""
+    r"""-mean pi / pi_old A: low-variance curvature (Rothfuss et al. 2018, eq. 11), pi_old stored at sampling.
+
+    .. math::
+
+        L(\theta) = -\hat{\mathbb{E}} \left[ \rho A \right], \quad \rho =
+          \frac{\pi_\theta(a|s)}{\pi_{\text{old}}(a|s)}
+    """
     log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
     return -masked_mean(likelihood_ratio(log_ratio) * advantage, mask)
 
 
 def ppo_clip(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask, clip_eps: float | Array) -> Scalar:
-    """-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7)."""
+    r"""-mean min(rho A, clip(rho, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7).
+
+    .. math::
+
+        L(\theta) = -\hat{\mathbb{E}} \left[ \min \left( \rho A, \, \text{clip}(\rho, 1 - \epsilon, 1
+          + \epsilon) \, A \right) \right], \quad \rho = \frac{\pi_\theta(a|s)}{\pi_{\text{old}}(a|s)}
+    """
     log_ratio, advantage = _masked_ratio(log_prob, log_prob_old, advantage, mask)
     ratio = likelihood_ratio(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
@@ -73,7 +105,12 @@ def ppo_clip(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask,
 
 
 def smooth_ppo(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask, clip_eps: float | Array) -> Scalar:
-    """`ppo_clip` with 1 + eps tanh((rho - 1) / eps) for the clip, so that gradients depend on eps smoothly.
+    r"""`ppo_clip` with 1 + eps tanh((rho - 1) / eps) for the clip, so that gradients depend on eps smoothly.
+
+    .. math::
+
+        L(\theta) = -\hat{\mathbb{E}} \left[ \min \left( \rho A, \, \left( 1 + \epsilon \tanh
+          \frac{\rho - 1}{\epsilon} \right) A \right) \right]
 
     The slope of a step falls as sech^2((rho - 1) / eps) instead of dropping to 0; gradient and Hessian at rho = 1 are
     those of `ppo_clip`. It is what lets clip_eps be tuned by meta-gradients.
@@ -85,7 +122,14 @@ def smooth_ppo(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mas
 
 
 def dpo(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask) -> Scalar:
-    """-mean [rho A - drift], Discovered Policy Optimisation (Lu et al. 2022): a closed form of a learned loss.
+    r"""-mean [rho A - drift], Discovered Policy Optimisation (Lu et al. 2022): a closed form of a learned loss.
+
+    .. math::
+
+        L(\theta) &= -\hat{\mathbb{E}} \left[ \rho A - f(\rho, A) \right] \\
+        f(\rho, A) &= \begin{cases} \text{ReLU} \left( (\rho - 1) A - 2 \tanh \frac{(\rho - 1) A}{2} \right)
+          & A \ge 0 \\ \text{ReLU} \left( A \log \rho - 0.6 \tanh \frac{A \log \rho}{0.6} \right)
+          & A < 0 \end{cases}
 
     drift = ReLU(x - 2 tanh(x / 2)) of x = (rho - 1) A where A >= 0, ReLU(x - .6 tanh(x / .6)) of x = A log rho
     elsewhere. Instead of a clip: where rho moved with a positive A, the push fades as sech^2(x / 2); with a negative
@@ -109,7 +153,13 @@ def dpo(log_prob: Steps, log_prob_old: Steps, advantage: Steps, mask: Mask) -> S
 
 
 def dice(log_prob: Times, discounted_reward: Times, discounted_value: Times, mask: TimeMask) -> Scalar:
-    """-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
+    r"""-sum_t magic(sum_{t' <= t} log pi_t') gamma^t r_t - sum_t (1 - magic(log pi_t)) gamma^t V_t.
+
+    .. math::
+
+        L(\theta) = -\hat{\mathbb{E}}_t \left[ \square \left(
+          \sum_{t' \le t} \log \pi_\theta(a_{t'}|s_{t'}) \right) \gamma^t r_t +
+          \left( 1 - \square(\log \pi_\theta(a_t|s_t)) \right) \gamma^t V_t \right]
 
     DiCE with its first-order baseline (Foerster et al. 2018, eq. 8): derivatives of every order are
     unbiased. Time is axis 0. The weights gamma^t are those of the discounted objective; the other
@@ -122,7 +172,12 @@ def dice(log_prob: Times, discounted_reward: Times, discounted_value: Times, mas
 
 
 def loaded_dice(log_prob: Times, advantage: Times, mask: TimeMask, dice_lambda: float | Array = 1.0) -> Scalar:
-    """-sum_t (magic(w_t) - magic(v_t)) A_t, v_t = lambda w_{t-1}, w_t = v_t + log pi_t.
+    r"""-sum_t (magic(w_t) - magic(v_t)) A_t, v_t = lambda w_{t-1}, w_t = v_t + log pi_t.
+
+    .. math::
+
+        L(\theta) &= -\hat{\mathbb{E}}_t \left[ \left( \square(w_t) - \square(v_t) \right) A_t \right] \\
+        v_t &= \lambda w_{t-1}, \quad w_t = v_t + \log \pi_\theta(a_t|s_t), \quad w_{-1} = 0
 
     Loaded DiCE (Farquhar et al. 2019, algorithm 1). Time is axis 0. lambda = 1 has unbiased derivatives
     of every order; lambda = 0 is `lvc` in expectation; between them, bias buys variance.
@@ -139,7 +194,14 @@ def loaded_dice(log_prob: Times, advantage: Times, mask: TimeMask, dice_lambda: 
 
 
 def tmaml(log_prob: Times, discounted_reward: Times, discounted_value: Times, mask: TimeMask) -> Scalar:
-    """DiCE with control variates for the Hessian too, after TMAML (Liu et al. 2019).
+    r"""DiCE with control variates for the Hessian too, after TMAML (Liu et al. 2019).
+
+    .. math::
+
+        L(\theta) &= -\hat{\mathbb{E}}_t \left[ M_t \gamma^t r_t
+          + (1 - m_t) \gamma^t V_t - (1 - M_{t-1}) (1 - m_t) \gamma^t V_t \right] \\
+        m_t &= \square(\log \pi_\theta(a_t|s_t)), \quad M_t = \square \left(
+          \sum_{t' \le t} \log \pi_\theta(a_{t'}|s_{t'}) \right)
 
     -sum_t [M_t gamma^t r_t + (1 - m_t) gamma^t V_t - (1 - M_{t-1}) (1 - m_t) gamma^t V_t] with
     m_t = magic(log pi_t) and M_t = magic(sum_{t' <= t} log pi_t'). The last term takes a baseline off the pairs
@@ -155,7 +217,11 @@ def tmaml(log_prob: Times, discounted_reward: Times, discounted_value: Times, ma
 
 
 def towards_target(batch: Batch, target_return: float | Array) -> Batch:
-    """`batch` with every weight times (R* - R) / T: its surrogates then descend (R* - R)^2 / 2 in place of -R.
+    r"""`batch` with every weight times (R* - R) / T: its surrogates then descend (R* - R)^2 / 2 in place of -R.
+
+    .. math::
+
+        A'_t = \frac{R^* - R}{T} \, A_t, \quad \frac{1}{2} \nabla (R^* - R)^2 = -(R^* - R) \nabla R
 
     R is the mean discounted return of the episodes [T, B], R* = `target_return` in the same unit, T the most steps that
     one can take. (R* - R)^2 / 2 has the gradient of -R times R* - R, the numerator of Polyak's step size (1987). So how
@@ -178,7 +244,15 @@ def value_loss(
     value_old: Steps | None = None,
     clip_eps: float | Array | None = None,
 ) -> Scalar:
-    """mean (V - target)^2 / 2, or the clipped form max of it and (V_old + clip(V - V_old, +-eps) - target)^2 / 2."""
+    r"""mean (V - target)^2 / 2, or the clipped form max of it and (V_old + clip(V - V_old, +-eps) - target)^2 / 2.
+
+    .. math::
+
+        L = \frac{1}{2} \hat{\mathbb{E}} \left[ \max \left( (V - y)^2, \, (V_{\text{old}} +
+          \text{clip}(V - V_{\text{old}}, -\epsilon, \epsilon) - y)^2 \right) \right]
+
+    y is the target; without `clip_eps` and `value_old` the first square is all.
+    """
     value, target = tree.masked((value, target), mask)
     error = jnp.square(value - target)
     if clip_eps is not None and value_old is not None:
@@ -189,14 +263,29 @@ def value_loss(
 
 
 def entropy(distribution: Any, mask: Mask) -> Scalar:
-    """Mean entropy in nats of a distrax distribution with batch shape that of mask."""
+    r"""Mean entropy in nats of a distrax distribution with batch shape that of mask.
+
+    .. math::
+
+        H = \hat{\mathbb{E}}_s \left[ -\sum_a \pi_\theta(a|s) \log \pi_\theta(a|s) \right]
+
+    The sum is an integral where actions are continuous.
+    """
     with tree.usual_promotion():
         each = _masked_distribution(distribution, mask).entropy()
     return masked_mean(each, mask)
 
 
 def kl_divergence(old: Any, new: Any, mask: Mask) -> Scalar:
-    """Mean KL(old || new) in nats; `old` are the leaves that a rollout stored of a distribution like `new`."""
+    r"""Mean KL(old || new) in nats; `old` are the leaves that a rollout stored of a distribution like `new`.
+
+    .. math::
+
+        \hat{\mathbb{E}}_s \left[ \sum_a \pi_{\text{old}}(a|s) \log
+          \frac{\pi_{\text{old}}(a|s)}{\pi_{\text{new}}(a|s)} \right]
+
+    The sum is an integral where actions are continuous.
+    """
     old = jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
     old, new = _masked_distribution(old, mask), _masked_distribution(new, mask)
     with tree.usual_promotion():
@@ -237,6 +326,7 @@ class SurrogateSpec(NamedTuple):
     on_policy: bool = False  # no ratio to the policy that acted: wrong once the parameters have moved
 
 
+# The surrogates by name: what `surrogate`, `inner_surrogate` and `outer_surrogate` can be.
 SURROGATES: dict[str, SurrogateSpec] = {
     "vpg": SurrogateSpec(lambda lp, b: vpg(lp, b.advantage, b.mask), on_policy=True),
     "lvc": SurrogateSpec(lambda lp, b: lvc(lp, b.log_prob, b.advantage, b.mask)),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax.gradient import Differentiable
-from metarl_jax.options import Float, one_of
+from metarl_jax.options import Float, load_address, one_of
 
 
 def sgd(lr: Any) -> optax.GradientTransformation:
@@ -19,7 +19,12 @@ def sgd(lr: Any) -> optax.GradientTransformation:
 
 
 def adam(lr: Float | optax.Schedule, eps: Float = 1e-5) -> optax.GradientTransformation:
-    """Adam whose derivative exists at zero gradients (eps_root > 0), fit for a differentiated inner loop."""
+    r"""Adam whose derivative exists at zero gradients (eps_root > 0), fit for a differentiated inner loop.
+
+    .. math::
+
+        \theta \leftarrow \theta - \alpha \frac{\hat m}{\sqrt{\hat v + 10^{-12}} + \epsilon}
+    """
     return Differentiable(*optax.adam(lr, eps=eps, eps_root=1e-12))
 
 
@@ -37,13 +42,20 @@ def share_left(count: jax.Array, total: int) -> jax.Array:
     return jnp.maximum(total - count, 0) / total
 
 
+# The optimisers of agents by name, functions of the step size.
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {"adam": adam, "sgd": sgd}
+# An option: a name of `OPTIMIZERS`, a function of the step size, or the address of one.
 OptimizerName = Annotated[Any, one_of(lambda: OPTIMIZERS, ", or a function of the step size")]
 
 
 def optimizer_of(optimizer: Any, lr: Any) -> optax.GradientTransformation:
-    """The named optimiser, or the user's own, with its step size."""
-    return OPTIMIZERS[optimizer](lr) if isinstance(optimizer, str) else optimizer(lr)
+    """The named optimiser, or the user's own (a function of the step size, or its address), with its step size.
+
+    Raises: ConfigError for an address that leads nowhere.
+    """
+    if isinstance(optimizer, str):
+        optimizer = OPTIMIZERS.get(optimizer) or load_address(optimizer, "optimizer")
+    return optimizer(lr)
 
 
 def learned_sgd() -> optax.GradientTransformation:

@@ -119,7 +119,11 @@ def actor_critic_loss(
     use_entropy: bool = True,
     needs_time: bool = True,
 ) -> Callable[[Params, Batch], tuple[jax.Array, Metrics]]:
-    """loss(params, batch) = surrogate + value_coef * value loss - entropy_coef * entropy, and its terms.
+    r"""loss(params, batch) = surrogate + value_coef * value loss - entropy_coef * entropy, and its terms.
+
+    .. math::
+
+        L(\theta) = L_{\text{surrogate}}(\theta) + c_V \, L_V(\theta) - c_H \, H(\theta)
 
     Args:
         needs_time: whether `surrogate` reads whole episodes [T, B]; others are given one row of steps [T * B].
@@ -151,6 +155,7 @@ def actor_critic_loss(
     return loss
 
 
+# An option: a name of `losses.SURROGATES`, a function (log_prob, batch) -> loss, or the address of one.
 SurrogateName = Annotated[Any, one_of(lambda: losses.SURROGATES, ", a function, or my_package.my_module:name")]
 
 
@@ -185,7 +190,13 @@ def ppo(
     proximal_coef: Float | None = None,
     share_columns: bool = False,
 ) -> Learner:
-    """Proximal policy optimisation (Schulman et al. 2017), differentiable through every one of its steps.
+    r"""Proximal policy optimisation (Schulman et al. 2017), differentiable through every one of its steps.
+
+    .. math::
+
+        \theta \leftarrow \theta - \alpha \nabla_\theta \left[ L_{\text{surrogate}} + c_V
+          L_V - c_H H \right], \quad L_{\text{surrogate}} = -\hat{\mathbb{E}} \left[ \min \left( \rho A, \,
+          \text{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A \right) \right]
 
     An update is `num_epochs` passes over the batch in `num_minibatches` shuffled parts, each one a step of
     `optimizer` (default: SGD with `lr`, a scalar or a tree of per-parameter step sizes) on

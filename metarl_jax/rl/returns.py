@@ -26,7 +26,11 @@ def discounted_returns(
     bootstrap: Float[Array, "T *b"] | None = None,
     mask: Num[Array, "T *b"] | None = None,
 ) -> Float[Array, "T *b"]:
-    """G_t = r_t + gamma (b_t if done_t else G_{t+1}).
+    r"""G_t = r_t + gamma (b_t if done_t else G_{t+1}).
+
+    .. math::
+
+        G_t = r_t + \gamma \begin{cases} b_t & \text{if done}_t \\ G_{t+1} & \text{otherwise} \end{cases}
 
     Args:
         done: the last step of an episode; the last row counts as one.
@@ -55,7 +59,11 @@ def running_returns(
     gamma: float | Array,
     before: Float[Array, "*b"] | None = None,
 ) -> Float[Array, "T *b"]:
-    """R_t = r_t + gamma (0 if done_{t-1} else R_{t-1}), the discounted return of an episode up to step t.
+    r"""R_t = r_t + gamma (0 if done_{t-1} else R_{t-1}), the discounted return of an episode up to step t.
+
+    .. math::
+
+        R_t = r_t + \gamma \begin{cases} 0 & \text{if done}_{t-1} \\ R_{t-1} & \text{otherwise} \end{cases}
 
     Args: before: R of the step before the first one (None: 0), 0 where an episode ended with it.
     """
@@ -86,7 +94,12 @@ def gae(
     gae_lambda: float | Array,
     mask: Num[Array, "T *b"] | None = None,
 ) -> Float[Array, "T *b"]:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+    r"""Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    .. math::
+
+        \delta_t &= r_t + \gamma \, (1 - \text{terminated}_t) \, V(s'_t) - V(s_t) \\
+        A_t &= \delta_t + \gamma \lambda \, (1 - \text{done}_t) \, A_{t+1}
 
     delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t);
     A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}.
@@ -114,7 +127,12 @@ def gae(
 
 
 def standardize(x: Float[Array, "*n"], mask: Num[Array, "*n"], eps: float = 1e-8) -> Float[Array, "*n"]:
-    """(x - mean) / (standard deviation + eps) over the entries where mask is 1; 0 elsewhere.
+    r"""(x - mean) / (standard deviation + eps) over the entries where mask is 1; 0 elsewhere.
+
+    .. math::
+
+        \tilde x_n = \frac{x_n - \mu}{\sigma + \epsilon}, \quad \mu = \frac{1}{M} \sum_n m_n x_n,
+          \quad \sigma^2 = \frac{1}{M} \sum_n m_n (x_n - \mu)^2, \quad M = \sum_n m_n
 
     Equal entries give zeros, with derivative 0. Equal are entries that differ by no more than rounding makes of one
     number, `MAX_ROUNDING` units in the last place of the largest: their computed deviation is that of the sums.
@@ -151,7 +169,11 @@ def baseline_features(observation: Num[Array, "*n D"], time: Num[Array, "*n"]) -
 def linear_baseline(
     features: Float[Array, "*n F"], targets: Float[Array, "*n"], mask: Num[Array, "*n"], ridge: float = 1e-5
 ) -> Float[Array, "*n"]:
-    """V = X w with w = argmin |X w - y|^2 + ridge |w|^2, fitted and evaluated on the same samples.
+    r"""V = X w with w = argmin |X w - y|^2 + ridge |w|^2, fitted and evaluated on the same samples.
+
+    .. math::
+
+        V = X w, \quad w = \arg\min_w \; \lVert X w - y \rVert^2 + \kappa \lVert w \rVert^2
 
     Solved by a QR factorisation of [X; sqrt(ridge) I | y; 0]: the normal equations square a condition
     number that float32 cannot hold.

@@ -136,6 +136,7 @@ class Checkpoints:
         return ConfigError(f"checkpoint {path}: cannot be read ({reason}); {advice}")
 
     def close(self) -> None:
+        """Wait for what is being written, and let go of the directory."""
         self._manager.close()
 
 

@@ -5,6 +5,7 @@ Every mistake becomes one line that names the key, the value, what is allowed an
 
 import re
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,11 @@ def describe(name: str) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+_KINDS: dict[Any, str] = {str: "text", int: "whole number", float: "number", dict: "mapping", Sequence: "list"}
+
+
 def allowed(field: Any) -> str:
-    """What a pydantic field takes, in a few words: "> 0", "0 to 1", "tanh | relu", "... or null"."""
+    """What a pydantic field takes, in a few words: "> 0", "0 to 1", "tanh | relu", "text", "... or null"."""
     kind, limits, null = field.annotation, list(field.metadata), False
     if type(None) in typing.get_args(kind):
         kind, null = next(a for a in typing.get_args(kind) if a is not type(None)), True
@@ -216,11 +220,14 @@ def allowed(field: Any) -> str:
         text = " | ".join(str(x) for x in typing.get_args(kind))
     elif kind is bool:
         text = "true | false"
+    elif names := next((x.func.names for x in limits if hasattr(getattr(x, "func", None), "names")), None):
+        text = " | ".join(names())
     elif "Ge" in bounds and bounds.get("Le", MAX_INT) != MAX_INT:
         text = f"{bounds['Ge']} to {bounds['Le']}"
     else:
         signs = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
         text = ", ".join(f"{signs[name]} {value}" for name, value in bounds.items() if value != MAX_INT)
+    text = text or _KINDS.get(typing.get_origin(kind) or kind, "")
     return f"{text} or null" if null and text else text
 
 

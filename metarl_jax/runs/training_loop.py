@@ -47,6 +47,7 @@ def is_traceable(config: Any, name: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
+    """A number, and no switch: bool is an int to Python."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -33,6 +33,7 @@ class Sweep:
 
     @property
     def seeds(self) -> list[int]:
+        """The seeds of every setting."""
         return [self.config.seed + i for i in range(self.config.num_seeds)]
 
     @property
@@ -140,6 +141,7 @@ def groups(sweep: Sweep) -> dict[tuple, list[int]]:
 
 
 def with_static(sweep: Sweep, static: dict[str, Any]) -> Any:
+    """The configuration of the settings that share these values, which are compiled in; traced keys hold an example."""
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in static.items()}
     fields = type(sweep.config).model_fields
 
@@ -154,6 +156,10 @@ def with_static(sweep: Sweep, static: dict[str, Any]) -> Any:
 
 
 def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
+    """Make the directory of a new sweep, or see that it holds the same one.
+
+    Raises: ConfigError where it holds another.
+    """
     asked = {
         "config": sweep.config.model_dump(),
         "dimensions": [f"{d.name}={d.text}" for d in sweep.dimensions],

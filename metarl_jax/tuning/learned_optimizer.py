@@ -59,6 +59,7 @@ class _Data(NamedTuple):
 
 
 def tasks_of(landscapes: Landscapes) -> list[tuple[int, int]]:
+    """(family, task) of every task that the landscapes have."""
     return sorted(set(zip(landscapes.family.tolist(), landscapes.task.tolist(), strict=True)))
 
 
@@ -203,10 +204,12 @@ def _as_data(landscapes: Landscapes, mean: np.ndarray, std: np.ndarray, rng: np.
 
 
 def standardised(traits: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Traits in units of their deviation over the training tasks, within 3 of it."""
     return np.clip((traits - mean) / std, -3, 3)
 
 
 def empty_history(num_traits: int) -> History:
+    """Nothing tried yet."""
     return History(*(jnp.zeros(s) for s in ((MAX_HISTORY, DIM), (MAX_HISTORY, CURVE_POINTS), MAX_HISTORY, num_traits)))
 
 

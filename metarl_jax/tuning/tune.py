@@ -137,6 +137,7 @@ def chosen(learned: Optimizer, done: list[dict], traits: np.ndarray) -> int:
 
 
 def format_setting(setting: dict[str, float]) -> str:
+    """A setting as one line."""
     return "  ".join(f"{name}={value:.3g}" for name, value in setting.items())
 
 

@@ -41,7 +41,13 @@ def evolve_rule(
     horizon: Annotated[Positive | None, "steps of an evaluation episode; null: the environment's own"] = None,
     num_stages: Annotated[Positive, "stages that a scored life is cut into; must divide it"] = 8,
 ) -> Algorithm:
-    """Evolve `rule` on `tasks`: `population_size` rules (an even number), each in the same N = `num_agents` tasks.
+    r"""Evolve `rule` on `tasks`: `population_size` rules (an even number), each in the same N = `num_agents` tasks.
+
+    .. math::
+
+        g = \frac{1}{n \sigma} \sum_{i=1}^{n} \tilde F(\eta + \sigma e_i) \, e_i, \quad e_i \sim N(0, I)
+
+    Adam moves eta along g; F~ is the score of a rule, standardised over the n rules and averaged over tasks.
 
     Args:
         tasks: `TaskDistribution`, or anything with `sample(key)` and `horizon`.

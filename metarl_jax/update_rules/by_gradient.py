@@ -78,7 +78,14 @@ def learn_rule(
         Positive | None, "agents processed at a time; null: one on a CPU, all on an accelerator"
     ] = None,
 ) -> RuleLearner:
-    """Learn `rule` on `tasks` by gradients through K = `num_inner_steps` updates of N = `num_agents` agents.
+    r"""Learn `rule` on `tasks` by gradients through K = `num_inner_steps` updates of N = `num_agents` agents.
+
+    .. math::
+
+        g = \nabla_\eta \frac{1}{N} \sum_{i=1}^{N} L_{\text{outer}}
+          \left( U_{\eta,K}(\cdots U_{\eta,1}(\theta_i) \cdots); \tau'_i \right)
+
+    Adam moves eta along g; theta_i are the agents where they are in their lives.
 
     Args:
         tasks: `TaskDistribution`, or anything with `sample(key)` and `horizon`.

@@ -105,3 +105,9 @@ def test_as_arrays_gives_strong_dtypes():
     arrays = as_arrays({"f": 1.0, "i": 2, "b": True, "w": jnp.full((2,), 1.0)})
     assert all(isinstance(leaf, jax.Array) and not leaf.weak_type for leaf in jax.tree.leaves(arrays))
     assert arrays["f"].dtype == jnp.float32 and arrays["i"].dtype == jnp.int32 and arrays["b"].dtype == bool
+
+
+def test_members_in_numpy_are_drawn_as_those_in_jax():
+    members = {"goal": np.arange(6.0), "id": np.arange(6)}
+    own = draw(TaskDistribution.from_members(members, HORIZON), 20)
+    jax.tree.map(np.testing.assert_array_equal, own, draw(finite(6), 20))

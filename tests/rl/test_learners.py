@@ -9,6 +9,7 @@ import pytest
 from problems import flat, is_finite, on_devices, point, point_maml, relative_error, store_trial
 
 import metarl_jax as mrl
+from metarl_jax.options import ConfigError
 from metarl_jax.rl import learners, losses, returns
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.types import LearnerState
@@ -222,3 +223,12 @@ def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, ac
         assert float(jnp.linalg.norm(alone - flat(params))) > 1e-3
         for found in each:
             assert relative_error(found, alone) < 1e-13
+
+
+def test_an_optimiser_is_named_given_or_addressed():
+    gradient, params = jnp.ones(2), jnp.zeros(2)
+    for optimizer in ("sgd", optax.sgd, "optax:sgd"):
+        step = learners.optimizer_of(optimizer, 0.5)
+        np.testing.assert_array_equal(step.update(gradient, step.init(params), params)[0], [-0.5, -0.5])
+    with pytest.raises(ConfigError, match="optax has no sdg; did you mean sgd?"):
+        learners.optimizer_of("optax:sdg", 0.5)

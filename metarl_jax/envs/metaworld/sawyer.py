@@ -38,6 +38,8 @@ FRAME_HIGH = np.array([0.525, 1.025, 0.7, 1.0] + 14 * [np.inf])
 
 @struct.dataclass
 class SawyerState(environment.EnvState):
+    """The physics, and what is remembered of the last observation."""
+
     physics: Array  # [S] see `physics.Physics`
     frame: Array  # [18] as it was last observed, not clipped
     time: Array  # [] steps taken in this episode
