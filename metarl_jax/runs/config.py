@@ -203,7 +203,14 @@ def describe(name: str) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-_KINDS: dict[Any, str] = {str: "text", int: "whole number", float: "number", dict: "mapping", Sequence: "list"}
+_KINDS: dict[Any, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    dict: "mapping",
+    list: "list",
+    Sequence: "list",
+}
 
 
 def allowed(field: Any) -> str:

@@ -15,13 +15,13 @@ PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "index"
 GRADIENT = ["num_iterations=2", "meta_batch_size=2", "episodes_per_task=2", "horizon=5", "hidden=[4]", "eval_tasks=2"]
 SINGLE = ["num_envs=2", "num_steps=8", "hidden=[4]"]
 RULE = ["num_iterations=2", "num_agents=2", "num_envs=2", "num_steps=4", "width=4", "num_inner_steps=2", "lifetime=4",
-        "log_every=1", "hidden=[]", "eval_updates=2"]  # fmt: skip
+        "iterations_per_call=1", "hidden=[]", "eval_updates=2"]  # fmt: skip
 # What makes a command of these configurations small; what the page itself says comes after it.
 SMALL = {
     "own_network.yaml": [word for word in GRADIENT if not word.startswith("hidden")],
-    "ppo_cartpole": ["num_iterations=4", "log_every=2", *SINGLE],
+    "ppo_cartpole": ["num_iterations=4", "iterations_per_call=2", *SINGLE],
     "lpg_tabular": RULE,
-    "papers/promp_sparse_corner": [*GRADIENT, "log_every=1"],
+    "papers/promp_sparse_corner": [*GRADIENT, "iterations_per_call=1"],
 }
 
 
@@ -85,7 +85,7 @@ def run(page):
     return names
 
 
-RUNS = {"trained-policy": ["mine"], "run-directory": ["mine"], "compare-runs": ["a", "b"]}
+RUNS = {"trained-policy": ["mine"], "run-directory": ["mine"], "compare-runs": ["a", "b"], "report": ["a", "b"]}
 
 
 @pytest.mark.parametrize("page", PAGES)
