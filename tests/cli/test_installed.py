@@ -56,6 +56,17 @@ def test_configurations_beside_it_are_somebody_else_s(site, tmp_path):
     assert metarl("show", "configs/own.yaml", site=site, cwd=tmp_path).returncode == 0
 
 
+def test_its_page_on_an_index_leads_nowhere_but_to_the_web(site):
+    (metadata,) = site.glob("*.dist-info/METADATA")
+    readme = (ROOT / "README.md").read_text()
+    assert "](docs/" in readme and "<!--" in readme, "which the page must not have"
+    page = metadata.read_text()
+    assert "Description-Content-Type: text/markdown" in page
+    assert not re.findall(r"\]\((?!https?:)", page)
+    assert "<!--" not in page and "Left: the meta-learned policy" not in page
+    assert "make demo" in page and "| before adaptation |" in page and "Six short programs" in page
+
+
 # --- what stands beside the package ----------------------------------------------------------------------
 
 

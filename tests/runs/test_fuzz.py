@@ -1,13 +1,14 @@
 """Whatever is asked of the command, it ends in a run or in one line: inputs made from the options themselves.
 
 `make test` tries 60, in this process and without compiling a training. As processes with bounds on memory and time it
-tries 500 of each kind, or FUZZ_EXAMPLES: `python -m pytest -m slow tests/runs/test_fuzz.py`.
+tries 500 of each kind, or FUZZ_EXAMPLES: `python -m pytest -m slow tests/runs/test_fuzz.py`. They are the same at each
+call, and others with FUZZ_SEED=1, 2, ...
 """
 
 import json
 import os
-import resource
 import shutil
+import signal
 import string
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from metarl_jax.algorithms import registry
@@ -25,7 +26,7 @@ from metarl_jax.runs.build import build
 from metarl_jax.runs.config import load, shipped_config, validate
 
 MANY = int(os.environ.get("FUZZ_EXAMPLES", 500))
-GIB = 2**30
+SEED = os.environ.get("FUZZ_SEED")
 SMALL = {  # an example of each algorithm, as small as it can be
     "maml": "maml_ppo_point", "maml_trpo": "maml_trpo_point", "promp": "promp_point", "e_maml": "e_maml_point",
     "reptile": "reptile_point", "anil": "anil_point", "boil": "boil_point", "meta_sgd": "meta_sgd_point",
@@ -252,25 +253,32 @@ def test_damaged_runs_end_in_one_line(run, place, capsys):
 # --- as processes ---------------------------------------------------------------------------------------
 
 
-def bounded():
-    resource.setrlimit(resource.RLIMIT_AS, (12 * GIB, 12 * GIB))
-    resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    """(arguments, folder): `metarl` as a process, judged by its status and what it said."""
+    said = tmp_path_factory.mktemp("said") / "stderr"
+    command = [sys.executable, str(Path(__file__).with_name("zygote.py"))]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=environment) as server:
+
+        def attempt(arguments, folder):
+            line = json.dumps({"arguments": arguments, "folder": str(folder), "stderr": str(said)})
+            print(line, file=server.stdin, flush=True)
+            status = int(server.stdout.readline())
+            if -status != signal.SIGXCPU:  # a training that takes longer than its bound is a run
+                judged(status, said.read_text(errors="replace"))
+
+        yield attempt
+        server.stdin.close()
 
 
-def process(arguments, place):
-    command = [sys.executable, "-m", "metarl_jax.cli", *arguments]
-    done = subprocess.run(command, cwd=place, capture_output=True, preexec_fn=bounded, timeout=300)
-    said = done.stderr.decode(errors="replace")
-    if done.returncode != -24 and done.returncode != 152:  # a training that takes longer than its bound is a run
-        judged(done.returncode, said)
-
-
-SLOW = {**FEW, "max_examples": MANY}
+SLOW = {**FEW, "max_examples": MANY, "derandomize": not SEED}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["configurations", "texts", "command_lines", "damages"])
-def test_as_processes(kind, run, tmp_path):
+def test_as_processes(kind, run, process, tmp_path):
+    @(seed(int(SEED)) if SEED else lambda test: test)
     @settings(**SLOW)
     @given(
         {"configurations": configurations, "texts": texts, "command_lines": command_lines, "damages": damages}[kind]()
