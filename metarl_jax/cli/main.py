@@ -170,6 +170,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     import json
     import shutil
 
+    from metarl_jax.reproductions import records
     from metarl_jax.runs.directory import environment_info
 
     entry = REPRODUCTIONS[name]
@@ -178,10 +179,13 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     output = arguments.output or directory
     for place in (directory, output):
         files.make_directory(place, "directory")
+    records.bring(output / name, directory / records.FOLDER)
     command = f"metarl reproduce {name}" + (f" --cells {arguments.cells}" if arguments.cells else "")
     result = {**reproduce(name, directory, say, cells), **environment_info(), "command": command}
     print(format_result(result), flush=True)
     files.write_whole(output / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    if output != directory:
+        records.bring(directory / records.FOLDER, output / name, anew=True)
     for picture in sorted(directory.glob(f"{name}*.png")):
         if output != directory:
             shutil.copyfile(picture, output / picture.name)

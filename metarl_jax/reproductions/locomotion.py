@@ -22,7 +22,7 @@ import numpy as np
 from metarl_jax.algorithms.interface import RANDOM_INIT
 from metarl_jax.envs.protocol import tasks_at_a_time
 from metarl_jax.meta import evaluation
-from metarl_jax.reproductions import NO_RULE, Claim
+from metarl_jax.reproductions import NO_RULE, Claim, records
 from metarl_jax.reproductions.pictures import reward_curves, training_curves
 from metarl_jax.runs import config, evaluate, files, train
 from metarl_jax.runs.build import build
@@ -77,9 +77,10 @@ def configuration(family: str, method: str) -> Any:
 
 
 def run_family(family: str, directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
-    """Train `cells` (kept in `directory`, going on where they were left), evaluate on held-out tasks, judge."""
-    claims: list[Claim] = []
-    curves = {}
+    """Train `cells` (kept in `directory`, going on where they were left), evaluate on held-out tasks, judge.
+
+    Returns the claims of all cells that have a record in `directory`.
+    """
     for cell in cells:
         method = "promp" if cell == RIVALS else cell
         c = configuration(family, method)
@@ -88,16 +89,30 @@ def run_family(family: str, directory: Path, report: Callable[[Any], None], cell
         train.train(job, where, resume=True, report=report)
         table, scores = evaluate.assess(where, baselines=cell == RIVALS, report=report)
         evaluate.save(where, table, scores)
-        claims += _rivals(where, scores) if cell == RIVALS else _claims(method, table)
-        curves[method] = training_curve(where, job.work_per_iteration)
-    training_curves(directory / f"{family}.png", curves)
-    per_step = {
-        name: (steps, returns[..., 1] / FAMILIES[family]["horizon"]) for name, (steps, returns) in curves.items()
-    }
+        if cell == RIVALS:
+            records.write(directory, cell, _rivals(where, scores))
+        else:
+            curve = training_curve(where, job.work_per_iteration)
+            records.write(directory, cell, _claims(method, table), curve, where)
+    found = records.read(directory, (*METHODS, RIVALS))
+    _pictures(family, directory, found)
+    return records.claims_of(found)
+
+
+def _pictures(family: str, directory: Path, found: dict[str, records.Record]) -> None:
+    """Curves of the gradient-based methods, and of those that learn by acting; each beside PEARL's."""
     pearl = np.array(PEARL[family], float)
     beside = {"PEARL, published, one seed": (pearl[:, 0], pearl[:, 1] / PEARL_HORIZON)}
-    reward_curves(directory / f"{family}-per-step.png", per_step, beside)
-    return claims
+    for name, methods in (
+        (family, [m for m in METHODS if m not in LEARN_BY_ACTING]),
+        (f"{family}-trials", LEARN_BY_ACTING),
+    ):
+        curves = records.curves_of(found, methods)
+        if curves:
+            training_curves(directory / f"{name}.png", curves)
+            horizon = FAMILIES[family]["horizon"]
+            per_step = {method: (steps, returns[..., 1] / horizon) for method, (steps, returns) in curves.items()}
+            reward_curves(directory / f"{name}-per-step.png", per_step, beside)
 
 
 def training_curve(run_dir: Path, work: int, of: str = "return") -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.meta import evaluation
-from metarl_jax.reproductions import NO_RULE, Claim
+from metarl_jax.reproductions import NO_RULE, Claim, records
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.locomotion import training_curve
 from metarl_jax.reproductions.pictures import success_curves
@@ -56,9 +56,10 @@ def configuration(task: str, method: str, reward: str) -> Any:
 
 
 def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
-    """Train `cells` (kept in `directory`, going on where they were left) and count successes on held-out goals."""
-    claims: list[Claim] = []
-    curves = {}
+    """Train `cells` (kept in `directory`, going on where they were left) and count successes on held-out goals.
+
+    Returns the claims of all cells that have a record in `directory`.
+    """
     for name in cells:
         task, method, reward = CELLS[name]
         c = configuration(task, method, reward)
@@ -66,15 +67,18 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
         report(f"{name}: {SEEDS} seeds x {c.num_iterations} iterations of {job.work_per_iteration:,} steps")
         train.train(job, where, resume=True, report=report)
         solved_at = kept(where / "solved_at.npy", lambda job=job, where=where: solved(job, where))  # type: ignore[misc]
-        claims += _claims(f"{task}, {method}, {reward}", solved_at)
-        curves[name] = training_curve(where, job.work_per_iteration, of="success")
-    success_curves(directory / "meta-world-ml1.png", curves)
-    return claims
+        curve = training_curve(where, job.work_per_iteration, of="success")
+        records.write(directory, name, _claims(f"{task}, {method}, {reward}", solved_at), curve, where)
+    found = records.read(directory, CELLS)
+    for picture, method in (("meta-world-ml1", "maml-trpo"), ("meta-world-ml1-trials", "rl2")):
+        curves = records.curves_of(found, [name for name, (_, how, _) in CELLS.items() if how == method])
+        if curves:
+            success_curves(directory / f"{picture}.png", curves)
+    return records.claims_of(found)
 
 
 def run_ml10(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
     """ML10: one seed of each of `cells`, 20M steps, on ten goals of each of the five test tasks."""
-    claims: list[Claim] = []
     for method in cells:
         c = configuration_ml10(method)
         job, where = build(c), directory / method
@@ -83,10 +87,11 @@ def run_ml10(directory: Path, report: Callable[[Any], None], cells: tuple[str, .
         solved_at = kept(where / "solved_at.npy", lambda job=job, where=where: solved(job, where))  # type: ignore[misc]
         kinds = np.asarray(job.evaluation_tasks(GOALS).kind)
         inside = getattr(job.env, "env", job.env)
-        claims += _claims(f"ML10, {method}", solved_at[:, :, np.argsort(kinds, kind="stable")])
+        claims = _claims(f"ML10, {method}", solved_at[:, :, np.argsort(kinds, kind="stable")])
         for kind in np.unique(kinds):
             claims += _claims(f"ML10, {inside.names[kind]}, {method}", solved_at[:, :, kinds == kind], judged=False)
-    return claims
+        records.write(directory, method, claims, training_curve(where, job.work_per_iteration, of="success"), where)
+    return records.claims_of(records.read(directory, METHODS))
 
 
 def configuration_ml10(method: str) -> Any:
