@@ -100,6 +100,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
+    """`metarl report`."""
     places = arguments.runs
     is_sweep = len(places) == 1 and (places[0] / "sweep.json").is_file()
     if not is_sweep:
