@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from metarl_jax.algorithms import registry
 from metarl_jax.options import ConfigError, shortened
 from metarl_jax.runs import files
 from metarl_jax.runs.config import config_directory
@@ -58,7 +59,15 @@ def find_config(name: str, also: Iterable[str] = ()) -> Path:
     import difflib
 
     known = sorted(p.stem for p in config_directory().glob("*.yaml"))
+    if name in registry.names():
+        texts = {stem: (config_directory() / f"{stem}.yaml").read_text() for stem in known}
+        own = [stem for stem, text in texts.items() if f"algorithm: {name}\n" in text]
+        raise ConfigError(
+            f"config {name}: is an algorithm; configurations of it: {', '.join(own) or 'none is shipped'}"
+        )
+    beside = [str(p) for p in path.parent.glob("*.yaml")] if path.suffix in (".yaml", ".yml") else []
     near = difflib.get_close_matches(path.stem[:100], [*known, *also], n=1)
+    near = difflib.get_close_matches(name[:100], beside, n=1) or near
     what = "is a directory" if path.is_dir() else "no such file"
     hint = f"; did you mean {near[0]}?" if near else f", which are {', '.join(known)}"
     raise ConfigError(f"config {shortened(name)}: {what}, and not one of `metarl list`{hint}")

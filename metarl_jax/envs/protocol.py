@@ -4,6 +4,8 @@ An environment is a gymnax 1.0 environment, or anything else that has what `Envi
 a state and a task. The task is an argument (`params`), given from outside and constant across resets.
 """
 
+import traceback
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -96,7 +98,8 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
         return ConfigError(f"env = {name}: {what}")
 
     if not isinstance(made, tuple) or len(made) != 2:
-        raise wrong(f"its factory must return (environment, tasks), not {type(made).__name__}")
+        found = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
+        raise wrong(f"its factory must return (environment, tasks), not {found}")
     env, tasks = made
     if callable(env) and not hasattr(env, "step_env"):
         return made  # labelled examples
@@ -114,7 +117,11 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
         raise wrong(str(error)) from None
     except Exception as error:  # whatever a user's functions raise
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise wrong(f"a reset and a step fail: {text}") from None
+        raise wrong(f"a reset and a step fail: {text}{_where(error)}") from None
+    seen, space = jax.tree.leaves(first[0]), env.observation_space(env.default_params)
+    if len(seen) == 1 and hasattr(space, "shape") and seen[0].shape != tuple(space.shape):
+        said = f"its observation has shape {list(seen[0].shape)}, its observation_space {list(space.shape)}"
+        raise wrong(said)
     for what, a, b in (("observation", first[0], after[0]), ("state", first[1], after[1])):
         if str(jax.tree.structure(a)) != str(jax.tree.structure(b)):
             raise wrong(f"its {what} has another structure after a step than after a reset")
@@ -127,6 +134,16 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
     if not _is_strong(first, after):
         env = _Typed(env, _common(first, after[:2]))
     return env, tasks
+
+
+def _where(error: Exception) -> str:
+    """The place in the user's code where it was raised: " (slide.py:12)", or nothing."""
+    ours = Path(__file__).resolve().parents[1]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if "site-packages" not in path.parts and path.exists() and not path.resolve().is_relative_to(ours):
+            return f" ({path.name}:{frame.lineno})"
+    return ""
 
 
 class _Wrong(Exception):

@@ -167,7 +167,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.locomotion:halfcheetah_dir",
         seeds=3,
-        cpu="6 hours: 77 minutes for promp, 95 for maml-trpo, the others estimated",
+        cpu="6 hours: 77 minutes for promp, 95 for maml-trpo, 60 for rl2, the others estimated",
         gpu=NOT_MEASURED,
         cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
         chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
@@ -207,7 +207,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Yu et al. 2019, Meta-World; McLean et al. 2025, Meta-World+",
         f"{_HERE}.meta_world",
         seeds=3,
-        cpu="100 minutes a cell of maml-trpo, 54 a cell of rl2 (by its first iterations)",
+        cpu="100 minutes a cell of maml-trpo, 70 a cell of rl2",
         gpu=NOT_MEASURED,
         cells=tuple(
             f"{task}-{method}-{reward}"

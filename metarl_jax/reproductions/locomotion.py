@@ -23,7 +23,7 @@ from metarl_jax.algorithms.interface import RANDOM_INIT
 from metarl_jax.envs.protocol import tasks_at_a_time
 from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim, records
-from metarl_jax.reproductions.pictures import reward_curves, training_curves
+from metarl_jax.reproductions.pictures import EPISODES, UPDATES, reward_curves, training_curves
 from metarl_jax.runs import config, evaluate, files, train
 from metarl_jax.runs.build import build
 
@@ -103,13 +103,13 @@ def _pictures(family: str, directory: Path, found: dict[str, records.Record]) ->
     """Curves of the gradient-based methods, and of those that learn by acting; each beside PEARL's."""
     pearl = np.array(PEARL[family], float)
     beside = {"PEARL, published, one seed": (pearl[:, 0], pearl[:, 1] / PEARL_HORIZON)}
-    for name, methods in (
-        (family, [m for m in METHODS if m not in LEARN_BY_ACTING]),
-        (f"{family}-trials", LEARN_BY_ACTING),
+    for name, methods, labels in (
+        (family, [m for m in METHODS if m not in LEARN_BY_ACTING], UPDATES),
+        (f"{family}-trials", LEARN_BY_ACTING, EPISODES),
     ):
         curves = records.curves_of(found, methods)
         if curves:
-            training_curves(directory / f"{name}.png", curves)
+            training_curves(directory / f"{name}.png", curves, labels=labels)
             horizon = FAMILIES[family]["horizon"]
             per_step = {method: (steps, returns[..., 1] / horizon) for method, (steps, returns) in curves.items()}
             reward_curves(directory / f"{name}-per-step.png", per_step, beside)

@@ -23,7 +23,7 @@ from metarl_jax.meta import evaluation
 from metarl_jax.reproductions import NO_RULE, Claim, records
 from metarl_jax.reproductions.cells import kept
 from metarl_jax.reproductions.locomotion import training_curve
-from metarl_jax.reproductions.pictures import success_curves
+from metarl_jax.reproductions.pictures import EPISODES, UPDATES, success_curves
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.runs import config, evaluate, train
 from metarl_jax.runs.build import Job, build
@@ -70,10 +70,10 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
         curve = training_curve(where, job.work_per_iteration, of="success")
         records.write(directory, name, _claims(f"{task}, {method}, {reward}", solved_at), curve, where)
     found = records.read(directory, CELLS)
-    for picture, method in (("meta-world-ml1", "maml-trpo"), ("meta-world-ml1-trials", "rl2")):
+    for picture, method, labels in (("", "maml-trpo", UPDATES), ("-trials", "rl2", EPISODES)):
         curves = records.curves_of(found, [name for name, (_, how, _) in CELLS.items() if how == method])
         if curves:
-            success_curves(directory / f"{picture}.png", curves)
+            success_curves(directory / f"meta-world-ml1{picture}.png", curves, labels)
     return records.claims_of(found)
 
 

@@ -109,9 +109,14 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
     return style.save(figure, path)
 
 
-def success_curves(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+UPDATES, EPISODES = ("before", "after adaptation"), ("first episode", "last episode of a trial")
+
+
+def success_curves(
+    path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]], labels: tuple[str, str] = UPDATES
+) -> Path:
     """`training_curves` of the share of episodes that are solved, in training."""
-    return training_curves(path, curves, "share of episodes solved", bounds=(-0.03, 1.03))
+    return training_curves(path, curves, "share of episodes solved", bounds=(-0.03, 1.03), labels=labels)
 
 
 def training_curves(
@@ -119,11 +124,13 @@ def training_curves(
     curves: dict[str, tuple[np.ndarray, np.ndarray]],
     what: str = "return of an episode",
     bounds: tuple[float, float] | None = None,
+    labels: tuple[str, str] = UPDATES,
 ) -> Path:
     """PNG: returns against environment steps, one panel a method, before (grey) and after adaptation, all seeds.
 
     Args:
         curves: method -> (steps [iteration], returns [iteration, seed, 2]).
+        labels: of the two.
     """
     columns = min(len(curves), 4)
     seeds = next(iter(curves.values()))[1].shape[1]
@@ -131,7 +138,7 @@ def training_curves(
     for axis in axes.flat[len(curves) :]:
         axis.set_visible(False)
     for axis, (title, (steps, returns)) in zip(axes.flat, curves.items(), strict=False):
-        for column, (colour, label) in enumerate(((style.BEFORE, "before"), (OURS, "after adaptation"))):
+        for column, (colour, label) in enumerate(zip((style.BEFORE, OURS), labels, strict=True)):
             mean, low, high = style.mean_and_interval(returns[..., column])
             axis.fill_between(steps / 1e6, low, high, color=colour, alpha=0.25, linewidth=0)
             axis.plot(steps / 1e6, mean, color=colour, label=label, linewidth=1.8)

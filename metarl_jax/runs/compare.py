@@ -13,6 +13,7 @@ import numpy as np
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError, shortened
 from metarl_jax.runs import evaluate, files
+from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.listing import run_of
 
@@ -29,7 +30,7 @@ def compare(directories: Sequence[Path], report: Callable[[Any], None] = print) 
     Raises: ConfigError for fewer than two runs, and for runs whose held-out tasks, score or number of episodes differ.
     """
     if len(directories) < 2:
-        raise ConfigError(f"runs = {len(directories)}: compare needs at least 2")
+        raise ConfigError(f"runs = {len(directories)}: compare needs at least 2 run directories")
     places = [run_of(directory) for directory in directories]
     jobs = [evaluate.open_run(place) for place in places]
     for directory, job in zip(directories[1:], jobs[1:], strict=True):
@@ -44,6 +45,7 @@ def compare(directories: Sequence[Path], report: Callable[[Any], None] = print) 
     runs = []
     for directory, job, values in zip(directories, jobs, scores, strict=True):
         about = {"run": str(directory), "algorithm": job.config.algorithm, "num_seeds": len(values)}
+        about["after"] = experience(job)
         runs.append({**about, **_summary("mean", values, evaluation.mean), **_summary("iqm", values, evaluation.iqm)})
     sign = 1 if jobs[0].higher_is_better else -1
     first, *others = scores
@@ -56,6 +58,18 @@ def compare(directories: Sequence[Path], report: Callable[[Any], None] = print) 
         "first_against": pairs,
         "interval": "95% percentile bootstrap over tasks, stratified by seed; of pairs over tasks",
     }
+
+
+def experience(job: Job) -> str:
+    """What an agent has learned from when it is scored: "3 updates of 10 episodes", "2 episodes", "nothing"."""
+    number = job.evaluation.num_updates
+    if job.evaluation.stage == "update" and number:
+        episodes = getattr(job.config, "episodes_per_task", None)
+        of = f" of {episodes} episodes" if episodes else ""
+        return f"{number} update{'s' * (number > 1)}{of}"
+    if job.evaluation.stage == "episode" and number:
+        return f"{number} episode{'s' * (number > 1)}"
+    return "a whole life" if job.evaluation.stage == "stage" else "nothing"
 
 
 def _after_adaptation(place: Path, num_tasks: int, report: Callable[[Any], None]) -> np.ndarray:
@@ -117,10 +131,10 @@ def format_comparison(found: dict[str, Any]) -> str:
 
     head = f"{found['env']}: {found['score']} after adaptation on {found['num_tasks']} held-out task(s)"
     names = [f"{row['run']} ({row['algorithm']}, {row['num_seeds']} seeds)" for row in found["runs"]]
-    width = max(map(len, names))
-    lines = [head, "", f"{'':{width}}  {'mean':>28}  {'IQM':>28}"]
+    width, wide = max(map(len, names)), max(len("learned from"), *(len(row["after"]) for row in found["runs"]))
+    lines = [head, "", f"{'':{width}}  {'learned from':{wide}}  {'mean':>28}  {'IQM':>28}"]
     for name, row in zip(names, found["runs"], strict=True):
-        lines.append(f"{name:{width}}  {cell(row, 'mean'):>28}  {cell(row, 'iqm'):>28}")
+        lines.append(f"{name:{width}}  {row['after']:{wide}}  {cell(row, 'mean'):>28}  {cell(row, 'iqm'):>28}")
     lines.append("")
     for row in found["first_against"]:
         better = cell(row, "probability_of_improvement")

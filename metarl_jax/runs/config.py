@@ -79,7 +79,7 @@ def validate(data: dict[str, Any]) -> Any:
     schema = registry.entry(str(name)).options
     for key in data:
         if key not in schema.model_fields:
-            hint = suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
+            hint = _owners(str(key)) or suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
             said = f"{shortened(str(key))} = {shortened(repr(data[key]))}"
             raise ConfigError(f"{said}: not a key of algorithm {name}{hint}")
     try:
@@ -88,6 +88,13 @@ def validate(data: dict[str, Any]) -> Any:
         raise ConfigError(one_line(error, schema)) from None
     _check_sizes("env_options", config.env_options)
     return config
+
+
+def _owners(key: str) -> str:
+    """The tail of a message: which other algorithms have that key, or nothing."""
+    owners = [name for name in registry.ALGORITHMS if key in registry.entry(name).options.model_fields]
+    more = f" and {len(owners) - 3} more" if len(owners) > 3 else ""
+    return f"; it is a key of {', '.join(owners[:3])}{more}" if owners else ""
 
 
 def _check_sizes(name: str, value: Any) -> None:

@@ -94,7 +94,7 @@ def _without_adaptation(
     own = {name: value for name, value in wanted.items() if name in known and name not in ("init_from", "log_to")}
     plain = build(validate(own))
     report("training the baseline without adaptation: multi-task PPO on as many environment steps")
-    states = train.train(plain, run_dir / "no_adaptation", resume=True, report=lambda _: None)
+    states = train.train(plain, run_dir / "no_adaptation", resume=True, report=report)
     params = jax.tree.map(lambda x: x[0], plain.params(states))
     sizes: dict[str, Any] = {"num_steps": job.horizon, "num_episodes": num_episodes}
     act = plain.policy.apply

@@ -50,13 +50,13 @@ def short(directories: Sequence[Path]) -> list[str]:
 def _scores(found: dict[str, Any]) -> list[str]:
     """Mean and IQM of each run after adaptation."""
     names = [f"{row['run']} ({row['algorithm']})" for row in found["runs"]]
-    columns = ["run", "algorithm", "seeds", "mean", "95% interval", "IQM", "95% interval of the IQM"]
+    columns = ["run", "algorithm", "seeds", "learned from", "mean", "95% interval", "IQM", "95% interval of the IQM"]
     rows, saved = [], []
     for row in found["runs"]:
-        about = [row["run"], row["algorithm"], row["num_seeds"]]
+        about = [row["run"], row["algorithm"], row["num_seeds"], row["after"]]
         rows.append([*about, *_spans(row, "mean"), *_spans(row, "iqm")])
         saved.append([*about, *_numbers(row, "mean"), *_numbers(row, "iqm")])
-    plain = ["run", "algorithm", "seeds", "mean", "mean low", "mean high", "iqm", "iqm low", "iqm high"]
+    plain = ["run", "algorithm", "seeds", "learned from", "mean", "mean low", "mean high", "iqm", "iqm low", "iqm high"]
     many = f"{found['num_tasks']} held-out task{'s' if found['num_tasks'] > 1 else ''}"
     made = charts.forest(names, [_triple(row, "mean") for row in found["runs"]], f"{found['score']} after adaptation")
     note = f"Means over {many} and seeds; bars: {found['interval']}."

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from metarl_jax.options import ConfigError
+from metarl_jax.options import ConfigError, suggest
 from metarl_jax.runs import files
 from metarl_jax.runs.config import parse_value
 
@@ -26,7 +26,14 @@ def run_of(directory: Path) -> Path:
         if (directory / BEST / "config.yaml").is_file():
             return directory / BEST
         raise ConfigError(f"sweep {directory}: has kept no best member yet; it does at its end")
-    raise ConfigError(f"run {directory}: is not a run directory (it has no config.yaml)")
+    if directory.is_dir():
+        raise ConfigError(f"run {directory}: is not a run directory (it has no config.yaml)")
+    if directory.is_file():
+        raise ConfigError(f"run {directory}: is not a run directory but a file; `metarl train` makes one")
+    with files.worded(f"run {directory}"):
+        beside = [str(p) for p in directory.parent.iterdir() if p.is_dir()] if directory.parent.is_dir() else []
+    near = suggest(str(directory), beside)
+    raise ConfigError(f"run {directory}: is not a run directory (there is nothing){near}")
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:

@@ -6,10 +6,12 @@
     action, agent = run.act(agent, observation)     # one step in an environment of your own
     data = run.rollout(agent, task, jax.random.key(1), num_episodes=10)
 
-`adapt`, `act` and `rollout` are pure functions of arrays: jit and vmap them.
+`adapt`, `act`, `rollout` and `trials` are pure functions of arrays, compiled at the first call of their shapes: vmap
+them, or compile them into a program of your own.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +96,13 @@ class TrainedRun:
         Args: num_updates: inner updates (None: those of evaluation); a trial's length is the environment's.
         Raises: ConfigError for an algorithm that does not adapt.
         """
-        algorithm, params = self.job.algorithm, self.agent(seed).params
-        if not hasattr(algorithm, "adapt") or self.job.evaluation.stage == "stage":
+        self.agent(seed)  # whose errors should not come out of a compilation
+        if not hasattr(self.job.algorithm, "adapt") or self.job.evaluation.stage == "stage":
             raise ConfigError(f"algorithm = {self.config.algorithm}: its agents do not adapt to a task")
+        return self._compiled["adapt"](task, key, num_updates=num_updates, seed=seed)
+
+    def _adapt(self, task: Task, key: jax.Array, num_updates: int | None, seed: int) -> LearnerState:
+        algorithm, params = self.job.algorithm, self.agent(seed).params
         if isinstance(self.job.env, Trials):
             return LearnerState(params, None, self._after_a_trial(params, task, key))
         updates = max(1, self.job.evaluation.num_updates) if num_updates is None else num_updates
@@ -107,6 +113,10 @@ class TrainedRun:
         self, agent: LearnerState, observation: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, LearnerState]:
         """(action, the agent that has seen the observation [*obs]); without a key the likeliest action."""
+        _ = self.policy  # or its error
+        return self._compiled["act"](agent, observation, key)
+
+    def _act(self, agent: LearnerState, observation: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Any]:
         policy, x = self.policy, jnp.asarray(observation)[None]
         if policy.step is None:
             memory, distribution = agent.memory, policy.apply(agent.params, x)
@@ -116,15 +126,52 @@ class TrainedRun:
         return action[0], dataclasses.replace(agent, memory=memory)
 
     def rollout(self, agent: LearnerState, task: Task, key: jax.Array, *, num_episodes: int = 1) -> Rollout:
-        """`num_episodes` episodes [T, B] of the task side by side.
+        """`num_episodes` episodes [T, B] of the task side by side; the return of each is `episode_return[-1]`.
 
-        Of RL2 and VariBAD they are whole trials, which begin with nothing remembered: such agents adapt inside.
+        Agents of RL2 and VariBAD begin each of them with what `agent` remembers: nothing, or what `adapt` has left. A
+        transformer's memory holds one trial, so after `adapt` there is room for one episode, which this is.
         """
+        _ = self.policy  # or its error
+        return self._compiled["rollout"](agent, task, key, num_episodes=num_episodes)
+
+    def _rollout(self, agent: LearnerState, task: Task, key: jax.Array, num_episodes: int) -> Rollout:
+        policy, env = self.policy, self.env
+        if policy.step is None or policy.remember is None:
+            sizes: dict[str, Any] = {"num_steps": self.job.horizon, "num_envs": num_episodes}
+            return rollout(env, policy.apply, agent.params, key, task, **sizes)[0]
+        shapes = jax.eval_shape(lambda: self._remember(num_episodes))
+        memory = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), agent.memory, shapes)
+        sizes = {"num_steps": env.horizon, "num_envs": num_episodes, "memory": memory}
+        one = Trials(env.env, num_episodes=1, horizon=env.horizon)
+        return dataclasses.replace(rollout(one, policy.step, agent.params, key, task, **sizes)[0], distribution=None)
+
+    def trials(self, task: Task, key: jax.Array, *, num_trials: int = 1, seed: int = 0) -> tuple[Rollout, jax.Array]:
+        """Whole trials of RL2 or VariBAD side by side: Rollout [T, trial], and returns [episode, trial].
+
+        They begin with nothing remembered, and the agent learns inside. `episode_return` of the rollout is the trial's.
+
+        Raises: ConfigError for an algorithm that does not learn by acting.
+        """
+        self.agent(seed)
+        policy = self.job.policy
+        if policy is None or policy.step is None or policy.remember is None:
+            raise ConfigError(f"algorithm = {self.config.algorithm}: has no trials; adapt, then rollout")
+        return self._compiled["trials"](task, key, num_trials=num_trials, seed=seed)
+
+    def _trials(self, task: Task, key: jax.Array, num_trials: int, seed: int) -> tuple[Rollout, jax.Array]:
         policy = self.policy
-        if policy.step is not None and policy.remember is not None:
-            return trial_rollout(self.env, policy.step, policy.remember, agent.params, key, task, num_episodes)[0]
-        sizes: dict[str, Any] = {"num_steps": self.job.horizon, "num_envs": num_episodes}
-        return rollout(self.env, policy.apply, agent.params, key, task, **sizes)[0]
+        assert policy.step is not None and policy.remember is not None
+        params = self.agent(seed).params
+        return trial_rollout(self.env, policy.step, policy.remember, params, key, task, num_trials)
+
+    @functools.cached_property
+    def _compiled(self) -> dict[str, Any]:
+        return {
+            "adapt": jax.jit(self._adapt, static_argnames=("num_updates", "seed")),
+            "act": jax.jit(self._act),
+            "rollout": jax.jit(self._rollout, static_argnames="num_episodes"),
+            "trials": jax.jit(self._trials, static_argnames=("num_trials", "seed")),
+        }
 
     def _remember(self, count: int) -> Any:
         policy = self.job.policy

@@ -90,6 +90,9 @@ RUNS = {"trained-policy": ["mine"], "run-directory": ["mine"], "compare-runs": [
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_runs(page, here, capsys):
+    if page == "trained-policy":
+        sizes = ["num_iterations=1", "meta_batch_size=2", "num_episodes=3", "size=4", "num_minibatches=1"]
+        assert main(["train", "rl2_bandit", *sizes, "--run-dir", "runs/in_context"]) == 0
     for name in RUNS.get(page, []):
         train(name, f"seed={len(name + page) + ord(name[0])}")
     names = run(page)
@@ -108,7 +111,7 @@ def own_surrogate(names):
 
 
 def trained_policy(names):
-    assert names["data"].reward.shape == (5, 20)
+    assert names["data"].reward.shape == (5, 20) and names["returns"].shape == (3, 20)
     assert names["action"].shape == names["likeliest"].shape == (3, 2) and names["arrays"]
 
 
@@ -123,7 +126,9 @@ def run_directory(names):
         for path in Path("runs/all").iterdir()
         if not path.name.startswith(".") and path.suffix not in (".png", ".gif")
     }
-    assert there <= named and named - there <= {"parts.json"}, (there - named, named - there)
+    pictures = {"learning_curve.png", "adaptation.png", "adaptation.gif"}
+    assert there <= named and named - there == {"parts.json", *pictures}, (there - named, named - there)
+    assert all((Path("runs/all") / name).is_file() for name in pictures)
 
 
 def numerics(names):

@@ -309,7 +309,10 @@ def test_several_runs_are_compared(run, tmp_path, capsys, monkeypatch):
     page, found = Page((tmp_path / "report.html").read_text()), compare.compare([run, other], report=pytest.fail)
     assert [r[0] for r in page.saved["scores-after-adaptation"][1:]] == [NAME, "other"]
     for row, expected in zip(page.saved["scores-after-adaptation"][1:], found["runs"], strict=True):
-        assert list(map(float, row[3:6])) == [expected["mean"], *expected["mean_interval"]]
+        assert row[3] == expected["after"] and list(map(float, row[4:7])) == [
+            expected["mean"],
+            *expected["mean_interval"],
+        ]
     (pair,), better = found["first_against"], "probability_of_improvement"
     (row,) = page.saved["the-first-against-the-others"][1:]
     assert list(map(float, row[1:])) == [

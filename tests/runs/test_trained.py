@@ -87,6 +87,30 @@ def test_agents_that_learn_by_acting_remember_all_episodes_but_the_last(runs, na
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_an_episode_begins_with_what_the_agent_remembers(request):
+    """After `adapt` it earns what the last episode of a trial does, before it what the first does."""
+    run = mrl.load_run(request.config.rootpath / "examples" / "trained" / "rl2_bandit")
+    tasks = jax.tree.map(lambda *x: jnp.stack(x), *run.held_out(300))
+
+    def play(task, key):
+        data, returns = run.trials(task, key)
+        agents = run.agent(), run.adapt(task, key)
+        alone = [run.rollout(agent, task, key, num_episodes=2) for agent in agents]
+        assert [x.reward.shape for x in alone] == [(1, 2)] * 2, "one pull is an episode"
+        return returns[:, 0], data.reward.sum(), jnp.stack([x.episode_return[-1].mean() for x in alone])
+
+    returns, whole, alone = jax.jit(jax.vmap(play))(tasks, jax.random.split(jax.random.key(0), 300))
+    np.testing.assert_allclose(returns.sum(axis=1), whole, rtol=1e-6)
+    before, after = alone.mean(axis=0)
+    assert abs(before - 0.5) < 0.09 and abs(after - returns[:, -1].mean()) < 0.09 and after - before > 0.1
+
+
+def test_an_algorithm_without_trials_says_so(runs):
+    run = mrl.load_run(runs("maml"))
+    with pytest.raises(ConfigError, match="^algorithm = maml: has no trials; adapt, then rollout$"):
+        run.trials(run.held_out(1)[0], jax.random.key(0))
+
+
 def test_scores_of_agents_are_those_of_evaluation(runs):
     """On average: the mean return of many rollouts of the adapted policy, and of `metarl evaluate`."""
     run = mrl.load_run(runs("ppo"))
