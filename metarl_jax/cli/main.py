@@ -10,7 +10,7 @@ from pathlib import Path
 from metarl_jax.cli import look
 from metarl_jax.cli.common import find_config, interruptible, new_run_dir, prepare_jax, recall, say
 from metarl_jax.cli.completion import completion
-from metarl_jax.cli.parser import parser
+from metarl_jax.cli.parser import parser, printable
 from metarl_jax.envs.packages import MissingPackage
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import files
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _COMMANDS[arguments.command](arguments)
     except (ConfigError, MissingPackage) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"\ninterrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         if type(error).__name__ == "Terminated":
             print(line, file=sys.stderr)
             return 128 + 15
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
         return 1
 
 

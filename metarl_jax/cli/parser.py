@@ -21,7 +21,12 @@ class _Parser(argparse.ArgumentParser):
             word = message.partition("invalid choice: ")[2].split(" (choose")[0].strip("'")
             near = difflib.get_close_matches(word[:100], COMMANDS, n=1)
             message = f"no command {word[:80]!r}" + (f"; did you mean {near[0]}?" if near else "")
-        self.exit(2, f"error: {' '.join(message.split())[:300]}; see {self.prog} --help\n")
+        self.exit(2, f"error: {printable(' '.join(message.split()))[:300]}; see {self.prog} --help\n")
+
+
+def printable(text: str) -> str:
+    """Text without a character that would break its line or cannot be printed: these are escaped, as in "\\r"."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,8 +1,10 @@
 """Checkpoints of a training state: arrays and JSON only, written whole or not at all."""
 
+import functools
 import hashlib
 import json
 import logging
+import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +90,7 @@ class Checkpoints:
         ocp = self._ocp
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
         abstract = _stored(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract))
+        _say_nothing_of_reads_under_way()
         try:
             label = self._manager.restore(iteration, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))["digest"]
             stored, numerics = label["sha256"], label.get("numerics", 1)
@@ -138,6 +141,18 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for what is being written, and let go of the directory."""
         self._manager.close()
+
+
+@functools.cache
+def _say_nothing_of_reads_under_way() -> None:
+    """Other reads go on when one has failed, and report to an event loop that orbax has closed: Python prints that."""
+    before = sys.unraisablehook
+
+    def hook(what: Any) -> None:
+        if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == "Event loop is closed"):
+            before(what)
+
+    sys.unraisablehook = hook
 
 
 def _may_change(key: str) -> bool:
