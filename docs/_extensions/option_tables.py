@@ -7,6 +7,7 @@
 """
 
 import functools
+import json
 from collections.abc import Sequence
 
 import yaml
@@ -15,6 +16,7 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 from metarl_jax.algorithms import registry
+from metarl_jax.envs import registry as environments
 from metarl_jax.options import ConfigError
 from metarl_jax.runs.config import config_directory, describe
 
@@ -111,8 +113,27 @@ class ConfigurationsTable(OfAlgorithm):
         return [table(("command", "environment", "what it is"), rows)]
 
 
+class Environments(Directive):
+    """`{environments}`: every environment, with its options and their defaults, as `metarl show` has them."""
+
+    def run(self) -> list[nodes.Node]:
+        """One table; each row has the anchor `env-NAME`."""
+        rows, anchors = [], []
+        for name, line in environments.registered().items():
+            options = {} if name.endswith("<id>") else environments.options_of(name)
+            shown = [
+                f"`{key}`" + ("" if default is ... else f" = {json.dumps(default)}") for key, default in options.items()
+            ]
+            rows.append(
+                (code(name), line, ", ".join(shown) or ("those of what is named" if name.endswith("<id>") else "none"))
+            )
+            anchors.append("env-" + nodes.make_id(name))
+        return [table(("environment", "what it is", "options"), rows, anchors)]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives, as Sphinx asks of an extension."""
     app.add_directive("options", OptionsTable)
     app.add_directive("configurations", ConfigurationsTable)
+    app.add_directive("environments", Environments)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

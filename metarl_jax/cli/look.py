@@ -6,7 +6,8 @@ from pathlib import Path
 
 from metarl_jax.algorithms import registry
 from metarl_jax.cli.common import find_config, prepare_jax, say
-from metarl_jax.options import ConfigError
+from metarl_jax.envs.packages import MissingPackage
+from metarl_jax.options import ConfigError, is_address
 from metarl_jax.runs import files
 from metarl_jax.runs.config import config_directory, describe, dump, load
 from metarl_jax.runs.listing import run_of
@@ -165,6 +166,34 @@ def list_all(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _show_environment(name: str, line: str) -> int:
+    """What an environment is, its options, its spaces; of a family such as gymnax:<id>, its line."""
+    from metarl_jax.envs import make
+    from metarl_jax.envs.registry import about, options_of
+
+    print(f"{name}: {line}" if line else name)
+    if name.endswith("<id>"):
+        return 0
+    print(f"\n{about(name)}\n")
+    options = options_of(name)
+    for key, default in options.items():
+        print(f"{key:22} {'required' if default is ... else default}")
+    if ... in options.values():
+        return 0
+    try:
+        env, _ = make(name)
+    except MissingPackage:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"env = {name}: {error}") from None
+    for what in ("observation_space", "action_space"):
+        if hasattr(env, what):
+            space = getattr(env, what)(env.default_params)
+            number = f"one of {space.n}" if hasattr(space, "n") else f"{list(space.shape)} numbers"
+            print(f"{what.replace('_space', ''):22} {number}")
+    return 0
+
+
 def show(arguments: argparse.Namespace) -> int:
     """`metarl show`."""
     what = arguments.what
@@ -181,8 +210,11 @@ def show(arguments: argparse.Namespace) -> int:
         return 0
     from metarl_jax.envs import registered
 
-    if what in registered():
-        print(f"{what}: {registered()[what]}")
-        return 0
+    known = registered()
+    family = next(
+        (name for name in known if name.endswith("<id>") and what.startswith(name.removesuffix("<id>"))), None
+    )
+    if what in known or family or (is_address(what) and not Path(what).exists()):
+        return _show_environment(what, known.get(what, known.get(family or "", "")))
     print(dump(load(find_config(what, also=[*registry.names(), *registered()]))), end="")
     return 0

@@ -111,27 +111,48 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
     Raises:
       ValueError: for an unknown name, an unknown override, or an impossible value.
     """
-    prefix = next((prefix for prefix in _FAMILIES if name.startswith(prefix)), None)
-    positional: tuple[Any, ...] = ()
-    if prefix is not None:
-        positional = (name[len(prefix) :],)
-        factory = _resolve(_FAMILIES[prefix][0])
-    elif name in _ENTRIES:
-        factory = _resolve(_ENTRIES[name][0])
-    elif is_address(name):
-        factory = load_address(name, "env")
-    else:
-        point = next((point for point in _published() if point.name == name), None)
-        if point is None:
-            raise ValueError(f"unknown environment {name!r}{did_you_mean(name, registered())}")
-        factory = load_address(point.value, "env")
+    factory, positional = _factory(name)
     _check_overrides(name, factory, overrides, num_positional=len(positional))
     made = factory(*positional, **overrides)
-    if prefix is not None or name in _OURS_NAMES:
+    if positional or name in _OURS_NAMES:
         return made
     from metarl_jax.envs.protocol import check_environment  # imports jax
 
     return check_environment(name, made)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """{option: default} of an environment, which `make` takes as keywords; `...` where one must be given.
+
+    Raises: ValueError for an unknown name.
+    """
+    factory, positional = _factory(name)
+    parameters = list(inspect.signature(factory).parameters.values())[len(positional) :]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return {p.name: ... if p.default is p.empty else p.default for p in named}
+
+
+def about(name: str) -> str:
+    """The docstring of what makes an environment.
+
+    Raises: ValueError for an unknown name.
+    """
+    return inspect.getdoc(_factory(name)[0]) or ""
+
+
+def _factory(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """(what makes an environment, its first arguments)."""
+    prefix = next((prefix for prefix in _FAMILIES if name.startswith(prefix)), None)
+    if prefix is not None:
+        return _resolve(_FAMILIES[prefix][0]), (name[len(prefix) :],)
+    if name in _ENTRIES:
+        return _resolve(_ENTRIES[name][0]), ()
+    if is_address(name):
+        return load_address(name, "env"), ()
+    point = next((point for point in _published() if point.name == name), None)
+    if point is None:
+        raise ValueError(f"unknown environment {name!r}{did_you_mean(name, registered())}")
+    return load_address(point.value, "env"), ()
 
 
 def registered() -> dict[str, str]:
@@ -188,5 +209,6 @@ def _check_overrides(name: str, factory: Callable[..., Any], overrides: dict[str
     allowed = [p.name for p in parameters]
     for key in overrides:
         if key not in allowed:
-            hint = did_you_mean(key, allowed) if allowed else ""
-            raise UnknownOption(f"{name} has no option {key!r} (allowed: {', '.join(allowed) or 'none'}){hint}")
+            hint = did_you_mean(key, allowed)
+            near = hint if "did you mean" in hint else ""
+            raise UnknownOption(f"{name} has no option {key!r} (allowed: {', '.join(allowed) or 'none'}){near}")

@@ -211,3 +211,14 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         assert main([*words, "--run-dir", str(tmp_path / words[0])]) == 130
         again = f"the same command with --run-dir {tmp_path / words[0]} --resume"
         assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {again} goes on from what is kept there"
+
+
+def test_show_says_what_an_environment_takes(capsys, tmp_path, monkeypatch):
+    assert main(["show", "BernoulliBandit-v0"]) == 0
+    shown = capsys.readouterr().out
+    assert "num_arms" in shown and "action                 one of 5" in shown and "observation            [" in shown
+    assert main(["show", "gymnax:<id>"]) == 0 and main(["show", "gymnax:CartPole-v1"]) == 0
+    assert "observation            [4] numbers" in capsys.readouterr().out
+    assert main(["show", "no_module_here:env"]) == 2
+    assert "no_module_here cannot be imported" in capsys.readouterr().err
+    assert main(["show", "gymnax:Cartpol-v1"]) == 2 and "gymnax:Cartpol-v1: " in capsys.readouterr().err

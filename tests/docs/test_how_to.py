@@ -116,9 +116,10 @@ def trained_policy(names):
 
 
 def run_directory(names):
-    """The table names what a run leaves."""
+    """The first table names what a run leaves."""
+    table = text("run-directory").partition("What a row of metrics")[0]
     assert len(names["after_one_update"]) == 2 and names["scores"].shape[2] == 2
-    named = set(re.findall(r"`([\w.]+)/?`", "".join(re.findall(r"^\| (`.*?) \|", text("run-directory"), flags=re.M))))
+    named = set(re.findall(r"`([\w.]+)/?`", "".join(re.findall(r"^\| (`.*?) \|", table, flags=re.M))))
     assert main(["train", "maml_ppo_point", *GRADIENT, "eval_every=1", "eval_updates=1", "--run-dir", "runs/all"]) == 0
     assert main(["evaluate", "runs/all"]) == 0
     there = {
