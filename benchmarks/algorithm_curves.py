@@ -48,7 +48,7 @@ class Curve(NamedTuple):
 
 
 ONE_UPDATE = (Panel({"return_0": "before adaptation", "return_1": "after 1 update"}),)
-THREE_UPDATES = (Panel({f"return_{k}": f"after {k} update{'s' * (k > 1)}" for k in (1, 2, 3)}),)
+THREE_UPDATES = (Panel({**ONE_UPDATE[0].lines, **{f"return_{k}": f"after {k} updates" for k in (2, 3)}}),)
 EPISODES = (Panel({"first_episode_return": "first episode", "last_episode_return": "last episode"}),)
 POINT = ("num_iterations=60",)
 CURVES: dict[str, Curve] = {
@@ -56,7 +56,7 @@ CURVES: dict[str, Curve] = {
     "maml_trpo": Curve("maml_trpo_point", ("num_iterations=30",), ONE_UPDATE),
     "promp": Curve("promp_point", POINT, ONE_UPDATE),
     "e_maml": Curve("e_maml_point", POINT, ONE_UPDATE),
-    "reptile": Curve("reptile_point", POINT, (Panel({"return_0": "before adaptation", **THREE_UPDATES[0].lines}),)),
+    "reptile": Curve("reptile_point", POINT, THREE_UPDATES),
     "anil": Curve("anil_point", POINT, ONE_UPDATE),
     "boil": Curve("boil_point", POINT, ONE_UPDATE),
     "meta_sgd": Curve("meta_sgd_point", POINT, ONE_UPDATE),

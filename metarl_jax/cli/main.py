@@ -180,8 +180,10 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     for place in (directory, output):
         files.make_directory(place, "directory")
     records.bring(output / name, directory / records.FOLDER)
-    command = f"metarl reproduce {name}" + (f" --cells {arguments.cells}" if arguments.cells else "")
-    result = {**reproduce(name, directory, say, cells), **environment_info(), "command": command}
+    found = reproduce(name, directory, say, cells)
+    asked = ",".join(records.read(directory, entry.cells)) or arguments.cells  # of all whose claims these are
+    command = f"metarl reproduce {name}" + (f" --cells {asked}" if asked else "")
+    result = {**found, **environment_info(), "command": command}
     print(format_result(result), flush=True)
     files.write_whole(output / f"{name}.json", json.dumps(result, indent=1) + "\n")
     if output != directory:

@@ -4,6 +4,7 @@ An environment is a gymnax 1.0 environment, or anything else that has what `Envi
 a state and a task. The task is an argument (`params`), given from outside and constant across resets.
 """
 
+import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -113,12 +114,13 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
         tasks = TaskDistribution(sample=tasks.sample, horizon=tasks.horizon)
     try:
         first, after = jax.eval_shape(lambda key: _reset_and_step(env, tasks, key), jax.random.key(0))
+        space = env.observation_space(env.default_params)
     except _Wrong as error:
         raise wrong(str(error)) from None
     except Exception as error:  # whatever a user's functions raise
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise wrong(f"a reset and a step fail: {text}{_where(error)}") from None
-    seen, space = jax.tree.leaves(first[0]), env.observation_space(env.default_params)
+    seen = jax.tree.leaves(first[0])
     if len(seen) == 1 and hasattr(space, "shape") and seen[0].shape != tuple(space.shape):
         said = f"its observation has shape {list(seen[0].shape)}, its observation_space {list(space.shape)}"
         raise wrong(said)
@@ -138,10 +140,14 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
 
 def _where(error: Exception) -> str:
     """The place in the user's code where it was raised: " (slide.py:12)", or nothing."""
-    ours = Path(__file__).resolve().parents[1]
+    not_theirs = (Path(__file__).resolve().parents[1], Path(sysconfig.get_path("stdlib")).resolve())
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if "site-packages" not in path.parts and path.exists() and not path.resolve().is_relative_to(ours):
+        if (
+            "site-packages" not in path.parts
+            and path.exists()
+            and not any(map(path.resolve().is_relative_to, not_theirs))
+        ):
             return f" ({path.name}:{frame.lineno})"
     return ""
 

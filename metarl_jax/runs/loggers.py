@@ -120,15 +120,20 @@ def _wandb(config: Any, run_dir: Path) -> Iterator[Logger]:
     remembered = run_dir / WANDB_ID
     if not remembered.is_file():
         files.write_whole(remembered, secrets.token_hex(4) + "\n")
-    run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "metarl_jax"),
-        name=run_dir.name,
-        id=files.read_text(remembered, "file").strip(),
-        resume="allow",
-        dir=str(run_dir),
-        config=config.model_dump(),
-        settings=wandb.Settings(silent=True),
-    )
+    own = files.read_text(remembered, "file").strip()
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "metarl_jax"),
+            name=run_dir.name,
+            id=own,
+            resume="allow",
+            dir=str(run_dir),
+            config=config.model_dump(),
+            settings=wandb.Settings(silent=True),
+        )
+    except Exception as error:  # no key, no network, an id that is none
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LoggerFailed(f"log_to = wandb: cannot begin ({said}); WANDB_MODE=offline needs no account") from error
     try:
         yield lambda row: run.log(means(row), step=row["iteration"])
     finally:

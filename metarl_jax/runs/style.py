@@ -69,7 +69,7 @@ def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def window(count: int) -> int:
-    """Iterations that the curve of one seed is smoothed over, an odd number: about a 20th of all, at most 51."""
+    """Points that the curve of one seed is smoothed over, an odd number: about a 20th of all, at most 51."""
     return 2 * max(0, min(count // 40, 25)) + 1
 
 
