@@ -51,20 +51,23 @@ def from_gymnax(
     env = _environment(env_or_name) if isinstance(env_or_name, str) else env_or_name
     if horizon is not None:
         check_count("horizon", horizon)
+    if derive is not None and not callable(derive):
+        raise ValueError(f"derive must be a function, task -> task, which is given from Python; got {derive!r}")
     default = env.default_params
     fields = {field.name: field for field in dataclasses.fields(default)}
     known_derive, dependent = _DERIVED.get(env.name, (_identity, ())) if derive is None else (derive, ())
     bounds = {}
-    if not isinstance(ranges or {}, Mapping):
+    ranges = {} if ranges is None else ranges
+    if not isinstance(ranges, Mapping):
         raise ValueError(f"ranges must be a mapping such as {{gravity: [9, 10]}}, got {ranges!r}")
-    for name in sorted(ranges or {}, key=str):  # sorted: the order of the dict does not change the draws
+    for name in sorted(ranges, key=str):  # sorted: the order of the dict does not change the draws
         if name not in fields:
             raise ValueError(f"{env.name} has no parameter {name!r}{did_you_mean(name, fields)}")
         if name == "max_steps_in_episode":
             raise ValueError(f"episode length is static: give horizon=... instead of a range of {name!r}")
         if name in dependent:
             raise ValueError(f"{name!r} of {env.name} is computed from other fields; vary those")
-        bounds[name] = _check_range(env.name, name, fields[name].type, getattr(default, name), (ranges or {})[name])
+        bounds[name] = _check_range(env.name, name, fields[name].type, getattr(default, name), ranges[name])
     length = int(default.max_steps_in_episode) if horizon is None else horizon
 
     def base() -> EnvParams:

@@ -7,7 +7,9 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterable
+import numbers
+import typing
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from metarl_jax.options import is_address, load_address, same_factory
@@ -113,12 +115,12 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
     """
     factory, positional = _factory(name)
     _check_overrides(name, factory, overrides, num_positional=len(positional))
-    made = factory(*positional, **overrides)
     if positional or name in _OURS_NAMES:
-        return made
+        _check_kinds(factory, overrides)
+        return factory(*positional, **overrides)
     from metarl_jax.envs.protocol import check_environment  # imports jax
 
-    return check_environment(name, made)
+    return check_environment(name, factory(**overrides))
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -212,3 +214,32 @@ def _check_overrides(name: str, factory: Callable[..., Any], overrides: dict[str
             hint = did_you_mean(key, allowed)
             near = hint if "did you mean" in hint else ""
             raise UnknownOption(f"{name} has no option {key!r} (allowed: {', '.join(allowed) or 'none'}){near}")
+
+
+_KINDS: dict[type, str] = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}
+_KINDS[type(None)] = "null"
+_LARGEST = 3.4e38  # in float32
+
+
+def _check_kinds(factory: Callable[..., Any], overrides: dict[str, Any]) -> None:
+    """That what an option of ours is given is of the kind, such as bool or `float | None`, that it is annotated with.
+
+    Annotations of other kinds, and whole numbers, of which the factory says more, are left to the factory.
+    """
+    hints = typing.get_type_hints(factory)
+    for key, value in overrides.items():
+        hint = hints.get(key)
+        kinds = set(typing.get_args(hint)) or {hint}
+        if not kinds <= set(_KINDS) or (kinds == {int} and isinstance(value, Hashable)):
+            continue
+        if isinstance(value, bool):
+            fits = bool in kinds
+        elif isinstance(value, numbers.Integral):
+            fits = bool({int, float} & kinds) and abs(value) < _LARGEST
+        elif isinstance(value, numbers.Real):
+            fits = float in kinds and abs(value) < _LARGEST  # false for NaN
+        else:
+            fits = type(value) in kinds
+        if not fits:
+            allowed = " or ".join(text for kind, text in _KINDS.items() if kind in kinds)
+            raise ValueError(f"{key} must be {allowed}, got {value!r}")

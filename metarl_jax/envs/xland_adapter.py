@@ -191,6 +191,8 @@ def _rulesets(benchmark: Any, num_tasks: int | None) -> Any:
             raise ValueError(
                 f"benchmark {str(benchmark)!r} is no file and no name{did_you_mean(str(benchmark), names)}"
             )
+    elif not hasattr(benchmark, "num_rulesets"):
+        raise ValueError(f"benchmark must be one of {', '.join(names)}, or a file; got {benchmark!r}")
     size = benchmark.num_rulesets()
     if num_tasks is not None and check_count("num_tasks", num_tasks) > size:
         raise ValueError(f"num_tasks must be at most {size}, the rulesets of the benchmark, got {num_tasks!r}")

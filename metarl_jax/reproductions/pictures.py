@@ -67,6 +67,13 @@ def belief_map(
             if j == 0:
                 axis.set_ylabel(name, fontsize=9, color=INK)
     figure.colorbar(shown, ax=axes, label="probability of the goal", ticks=[0, 0.05, 0.25, 0.5, 1])
+    style.key(
+        figure,
+        {
+            "agent": {"marker": "o", "color": OURS, "linestyle": "", "markersize": 6},
+            "goal, hidden": {"marker": "*", "color": "#e08214", "linestyle": "", "markersize": 10},
+        },
+    )
     return style.save(figure, path)
 
 

@@ -71,8 +71,9 @@ def add_line(
     width: float = 2,
     dash: str = "solid",
     markers: bool = False,
+    band: bool = True,
 ) -> None:
-    """A line through `centre`, and a band from `low` to `high` where there is one."""
+    """A line through `centre`; its interval, where there is one, is read off the points, and drawn if `band`."""
     at = thinned(len(x))
     x, centre = x[at], centre[at]
     style_of: dict[str, Any] = {"name": plain(name), "legendgroup": name, "line": {"color": tint, "width": width}}
@@ -80,7 +81,7 @@ def add_line(
     said = "%{x:.6~g}: %{y:.5~g}"
     if low is not None and high is not None:
         low, high = low[at], high[at]
-        outline_x, outline_y = _outline(x, low, high)
+        outline_x, outline_y = _outline(x, low, high) if band else ([], [])
         if outline_x:
             fill = {"fill": "toself", "fillcolor": faint(tint, 0.2), "line": {"color": faint(tint, 0.2), "width": 1}}
             more = {"hoverinfo": "skip", "showlegend": False, "legendgroup": name, "name": plain(name)}
@@ -129,23 +130,30 @@ def faint(tint: str, alpha: float) -> str:
 
 
 def add_curve(made: Any, x: np.ndarray, values: np.ndarray, name: str, tint: str, dash: str = "solid") -> None:
-    """Values [iteration, seed]: the mean over seeds with its interval; of one seed all, with their smoothed line."""
-    if values.shape[1] > 1:
-        add_line(made, x, *style.mean_and_interval(values), name, tint, dash=dash)
-        return
-    window = style.window(len(values))
-    if window > 1:
-        at = thinned(len(x))
+    """Values [iteration, seed]: the mean over seeds with its interval, of two seeds with each of them; of one all.
+
+    One seed's values are thin, their smoothed line in front.
+    """
+    num_seeds = values.shape[1]
+    window = style.window(len(values)) if num_seeds == 1 else 1
+    at = thinned(len(x))
+    for seed in values.T if num_seeds == 2 or window > 1 else ():
         thin = {"line": {"color": faint(tint, 0.4), "width": 0.8}, "mode": "lines", "hoverinfo": "skip"}
         more = {"legendgroup": name, "showlegend": False, "name": plain(name)}
-        made.add_scatter(x=numbers(x[at]), y=numbers(values[at, 0]), **thin, **more)
-    add_line(made, x, style.smoothed(values[:, 0], window), None, None, name, tint, dash=dash)
+        made.add_scatter(x=numbers(x[at]), y=numbers(seed[at]), **thin, **more)
+    if num_seeds == 1:
+        add_line(made, x, style.smoothed(values[:, 0], window), None, None, name, tint, dash=dash)
+        return
+    wide = num_seeds < style.SEEDS_OF_A_BAND
+    add_line(made, x, *style.mean_and_interval(values), name, tint, dash=dash, band=not wide)
 
 
 def about_curves(num_seeds: int, count: int) -> str:
     """What lines and bands of `add_curve` are."""
     window = style.window(count)
     parts = [f"Lines: mean of {num_seeds} seeds; bands: 95% interval of it over seeds (Student's t)."]
+    if num_seeds < style.SEEDS_OF_A_BAND:
+        parts = [f"Thick: mean of {num_seeds} seeds; thin: each of them; the interval of two is in the CSV."]
     if num_seeds == 1:
         parts = ["One seed, so there is no interval over seeds."]
         if window > 1:

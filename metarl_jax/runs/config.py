@@ -77,17 +77,31 @@ def validate(data: dict[str, Any]) -> Any:
     if name is None:
         raise ConfigError(f"algorithm is missing: must be one of {', '.join(registry.names())}")
     schema = registry.entry(str(name)).options
-    for key in data:
-        if key not in schema.model_fields:
-            hint = _owners(str(key)) or suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
-            said = f"{shortened(str(key))} = {shortened(repr(data[key]))}"
-            raise ConfigError(f"{said}: not a key of algorithm {name}{hint}")
+    unknown = [key for key in data if key not in schema.model_fields]
     try:
-        config = schema(**data)
+        config = schema(**{key: value for key, value in data.items() if key not in unknown})
     except ValidationError as error:
-        raise ConfigError(one_line(error, schema)) from None
+        found = [str(e["loc"][0]) for e in error.errors() if e["loc"]]
+        if not unknown:
+            raise ConfigError(one_line(error, schema) + _others(found[1:], found[:1])) from None
+        unknown += [str(e["loc"][0]) for e in error.errors() if e["loc"] and e["type"] != "missing"]
+    if unknown:
+        raise ConfigError(_unknown_key(unknown[0], data, schema) + _others(unknown[1:], unknown[:1]))
     _check_sizes("env_options", config.env_options)
     return config
+
+
+def _unknown_key(key: Any, data: dict[str, Any], schema: type[Any]) -> str:
+    name = data["algorithm"]
+    hint = _owners(str(key)) or suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
+    return f"{shortened(str(key))} = {shortened(repr(data[key]))}: not a key of algorithm {name}{hint}"
+
+
+def _others(wrong: list[Any], said: list[Any]) -> str:
+    """The tail of a message about one of the keys that are wrong: which others are."""
+    rest = [shortened(str(key)) for key in dict.fromkeys(wrong) if key not in said]
+    more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
+    return f" (also wrong: {', '.join(rest[:3])}{more})" if rest else ""
 
 
 def _owners(key: str) -> str:

@@ -144,6 +144,8 @@ def _about_seeds(seeds: set[int]) -> str:
     parts = []
     if max(seeds) > 1:
         parts.append("Lines: means over seeds; bands: 95% intervals of them over seeds (Student's t).")
+    if 2 in seeds:
+        parts.append("A run of two seeds has no band; both are drawn thin.")
     if min(seeds) == 1:
         parts.append("A run of one seed has no band; where it is smoothed, every iteration is drawn thin behind it.")
     return " ".join(parts)

@@ -167,14 +167,16 @@ def _held_out(made: Any, job: Job, place: Path, scale: float) -> list[str]:
     if not at:
         return []
     centre, _, high = style.mean_and_interval(scores)
+    shown = scores.shape[1] >= style.SEEDS_OF_A_BAND
     bars = {"type": "data", "array": charts.numbers(high - centre), "color": style.INK, "thickness": 1}
+    bars["visible"] = shown
     marker, said = {"color": style.INK, "size": 7}, "%{x:.6~g}: %{y:.5~g}"
     x, y = charts.numbers(np.array(at) * job.work_per_iteration / scale), charts.numbers(centre)
     made.add_scatter(x=x, y=y, mode="markers", name=label, error_y=bars, marker=marker, hovertemplate=said)
     columns, found = charts.curve_columns({"held-out score": scores})
     table = _with_work(job, np.array(at), found)
     link = page.csv_link("held-out scores", ["iteration", job.unit, *columns], table)
-    bars_are = "; bars: 95% interval over seeds" if scores.shape[1] > 1 else ""
+    bars_are = "; bars: 95% interval over seeds" if shown else ""
     return [f"<p>Points: {page.escape(label)}{bars_are}. {link}</p>"]
 
 

@@ -94,7 +94,8 @@ def _interval(bounds: list[float]) -> str:
 def learning_curve(job: Job, run_dir: Path) -> Path | None:
     """PNG of the training scores against work: the mean over seeds with its 95% interval, or of one seed every score.
 
-    One seed's scores are drawn thin, with means over a window of rows in front; the legend says how many.
+    Of two seeds each is drawn thin in the place of an interval. One seed's scores are drawn thin, with means over a
+    window of rows in front; the legend says how many.
     Learners that adapt by updates have a line before adaptation and one after each; RL2 and VariBAD one for the first,
     the second and the last episode of a trial. None where the run has logged nothing yet.
     """
@@ -112,7 +113,10 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
         if values.shape[1] > 1:
             centre, low, high = style.mean_and_interval(values)
             axis.plot(x, centre, color=colour, label=label, linewidth=1.8)
-            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            if values.shape[1] < style.SEEDS_OF_A_BAND:
+                axis.plot(x, values, color=colour, linewidth=0.7, alpha=0.5)
+            else:
+                axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             continue
         window = style.window(len(values))
         axis.plot(x, values[:, 0], color=colour, linewidth=0.7, alpha=0.4 if window > 1 else 1.0)
@@ -124,7 +128,8 @@ def learning_curve(job: Job, run_dir: Path) -> Path | None:
     if not job.higher_is_better:
         axis.set_yscale("log")
     what = "iterations" if job.config.log_every == 1 else "logged iterations"
-    over = f"mean of {job.config.num_seeds} seeds,\nband: 95% interval (t)"
+    seeds = job.config.num_seeds
+    over = f"mean of {seeds} seeds,\n" + ("band: 95% interval (t)" if seeds >= style.SEEDS_OF_A_BAND else "thin: each")
     alone = "one seed" + (f",\nthick: mean of {window} {what}" if values.shape[1] == 1 and window > 1 else "")
     axis.legend(frameon=False, fontsize=8, title=over if values.shape[1] > 1 else alone, title_fontsize=8)
     return style.save(made, run_dir / "learning_curve.png")
@@ -220,7 +225,9 @@ def _draw_tasks(positions: np.ndarray, goals: np.ndarray, until: int | None = No
     for i in range(num_tasks):
         for u in range(num_updates):
             axes = panels[i][u]
-            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+            axes.locator_params(nbins=4)
+            axes.tick_params(labelsize=7, length=0, labelleft=u == 0, labelbottom=i == num_tasks - 1)
             for spine in axes.spines.values():
                 spine.set(color=style.GRID, visible=True)
             colour = style.STAGES[min(u, len(style.STAGES) - 1)]
@@ -234,6 +241,19 @@ def _draw_tasks(positions: np.ndarray, goals: np.ndarray, until: int | None = No
             if i == 0:
                 label = "before adaptation" if u == 0 else f"after {u} update{'s' if u > 1 else ''}"
                 axes.set_title(label, fontsize=10, color=style.INK)
+            if u == 0:
+                axes.set_ylabel(f"held-out task {i + 1}\ny", fontsize=8, color=style.INK)
+            if i == num_tasks - 1:
+                axes.set_xlabel("x", fontsize=8, color=style.INK)
+    style.key(
+        figure,
+        {
+            "start": {"marker": "o", "color": style.INK, "linestyle": "", "markersize": 4},
+            "goal, not observed": {"marker": "*", "color": style.OURS, "linestyle": "", "markersize": 10},
+            "one episode": {"color": style.INK, "linewidth": 0.6, "alpha": 0.4},
+            f"mean of {positions.shape[3]} episodes": {"color": style.INK, "linewidth": 2.5},
+        },
+    )
     return figure
 
 

@@ -13,6 +13,7 @@ OTHERS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#33
 BEFORE = "#7f7f7f"  # before adaptation
 STAGES = (BEFORE, "#e69f00", "#009e73", "#0072b2", "#332288")  # before, after 1, 2, 3, 4 updates
 MAP = "viridis"
+SEEDS_OF_A_BAND = 3  # of fewer the interval of Student's t is so wide that it tells nothing: each is drawn instead
 
 
 def figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
@@ -40,6 +41,14 @@ def legend(made: Any, axis: Any, title: str | None = None) -> None:
     """One legend of `axis`, beside the panels."""
     handles = axis.get_legend_handles_labels()
     made.legend(*handles, loc="outside right center", fontsize=8, frameon=False, title=title, title_fontsize=8)
+
+
+def key(made: Any, entries: dict[str, dict[str, Any]]) -> None:
+    """One legend of what is drawn in every panel, below them: label -> properties of a line."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=label, **properties) for label, properties in entries.items()]
+    made.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
 
 
 def save(made: Any, path: Path) -> Path:

@@ -338,7 +338,7 @@ def _curves(path: Path, trials: _Trials) -> list[str]:
     others = f" Grey: the means of {len(thin)} others." if thin else ""
     left = len(trials.rows) - len(shown) - len(thin)
     kept = f" {left} more are in curves.npz." if left > 0 else ""
-    cut = " Bands are cut where they reach far beyond the lines." if seeds > 1 else ""
+    cut = " Bands are cut where they reach far beyond the lines." if seeds >= style.SEEDS_OF_A_BAND else ""
     note = f"The {len(shown)} best trials. {about}{cut}{others}{kept}"
     columns = [
         "trial",

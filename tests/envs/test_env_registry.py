@@ -1,9 +1,11 @@
 import os
+import re
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from metarl_jax.envs import make, register, registered, registry
@@ -118,3 +120,36 @@ def test_register(monkeypatch):
 def test_listing_the_names_imports_no_jax():
     code = "import sys; from metarl_jax.envs import registered; registered(); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+NAMES = [
+    *(name for name in registry.registered() if "<" not in name),
+    *("gymnax:CartPole-v1", "Delayed:PointNavigation-v0", "MetaWorld:ML1-reach"),
+]
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, [[1, 2], [3]]])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_option_of_another_kind_is_named(name, value):
+    for option in registry.options_of(name):
+        if option in ("ranges", "goals", "reward_levels"):
+            continue  # lists and mappings are what they take; their own tests say what is refused
+        with pytest.raises(ValueError, match=f"{option}'? must be .*got {re.escape(repr(value))}$"):
+            registry.make(name, **{option: value})
+
+
+@pytest.mark.parametrize("value", ["abc", "false", 0, 2, 1.5, float("nan"), None])
+def test_a_switch_is_true_or_false(value):
+    with pytest.raises(ValueError, match=f"^normalize_actions must be true or false, got {re.escape(repr(value))}$"):
+        registry.make("PointNavigation-v0", normalize_actions=value)
+
+
+@pytest.mark.parametrize("value", ["abc", True, float("nan"), float("inf"), 1e39, 10**40, None])
+def test_a_number_is_finite_in_float32(value):
+    with pytest.raises(ValueError, match="^goal_limit must be a finite number, got"):
+        registry.make("PointNavigation-v0", goal_limit=value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    made = registry.make("PointNavigation-v0", goal_limit=np.float32(0.5), horizon=np.int64(7))
+    assert made[1].horizon == 7

@@ -100,6 +100,21 @@ def test_a_mistake_is_one_clear_line(base, change, expected):
         assert part in message, message
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"gamma": 7, "lam": 1, "lrr": 2}, "^lam = 1: not a key .* \\(also wrong: lrr, gamma\\)$"),
+        ({"gamma": 7, "inner_lr": "x", "outer_lr": -1}, "^inner_lr = 'x': .* \\(also wrong: gamma, outer_lr\\)$"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, "^a = 1: .* \\(also wrong: b, c, d and 1 more\\)$"),
+        ({"num_iteratons": 3, "num_iterations": None}, "^num_iteratons = 3: .*num_iterations\\? \\(also wrong"),
+        ({"gamma": 7}, "\\(discount\\)$"),
+    ],
+)
+def test_other_mistakes_are_named_with_the_first(change, expected):
+    with pytest.raises(ConfigError, match=expected):
+        validate({**MAML, **change})
+
+
 def test_a_missing_key_is_named():
     with pytest.raises(ConfigError, match="^num_iterations is missing"):
         validate({"algorithm": "maml", "env": "PointNavigation-v0"})

@@ -237,17 +237,30 @@ def test_one_seed_has_no_band_and_its_ends_stay(tmp_path):
 
 
 def test_an_error_has_a_log_axis_and_bands_that_end_at_its_foot(tmp_path):
-    data = {"algorithm": "supervised_maml", "env": "Sinusoid-v0", "num_iterations": 2, "num_seeds": 2}
-    rows = [{"iteration": i, "loss": [1.0, 2.0], "mse_0": [1.0, 2.0], "mse_1": [0.5, 0.75 * i]} for i in (1, 2)]
+    data = {"algorithm": "supervised_maml", "env": "Sinusoid-v0", "num_iterations": 2, "num_seeds": 3}
+    of_seeds = [0.5, 1.0, 6.0]
+    rows = [{"iteration": i, "loss": of_seeds, "mse_0": of_seeds, "mse_1": [0.5, 0.5, 0.5 * i]} for i in (1, 2)]
     make_run(tmp_path / "sinusoid", data, rows)
     page = Page(run_page(tmp_path / "sinusoid"))
-    figure, (_, low, _) = page.figures["Learning curve"], style.mean_and_interval(np.array([[1.0, 2.0]]))
+    figure, (_, low, _) = page.figures["Learning curve"], style.mean_and_interval(np.array([of_seeds]))
     assert figure["layout"]["yaxis"]["type"] == "log" and low[0] < 0 and "cut there" in page.text
-    foot = 0.625 / 3  # of the lowest point that is drawn
+    foot = 0.5 / 3  # of the lowest point that is drawn
     assert figure["layout"]["yaxis"]["range"][0] == pytest.approx(np.log10(foot))
     band = next(t for t in figure["data"] if t.get("fill"))
     assert min(y for y in band["y"] if y is not None) == pytest.approx(foot)
     assert lines_of(figure)["before adaptation"]["customdata"][0][0] == low[0], "what a person reads is not cut"
+
+
+def test_of_two_seeds_each_is_drawn_and_no_band(tmp_path):
+    rows = [{"iteration": i, **{f"return_{u}": [1.0 * i, 2.0 + u] for u in range(4)}} for i in (1, 2, 3)]
+    make_run(tmp_path / "two", {**MAML, "num_seeds": 2}, rows)
+    page = Page(run_page(tmp_path / "two"))
+    figure = page.figures["Learning curve"]
+    assert not any(t.get("fill") for t in figure["data"]) and "thin: each of them" in page.text
+    first = [t["y"] for t in figure["data"] if t["name"] == "before adaptation"]
+    assert first == [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [1.5, 2.0, 2.5]], "each seed, then the mean"
+    _, low, _ = style.mean_and_interval(np.array([[1.0, 2.0]]))
+    assert lines_of(figure)["before adaptation"]["customdata"][0][0] == low[0]
 
 
 @pytest.mark.parametrize(
