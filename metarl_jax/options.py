@@ -9,7 +9,6 @@ in one place, `mistake`. Nothing here imports jax.
 
 import difflib
 import functools
-import importlib
 import inspect
 import math
 import numbers
@@ -76,33 +75,6 @@ def one_of(names: Callable[[], Iterable[str]], what: str = "") -> Any:
 def is_address(value: Any) -> bool:
     """Whether a value reads "package.module:name"."""
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value) is not None
-
-
-def load_address(address: str, key: str) -> Any:
-    """What "package.module:name" names.
-
-    Raises: ConfigError where it cannot be imported, with the reason.
-    """
-    module, _, name = address.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:  # whatever the user's module raises while it is imported
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{key} = {address}: {module} cannot be imported ({reason})") from None
-    if not hasattr(found, name):
-        raise ConfigError(f"{key} = {address}: {module} has no {name}{suggest(name, dir(found))}")
-    return getattr(found, name)
-
-
-def same_factory(known: Any, new: Any) -> bool:
-    """Whether two factories are the same one: a notebook cell that runs twice defines it anew."""
-
-    def place(factory: Any) -> Any:
-        if isinstance(factory, str):
-            return tuple(factory.split(":"))
-        return getattr(factory, "__module__", None), getattr(factory, "__qualname__", factory)
-
-    return known is new or place(known) == place(new)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

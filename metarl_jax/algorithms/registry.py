@@ -58,7 +58,8 @@ def entry(name: str) -> Any:
 
     Raises: ConfigError for an unknown name, with the nearest spelling, and for one that cannot be imported.
     """
-    from metarl_jax.options import ConfigError, load_address, shortened, suggest  # heavier than a list of names
+    from metarl_jax.options import ConfigError, shortened, suggest  # heavier than a list of names
+    from metarl_jax.user_code import load_address
 
     if name in _registered:
         found = _registered[name][0]

@@ -15,6 +15,9 @@ from metarl_jax.envs.packages import MissingPackage
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import files
 from metarl_jax.runs.config import load
+from metarl_jax.user_code import place, said
+
+TRACEBACK = "METARL_TRACEBACK"  # an environment variable: where it is set, a user's own code fails with its traceback
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _COMMANDS[arguments.command](arguments)
     except (ConfigError, MissingPackage) as error:
+        if error.__cause__ is not None and os.environ.get(TRACEBACK):
+            raise
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
@@ -42,9 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (RuntimeError, OSError, MemoryError) as error:
+    except Exception as error:
         line = _line_of_a_failure(error)
-        if line is None:
+        if line is None or os.environ.get(TRACEBACK):
             raise
         if type(error).__name__ == "Terminated":
             print(line, file=sys.stderr)
@@ -54,7 +59,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _line_of_a_failure(error: Exception) -> str | None:
-    """What went wrong while a run ran, in one line: a run that failed, physics on the host, a file, memory; or None."""
+    """What went wrong while a run ran, in one line; None for a fault of the library, which needs its traceback.
+
+    That is a run that failed, a file, memory, physics on the host, and whatever a user's own code raised.
+    """
     if type(error).__name__ in ("RunFailed", "LoggerFailed", "Terminated"):
         return str(error)
     if isinstance(error, OSError):
@@ -65,7 +73,10 @@ def _line_of_a_failure(error: Exception) -> str | None:
         size = f" (an array of {int(wanted[1]) / 2**30:,.1f} GiB)" if wanted else ""
         return f"out of memory{size}: make the sizes of the configuration smaller"
     on_host = [line.partition("PhysicsError: ")[2] for line in text.splitlines() if "PhysicsError: " in line]
-    return on_host[-1] if on_host else None  # JAX wraps it in the traceback of its callback
+    if on_host:  # JAX wraps it in the traceback of its callback
+        return on_host[-1]
+    where = place(error)
+    return f"{said(error)}{where}; {TRACEBACK}=1 shows how it came there" if where else None
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -177,8 +188,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"
     say(f"{name}: {entry.title}; kept in {directory}, where a second call goes on. CPU time, one core: {entry.cpu}")
     output = arguments.output or directory
-    for place in (directory, output):
-        files.make_directory(place, "directory")
+    for folder in (directory, output):
+        files.make_directory(folder, "directory")
     records.bring(output / name, directory / records.FOLDER)
     found = reproduce(name, directory, say, cells)
     asked = ",".join(records.read(directory, entry.cells)) or arguments.cells  # of all whose claims these are

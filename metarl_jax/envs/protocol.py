@@ -4,9 +4,6 @@ An environment is a gymnax 1.0 environment, or anything else that has what `Envi
 a state and a task. The task is an argument (`params`), given from outside and constant across resets.
 """
 
-import sysconfig
-import traceback
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -14,6 +11,8 @@ import jax.numpy as jnp
 
 from metarl_jax.envs.tasks import TaskDistribution
 from metarl_jax.options import ConfigError
+from metarl_jax.user_code import place
+from metarl_jax.user_code import said as first_line
 
 
 @runtime_checkable
@@ -118,8 +117,7 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
     except _Wrong as error:
         raise wrong(str(error)) from None
     except Exception as error:  # whatever a user's functions raise
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise wrong(f"a reset and a step fail: {text}{_where(error)}") from None
+        raise wrong(f"a reset and a step fail: {first_line(error)}{place(error)}") from error
     seen = jax.tree.leaves(first[0])
     if len(seen) == 1 and hasattr(space, "shape") and seen[0].shape != tuple(space.shape):
         said = f"its observation has shape {list(seen[0].shape)}, its observation_space {list(space.shape)}"
@@ -136,20 +134,6 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
     if not _is_strong(first, after):
         env = _Typed(env, _common(first, after[:2]))
     return env, tasks
-
-
-def _where(error: Exception) -> str:
-    """The place in the user's code where it was raised: " (slide.py:12)", or nothing."""
-    not_theirs = (Path(__file__).resolve().parents[1], Path(sysconfig.get_path("stdlib")).resolve())
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if (
-            "site-packages" not in path.parts
-            and path.exists()
-            and not any(map(path.resolve().is_relative_to, not_theirs))
-        ):
-            return f" ({path.name}:{frame.lineno})"
-    return ""
 
 
 class _Wrong(Exception):

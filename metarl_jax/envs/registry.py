@@ -12,7 +12,8 @@ import typing
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
-from metarl_jax.options import is_address, load_address, same_factory
+from metarl_jax.options import is_address
+from metarl_jax.user_code import load_address, same_factory
 
 GYMNAX_PREFIX = "gymnax:"
 XLAND_PREFIX = "XLand-MiniGrid:"
@@ -235,9 +236,9 @@ def _check_kinds(factory: Callable[..., Any], overrides: dict[str, Any]) -> None
         if isinstance(value, bool):
             fits = bool in kinds
         elif isinstance(value, numbers.Integral):
-            fits = bool({int, float} & kinds) and abs(value) < _LARGEST
+            fits = bool({int, float} & kinds) and abs(int(value)) < _LARGEST
         elif isinstance(value, numbers.Real):
-            fits = float in kinds and abs(value) < _LARGEST  # false for NaN
+            fits = float in kinds and abs(float(value)) < _LARGEST  # false for NaN
         else:
             fits = type(value) in kinds
         if not fits:

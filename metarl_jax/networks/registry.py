@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from metarl_jax.networks.mlp import mlp_policy
-from metarl_jax.options import ConfigError, Part, is_address, load_address, one_of, same_factory
+from metarl_jax.options import ConfigError, Part, is_address, one_of
 from metarl_jax.types import Policy
+from metarl_jax.user_code import load_address, place, said, same_factory
 
 REGISTERED: dict[str, str | Callable[..., Policy]] = {}  # a user's own: name -> factory, or its address
 MLP = Part(mlp_policy, ("hidden", "activation", "init_std", "min_std", "squash"))
@@ -85,8 +86,8 @@ def call_own(factory: Callable[..., Policy], name: str, env: Any, **options: Any
     """
     try:
         policy = factory(env, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"network = {name} with options {options}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever the user's factory raises
+        raise ConfigError(f"network = {name} with options {options}: {said(error)}{place(error)}") from error
     if not isinstance(policy, Policy):
         raise ConfigError(f"network = {name}: must return a metarl_jax.types.Policy, not {type(policy).__name__}")
     if options.get("critic") and policy.value is None:

@@ -169,7 +169,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         seeds=3,
         cpu="6 hours: 77 minutes for promp, 95 for maml-trpo, 60 for rl2, the others estimated",
         gpu=NOT_MEASURED,
-        cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
+        cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rl2-raw", "rivals"),
         chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
     ),
     "halfcheetah-vel": Reproduction(

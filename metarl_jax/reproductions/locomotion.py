@@ -4,7 +4,7 @@ The gradient-based methods have ProMP's setting (Rothfuss et al. 2019): 40 tasks
 inner step of .1, tanh 64-64, a linear baseline with gamma .99 and lambda 1, Adam 1e-3 for 5 epochs with clip .3, and,
 as in its code, actions divided by 10. The paper trains 1,001 iterations; `ITERATIONS` says how many are trained here.
 RL2 and VariBAD act for as many steps an iteration: 40 tasks x 20 trials of two episodes. Actions are not divided for
-them.
+them; observations and rewards are normalised by running statistics. `rl2-raw` does without, its step size is annealed.
 
 Judged is what must hold on any simulator: adaptation helps, and after one update ProMP's return is above that of one
 policy for all tasks, trained on as many steps and fine-tuned by the same update, which is above that of random
@@ -32,6 +32,8 @@ RUN = {"num_seeds": SEEDS, "checkpoint_every": 5, "eval_tasks": 40, "eval_episod
 BY_GRADIENT = {"meta_batch_size": 40, "episodes_per_task": 20, "inner_lr": 0.1, "eval_updates": 1}
 BY_ADAM = {"outer_lr": 1e-3, "outer_epochs": 5, "outer_clip_eps": 0.3}
 ON_TRIALS = {"num_episodes": 2, "meta_batch_size": 40, "trials_per_task": 20, "gae_lambda": 0.95, "gamma": 0.99}
+RL2 = {"algorithm": "rl2", "size": 128, "lr": 5e-4, "num_epochs": 5, "num_minibatches": 8, **ON_TRIALS}
+NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
 METHODS: dict[str, dict[str, Any]] = {
     "promp": {"algorithm": "promp", "kl_coef": 5e-4, **BY_GRADIENT, **BY_ADAM},
     "maml-trpo": {"algorithm": "maml_trpo", "max_kl": 0.01, **BY_GRADIENT},
@@ -40,11 +42,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "algorithm": "maml", "inner_surrogate": "vpg", "outer_surrogate": "vpg", "baseline": "linear",
         "gae_lambda": 1.0, **BY_GRADIENT, "outer_lr": 1e-3, "outer_epochs": 1,
     },
-    "rl2": {"algorithm": "rl2", "size": 128, "lr": 5e-4, "num_epochs": 5, "num_minibatches": 8, **ON_TRIALS},
-    "varibad": {"algorithm": "varibad", **ON_TRIALS},
+    "rl2": {**RL2, **NORMALIZED, "anneal_lr": False},
+    "varibad": {"algorithm": "varibad", **ON_TRIALS, **NORMALIZED},
+    "rl2-raw": RL2,
 }  # fmt: skip
 RIVALS = "rivals"  # the cell that trains one policy for all tasks, on as many steps as ProMP
-LEARN_BY_ACTING = ("rl2", "varibad")
+LEARN_BY_ACTING = ("rl2", "varibad", "rl2-raw")
 FAMILIES: dict[str, dict[str, Any]] = {
     "halfcheetah-dir": {"env": "HalfCheetahDir-v0", "horizon": 100},
     "halfcheetah-vel": {"env": "HalfCheetahVel-v0", "horizon": 200},
@@ -63,7 +66,7 @@ PEARL_HORIZON = 200
 ITERATIONS = {
     ("halfcheetah-dir", "promp"): 200,
     ("halfcheetah-dir", "maml-trpo"): 200,
-    **{("halfcheetah-dir", method): 100 for method in ("e-maml", "maml-vpg", "rl2", "varibad")},
+    **{("halfcheetah-dir", method): 100 for method in ("e-maml", "maml-vpg", "rl2", "varibad", "rl2-raw")},
     **{(family, method): 200 for family in ("halfcheetah-vel", "walker-rand-params") for method in ("promp", "rl2")},
     **{("ant-dir", method): 60 for method in ("promp", "rl2")},
 }

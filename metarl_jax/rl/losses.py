@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metarl_jax import tree
-from metarl_jax.options import is_address, load_address, suggest
+from metarl_jax.options import is_address, suggest
 from metarl_jax.types import Batch
+from metarl_jax.user_code import load_address
 
 Steps: TypeAlias = Float[Array, "*n"]
 Mask: TypeAlias = Num[Array, "*n"]

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax.gradient import Differentiable
-from metarl_jax.options import Float, load_address, one_of
+from metarl_jax.options import Float, one_of
+from metarl_jax.user_code import load_address
 
 
 def sgd(lr: Any) -> optax.GradientTransformation:

@@ -6,6 +6,7 @@ from metarl_jax import envs
 from metarl_jax.algorithms import registry
 from metarl_jax.algorithms.interface import Job, check_surrogates_read
 from metarl_jax.options import ConfigError
+from metarl_jax.user_code import place, said
 
 __all__ = ["Job", "build"]
 
@@ -22,10 +23,9 @@ def build(config: Any, evaluation: bool = False) -> Job:
         env, tasks = envs.make(config.env, **config.env_options)
     except ConfigError:
         raise
-    except (TypeError, AttributeError, OSError, ValueError) as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # of our own factories, and whatever a user's raises
         options = f" with env_options = {config.env_options}" if config.env_options else ""
-        raise ConfigError(f"env = {config.env!r}{options}: {message}") from None
+        raise ConfigError(f"env = {config.env!r}{options}: {said(error)}{place(error)}") from error
     needs_examples = entry.needs == "examples"
     if needs_examples != (not hasattr(env, "step_env")):
         kind = "a reinforcement-learning environment" if needs_examples else "labelled examples"

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from metarl_jax.envs.packages import MissingPackage
-from metarl_jax.options import ConfigError, is_address, load_address, suggest
+from metarl_jax.options import ConfigError, is_address, suggest
 from metarl_jax.runs import files
+from metarl_jax.user_code import load_address, place, said
 
 Row = dict[str, Any]  # iteration, and metrics: a number, a list over seeds, or None where there was nothing to measure
 Logger = Callable[[Row], None]
@@ -97,9 +98,8 @@ def _tell(name: str, logger: Logger, row: Row) -> None:
     try:
         logger(dict(row))
     except Exception as error:  # whatever the user's function raises
-        said = (str(error).strip() or "no message").splitlines()[0]
         at = f"at iteration {row['iteration']}"
-        raise LoggerFailed(f"log_to = {name}: raised {type(error).__name__} {at} ({said})") from error
+        raise LoggerFailed(f"log_to = {name}: fails {at}: {said(error)}{place(error)}") from error
 
 
 def _import_wandb() -> Any:
@@ -132,8 +132,9 @@ def _wandb(config: Any, run_dir: Path) -> Iterator[Logger]:
             settings=wandb.Settings(silent=True),
         )
     except Exception as error:  # no key, no network, an id that is none
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LoggerFailed(f"log_to = wandb: cannot begin ({said}); WANDB_MODE=offline needs no account") from error
+        raise LoggerFailed(
+            f"log_to = wandb: cannot begin ({said(error)}); WANDB_MODE=offline needs no account"
+        ) from error
     try:
         yield lambda row: run.log(means(row), step=row["iteration"])
     finally:

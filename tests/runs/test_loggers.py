@@ -56,7 +56,10 @@ def test_a_logger_that_raises_ends_the_run_in_one_line_and_it_goes_on_without(wh
         if row["iteration"] == 7:
             raise KeyError("loss")
 
-    with pytest.raises(loggers.LoggerFailed, match=r"^log_to = on_metrics: raised KeyError at iteration 7 \('loss'\)$"):
+    with pytest.raises(
+        loggers.LoggerFailed,
+        match=r"^log_to = on_metrics: fails at iteration 7: KeyError: 'loss' \(test_loggers.py:\d+\)$",
+    ):
         run(tmp_path / "run", on_metrics=fails)
     told = []
     run(tmp_path / "run", resume=True, on_metrics=told.append)
