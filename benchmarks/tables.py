@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curve_tables
+from benchmarks import curve_tables, robot_tables
 from metarl_jax.algorithms.registry import ALGORITHMS
 from metarl_jax.reproductions import REPRODUCTIONS
 
@@ -259,60 +259,22 @@ def accelerator_gradients() -> str:
 
 def robots() -> str:
     """Robots on a CPU, beside their packages."""
-    rows = []
-    for r in _load("benchmarks/results/robots_cpu.json")["rows"]:
-        compiled = f"{r['compile_s']:.1f}" if "compile_s" in r else "-"
-        times = f"{r['times_peer']:.2f}" if "times_peer" in r else "-"
-        cells = [str(r["lanes"]), f"{r['env_steps_per_cpu_s']:,.0f}", f"{r['env_steps_per_s']:,.0f}", times]
-        rows.append([r["work"], *cells, f"{r['cpu_s']:.2f}", compiled])
-    head = ["work", "lanes", "env steps per CPU-s", "env steps a second", "times the package", "CPU-s"]
-    return _markdown([*head, "trace + compile s"], rows)
-
-
-def halfcheetah_dir() -> str:
-    """What was trained on HalfCheetahDir: return before and after adaptation, and the gain."""
-    found = _load("docs/reproductions/halfcheetah-dir.json")
-    methods: dict[str, dict[str, dict[str, Any]]] = {}
-    for claim in found["claims"]:
-        method, _, what = claim["what"].partition(": ")
-        methods.setdefault(method, {})[what] = claim
-
-    def cell(claim: dict[str, Any]) -> str:
-        low, high = claim["interval"]
-        return f"{claim['ours']:.0f} [{low:.0f}, {high:.0f}]"
-
-    columns = ("return before adaptation", "return after adaptation", "gain by adapting")
-    rows = [[name, *(cell(claims[c]) for c in columns)] for name, claims in methods.items() if columns[0] in claims]
-    return _markdown([f"HalfCheetahDir, {found['seeds']} seeds", *columns], rows)
-
-
-def meta_world_ml1() -> str:
-    """What was trained on Meta-World's ML1: success before and after adaptation, and as the package counts it."""
-    found = _load("docs/reproductions/meta-world-ml1.json")
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for claim in found["claims"]:
-        cell, _, what = claim["what"].partition(": ")
-        cells.setdefault(cell, {})[what] = claim
-    rows = []
-    for cell, claims in cells.items():
-        values = []
-        for what in ("success before adaptation", "success after adaptation", "more by adaptation"):
-            low, high = claims[what]["interval"]
-            values.append(f"{claims[what]['ours']:.0%} [{low:.0%}, {high:.0%}]")
-        rows.append([cell, *values, f"{claims['success as the package counts it']['ours']:.0%}"])
-    head = [f"task, method, reward; {found['seeds']} seeds", "before adaptation", "after adaptation", "more"]
-    return _markdown([*head, "as the package counts"], rows)
+    return _markdown(*robot_tables.speed(_load("benchmarks/results/robots_cpu.json")))
 
 
 def accelerator_robots() -> str:
     """Robots on a GPU."""
-    rows = []
-    for r in _load("benchmarks/results/accelerator_nvidia-h200_g.json")["rows"]:
-        physics = f"{r['physics_steps_per_s']:,.0f}" if "physics_steps_per_s" in r else "-"
-        cells = [f"{r['compile_s']:.1f}", f"{r['run_s']:.1f}", f"{r['env_steps_per_s']:,.0f}", physics]
-        rows.append([r["work"], *cells, f"{r['needed_mb']:,.0f}"])
-    head = ["work, NVIDIA H200", "trace + compile s", "s", "env steps a second", "substeps a second", "needed MB"]
-    return _markdown(head, rows)
+    return _markdown(*robot_tables.accelerator(_load("benchmarks/results/accelerator_nvidia-h200_g.json")))
+
+
+def halfcheetah_dir() -> str:
+    """What was trained on HalfCheetahDir."""
+    return _markdown(*robot_tables.returns("HalfCheetahDir", _load("docs/reproductions/halfcheetah-dir.json")))
+
+
+def meta_world_ml1() -> str:
+    """What was trained on Meta-World's ML1."""
+    return _markdown(*robot_tables.successes(_load("docs/reproductions/meta-world-ml1.json")))
 
 
 def unrolling() -> str:

@@ -212,7 +212,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         cells=tuple(
             f"{task}-{method}-{reward}"
             for task in ("button-press", "reach", "push")
-            for method in ("maml-trpo", "rl2")
+            for method in ("maml-trpo", "rl2", "rl2-normalized")
             for reward in ("v2", "v1")
         ),
         chosen=("button-press-maml-trpo-v2", "button-press-rl2-v2"),

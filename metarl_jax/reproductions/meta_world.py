@@ -3,7 +3,8 @@
 MAML-TRPO has the ML1 setting of metaworld-algorithms: 10 tasks x 10 episodes of 500 steps before and after one inner
 step of .1, tanh 512-512, KL .01, a linear baseline with gamma .99 and lambda 1. RL2 has its ML10 setting: a GRU of 256
 units, 10 epochs with clip .2, lambda .95, step size 5e-4, gradients of norm 1 at most, advantages as they are; trials
-of 10 episodes, 20 tasks. Both act for 100,000 steps an iteration.
+of 10 episodes, 20 tasks. `rl2-normalized` is the same but for rewards, which it divides by the running deviation of
+discounted returns. All act for 100,000 steps an iteration.
 
 Scored on the 50 held-out goals: one counted episode a goal, solved if it is solved in any step. Beside it stands what
 the package's own evaluator would have counted on the same policy. That ends an episode at success and starts the goal
@@ -31,16 +32,18 @@ from metarl_jax.runs.build import Job, build
 SEEDS, GOALS, HORIZON = 3, 50, 500
 COUNTED, TOGETHER = 3, 10  # episodes that the package counts, of so many goals that it runs side by side
 RUN = {"num_seeds": SEEDS, "num_iterations": 20, "checkpoint_every": 1, "horizon": HORIZON, "eval_tasks": GOALS}
+RL2 = {
+    "algorithm": "rl2", "size": 256, "num_episodes": 10, "meta_batch_size": 20, "num_minibatches": 5,
+    "lr": 5e-4, "anneal_lr": False, "num_epochs": 10, "clip_eps": 0.2, "gae_lambda": 0.95, "gamma": 0.99,
+    "max_grad_norm": 1.0, "normalize_advantage": False,
+}  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "maml-trpo": {
         "algorithm": "maml_trpo", "hidden": [512, 512], "meta_batch_size": 10, "episodes_per_task": 10,
         "inner_lr": 0.1, "max_kl": 0.01, "eval_updates": 1,
     },
-    "rl2": {
-        "algorithm": "rl2", "size": 256, "num_episodes": 10, "meta_batch_size": 20, "num_minibatches": 5,
-        "lr": 5e-4, "anneal_lr": False, "num_epochs": 10, "clip_eps": 0.2, "gae_lambda": 0.95, "gamma": 0.99,
-        "max_grad_norm": 1.0, "normalize_advantage": False,
-    },
+    "rl2": RL2,
+    "rl2-normalized": {**RL2, "normalize_rewards": True},
 }  # fmt: skip
 TASKS, REWARDS = ("button-press", "reach", "push"), ("v2", "v1")
 CELLS = {
@@ -70,8 +73,8 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
         curve = training_curve(where, job.work_per_iteration, of="success")
         records.write(directory, name, _claims(f"{task}, {method}, {reward}", solved_at), curve, where)
     found = records.read(directory, CELLS)
-    for picture, method, labels in (("", "maml-trpo", UPDATES), ("-trials", "rl2", EPISODES)):
-        curves = records.curves_of(found, [name for name, (_, how, _) in CELLS.items() if how == method])
+    for picture, methods, labels in (("", ("maml-trpo",), UPDATES), ("-trials", ("rl2", "rl2-normalized"), EPISODES)):
+        curves = records.curves_of(found, [name for name, (_, how, _) in CELLS.items() if how in methods])
         if curves:
             success_curves(directory / f"meta-world-ml1{picture}.png", curves, labels)
     return records.claims_of(found)
