@@ -144,7 +144,7 @@ def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any, horizon: int) -> E
     beside = None
     if c.num_inner_steps:  # one policy for all tasks, on as many environment steps
         beside = {
-            **c.model_dump(),
+            **dict(c),  # not model_dump, which warns of traced values
             "algorithm": "maml",
             "num_inner_steps": 0,
             "num_seeds": 1,

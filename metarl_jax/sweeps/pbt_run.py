@@ -26,6 +26,7 @@ from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked
 from metarl_jax.runs.progress import Progress
+from metarl_jax.runs.states import learned_elsewhere, with_params
 from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.runs.train import RunFailed
 from metarl_jax.sweeps import best, pbt
@@ -96,6 +97,9 @@ def _train(made: Sweep, directory: Path, report: Callable) -> tuple[pbt.Record, 
         done = start // made.interval
         report(f"resuming after iteration {start} of {config.num_iterations}")
     states = jax.tree.map(jnp.asarray, kept["states"]) if done else init(values, lanes)
+    given = None if done else learned_elsewhere(job)  # [seed, ...], and the members of a seed stand next to each other
+    if given is not None:
+        states = with_params(job, states, jax.tree.map(lambda x: jnp.repeat(x, members, axis=0), given))
     values = jax.tree.map(jnp.asarray, kept["values"])
     records: pbt.Record = jax.tree.map(np.array, kept["record"])
     if done < total:

@@ -11,6 +11,7 @@ from metarl_jax.runs import files, training_loop, user_parts
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import at_key, validate, with_key
 from metarl_jax.runs.directory import check_free, environment_info
+from metarl_jax.runs.states import learned_elsewhere
 from metarl_jax.sweeps import search_space
 from metarl_jax.sweeps.search_space import Dimension
 
@@ -66,8 +67,6 @@ def make(
     """
     if method not in search_space.METHODS:
         raise ConfigError(f"method = {method!r}: must be one of {', '.join(search_space.METHODS)}")
-    if config.init_from is not None:
-        raise ConfigError(f"init_from = {config.init_from}: sweeps start from random parameters; leave it out")
     if config.log_to:
         raise ConfigError(f"log_to = {', '.join(config.log_to)}: a sweep keeps scores only; leave it out")
     build(config)  # a mistake in what is not varied is said first
@@ -158,7 +157,7 @@ def with_static(sweep: Sweep, static: dict[str, Any]) -> Any:
 def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
     """Make the directory of a new sweep, or see that it holds the same one.
 
-    Raises: ConfigError where it holds another.
+    Raises: ConfigError where it holds another, and where a new one cannot start from the run of `init_from`.
     """
     asked = {
         "config": sweep.config.model_dump(),
@@ -179,6 +178,8 @@ def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
             raise ConfigError(f"{WHAT} {directory}: holds another sweep, see {file}")
         files.check_writable(directory, WHAT)
         return
+    for static in groups(sweep):
+        learned_elsewhere(build(with_static(sweep, dict(static))))
     files.make_directory(directory, WHAT)
     user_parts.remember(directory, sweep.config)
     files.write_whole(file, json.dumps({**asked, "info": environment_info()}, indent=1) + "\n")

@@ -31,6 +31,7 @@ from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked
 from metarl_jax.runs.progress import Progress
+from metarl_jax.runs.states import learned_elsewhere, with_params
 from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.runs.train import RunFailed
 from metarl_jax.sweeps import best, pbt_run
@@ -134,6 +135,7 @@ def _train(
     `begin` is (iteration, lanes -> states) where training goes on from another rung; None: from the start.
     """
     config, values, seeds, length = lanes.config, lanes.values, lanes.seeds, lanes.sweep.call_length
+    job = build(config)
     checkpoints = Checkpoints(place, lanes.of())
     start = 0
     if checkpoints.iterations():
@@ -142,11 +144,14 @@ def _train(
     else:
         curves, bad = lanes.curves, lanes.bad
         if begin is None:
+            given = learned_elsewhere(job)  # [seed, ...], and the seeds of a trial stand next to each other
             states = lanes.init(values, seeds)
+            if given is not None:
+                many = len(lanes.trials)
+                states = with_params(job, states, jax.tree.map(lambda x: jnp.concatenate([x] * many), given))
         else:
             start, states = begin[0], begin[1](lanes)
     if start < end:
-        job = build(config)
         began, args = time.perf_counter(), (states, values, seeds, jnp.asarray(start))
         make = functools.partial(population.make_call, config, length)
         compiled = population.compile_to_fit(make, args, len(seeds), lanes.sweep.lanes_at_a_time)

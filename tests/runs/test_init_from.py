@@ -13,6 +13,7 @@ from metarl_jax.options import ConfigError
 from metarl_jax.runs import states, train
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
+from metarl_jax.sweeps import pbt_run
 from metarl_jax.sweeps import run as sweep
 
 MAML = {
@@ -78,7 +79,7 @@ def test_what_does_not_fit_is_one_line_before_anything_is_made(first, tmp_path, 
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_check_looks_at_it_and_what_makes_many_trainings_refuses_it(first, tmp_path, capsys):
+def test_check_looks_at_it_and_tune_refuses_it(first, tmp_path, capsys):
     config = tmp_path / "c.yaml"
     config.write_text("".join(f"{k}: {v}\n" for k, v in MAML.items()))
     assert main(["check", str(config), f"init_from={first[0]}"]) == 0
@@ -86,5 +87,37 @@ def test_check_looks_at_it_and_what_makes_many_trainings_refuses_it(first, tmp_p
     assert "the policies must be the same" in capsys.readouterr().err
     assert main(["tune", "gymnax:CartPole-v1", f"init_from={first[0]}", "--run-dir", str(tmp_path / "tune")]) == 2
     assert "cannot be set here" in capsys.readouterr().err and not (tmp_path / "tune").exists()
-    with pytest.raises(ConfigError, match="sweeps start from random parameters"):
-        sweep.make(validate({**MAML, "init_from": str(first[0])}), ["inner_lr=[.1,.2]"], method="grid")
+
+
+@pytest.mark.parametrize(("method", "of_lanes"), [("grid", [0, 1, 0, 1]), ("pbt", [0, 0, 1, 1])])
+def test_every_lane_of_a_sweep_starts_from_what_its_seed_has_learned(first, tmp_path, monkeypatch, method, of_lanes):
+    place, ended = first
+    begun = []
+
+    def with_params(job, new, given):
+        found = states.with_params(job, new, given)
+        begun.append(jax.tree.map(np.array, found.params))  # copies: the states are given away
+        return found
+
+    monkeypatch.setattr(sweep if method == "grid" else pbt_run, "with_params", with_params)
+    config = validate({**MAML, "init_from": str(place)})
+    asked = {"num_trials": 2, "interval": 1} if method == "pbt" else {"grid_points": 2}
+    made = sweep.make(config, ["inner_lr=log(.1,.2)"], method=method, **asked)
+    sweep.run(made, tmp_path / "sweep", report=lambda _: None)
+    expected = jax.tree.map(lambda x: np.asarray(x)[of_lanes], ended.params)
+    chex.assert_trees_all_equal(begun[0], expected)
+    assert states.open_run(tmp_path / "sweep" / "best").config.init_from == str(place)
+
+
+def test_a_sweep_from_a_run_that_does_not_fit_makes_nothing_and_a_resumed_one_does_not_need_it(first, tmp_path):
+    place = tmp_path / "copy"
+    shutil.copytree(first[0], place)
+    config = validate({**MAML, "init_from": str(place)})
+    wide = sweep.make(config, ["hidden=[[4],[5]]"], method="grid")
+    with pytest.raises(ConfigError, match="the policies must be the same"):
+        sweep.run(wide, tmp_path / "wide", report=lambda _: None)
+    assert not (tmp_path / "wide").exists()
+    made = sweep.make(config, ["inner_lr=[.1,.2]"], method="grid")
+    rows = sweep.run(made, tmp_path / "sweep", report=lambda _: None)
+    shutil.rmtree(place)
+    assert sweep.run(made, tmp_path / "sweep", resume=True, report=lambda _: None) == rows
