@@ -43,7 +43,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "gae_lambda": 1.0, **BY_GRADIENT, "outer_lr": 1e-3, "outer_epochs": 1,
     },
     "rl2": {**RL2, **NORMALIZED, "anneal_lr": False},
-    "varibad": {"algorithm": "varibad", **ON_TRIALS, **NORMALIZED},
+    "varibad": {
+        "algorithm": "varibad", "hidden": [128, 128], "encoder_size": 128, "lr": 5e-4, "num_epochs": 5,
+        "num_minibatches": 8, "clip_eps": 0.2, "anneal_lr": False, "num_vae_updates": 20, "vae_batch_size": 80,
+        "num_elbo_terms": 20, **ON_TRIALS, **NORMALIZED,
+    },
     "rl2-raw": RL2,
 }  # fmt: skip
 RIVALS = "rivals"  # the cell that trains one policy for all tasks, on as many steps as ProMP

@@ -20,7 +20,9 @@ from metarl_jax.types import Metrics
 LANES_AT_A_TIME = 8  # on a CPU, where more fall out of cache
 MEMORY_SHARE = 0.9  # of an accelerator's memory that a program may need
 # For what runs once: half of the compile time, and the same bits. Level 0 would be quicker still, and rounds otherwise.
-LITTLE_OPTIMISED = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+LITTLE_OPTIMISED: dict[str, Any] = {"xla_backend_optimization_level": 1}
+if jax.__version_info__ < (0, 11):  # later ones always use these emitters
+    LITTLE_OPTIMISED["xla_cpu_use_fusion_emitters"] = False
 Values = dict[str, jax.Array]
 Keep = Callable[[Job, Metrics], tuple]
 

@@ -10,7 +10,9 @@ from metarl_jax.algorithms.supervised_maml import few_shot
 from metarl_jax.meta import evaluation
 
 # These compute much: they are compiled as users' programs are, not as quickly as can be (tests/conftest.py).
-OPTIMISED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+OPTIMISED = {"xla_backend_optimization_level": 3}
+if jax.__version_info__ < (0, 11):
+    OPTIMISED["xla_cpu_use_fusion_emitters"] = True
 
 
 def compiled(f):
