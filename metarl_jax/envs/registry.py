@@ -119,9 +119,13 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
     if positional or name in _OURS_NAMES:
         _check_kinds(factory, overrides)
         return factory(*positional, **overrides)
-    from metarl_jax.envs.protocol import check_environment  # imports jax
+    import jax
 
-    return check_environment(name, factory(**overrides))
+    from metarl_jax.envs.protocol import check_environment
+
+    with jax.ensure_compile_time_eval():  # it may be called while a program is traced, and makes its constants now
+        made = factory(**overrides)
+    return check_environment(name, made)
 
 
 def options_of(name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import metarl_jax as mrl
 from metarl_jax.envs import make, register, registered, registry
 
 OWN = [
@@ -153,3 +154,21 @@ def test_a_number_is_finite_in_float32(value):
 def test_numbers_of_numpy_are_numbers():
     made = registry.make("PointNavigation-v0", goal_limit=np.float32(0.5), horizon=np.int64(7))
     assert made[1].horizon == 7
+
+
+def test_a_factory_of_ones_own_makes_constants_of_jax_while_a_program_is_traced():
+    env, tasks = registry.make("PointNavigation-v0", horizon=4)
+
+    def factory(scale=1.0):
+        goals = scale * jnp.linspace(-0.4, 0.4, 10).reshape(5, 2)
+        return env, mrl.TaskDistribution.from_members(jax.vmap(env.params)(goals), 4)
+
+    mrl.register("OwnGoals-v0", factory)
+
+    @jax.jit
+    def program(key):
+        _, own = registry.make("OwnGoals-v0", scale=2.0)
+        train, _ = own.split(0)
+        return train.sample(key).goal
+
+    assert float(jnp.abs(program(jax.random.key(0))).max()) <= 0.8 + 1e-6
