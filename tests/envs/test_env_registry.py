@@ -160,7 +160,7 @@ def test_a_factory_of_ones_own_makes_constants_of_jax_while_a_program_is_traced(
     env, tasks = registry.make("PointNavigation-v0", horizon=4)
 
     def factory(scale=1.0):
-        goals = scale * jnp.linspace(-0.4, 0.4, 10).reshape(5, 2)
+        goals = scale * jnp.linspace(-0.4, 0.4, 20).reshape(10, 2)
         return env, mrl.TaskDistribution.from_members(jax.vmap(env.params)(goals), 4)
 
     mrl.register("OwnGoals-v0", factory)
