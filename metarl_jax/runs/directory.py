@@ -101,6 +101,12 @@ def first_difference(there: Any, now: Any) -> str:
     return "" if key is None else f"{key}: {theirs[key]} there, {ours[key]} now"
 
 
+def _program() -> str:
+    """The name that started this process, as a person would type it."""
+    name = Path(sys.argv[0]).name
+    return "metarl" if name == "__main__.py" and "metarl_jax" in Path(sys.argv[0]).parts else name
+
+
 def environment_info() -> dict[str, Any]:
     """Versions, device and command: what a figure needs beside it."""
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax", "distrax", "chex", "numpy")
@@ -112,7 +118,7 @@ def environment_info() -> dict[str, Any]:
             versions[name] = "not installed"
     device = jax.devices()[0]
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "backend": jax.default_backend(),
         "device": device.device_kind,
         "num_devices": devices.count(),

@@ -222,3 +222,11 @@ def test_show_says_what_an_environment_takes(capsys, tmp_path, monkeypatch):
     assert main(["show", "no_module_here:env"]) == 2
     assert "no_module_here cannot be imported" in capsys.readouterr().err
     assert main(["show", "gymnax:Cartpol-v1"]) == 2 and "gymnax:Cartpol-v1: " in capsys.readouterr().err
+
+
+def test_the_command_of_a_run_is_what_a_person_would_type(monkeypatch):
+    from metarl_jax.runs.directory import environment_info
+
+    for program in ("bin/metarl", "lib/metarl_jax/cli/__main__.py"):
+        monkeypatch.setattr(sys, "argv", [program, "train", "ppo_cartpole"])
+        assert environment_info()["command"] == "metarl train ppo_cartpole"
