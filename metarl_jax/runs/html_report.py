@@ -287,13 +287,13 @@ def _curve(found: dict[str, Any]) -> list[str]:
         width = 3 if i == 0 else 1.5
         charts.add_line(made, where, centre, low, high, name, charts.colour(i), dash=dash, width=width)
         rows += [[name, x, *values] for x, values in zip(where.tolist(), table.tolist(), strict=True)]
-    if not by_episode:
-        made.update_xaxes(dtick=max(1, stages // 10))
+    made.update_xaxes(dtick=max(1, stages // 10))  # whole numbers: there is nothing between two stages
     note = f"Means over tasks and seeds; bands: {found['interval']}."
     note += " Dashed: baselines." if found["baselines"] else ""
     note += charts.on_log_axis(made) if "error" in score else ""
     columns = ["of", title, "mean", "low", "high"]
-    return [page.figure("Adaptation to held-out tasks", made, columns, rows, note)]
+    name = "Adaptation to held-out tasks" if found["tasks_held_out"] else "Adaptation"
+    return [page.figure(name, made, columns, rows, note)]
 
 
 def _by_task(place: Path, found: dict[str, Any]) -> list[str]:

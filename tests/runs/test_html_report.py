@@ -214,6 +214,16 @@ def test_nothing_is_fetched_and_names_are_text(run, page):
     assert [base64.b64decode(a.partition(",")[2]) for a in inlined] == [(run / "adaptation.gif").read_bytes()]
 
 
+def test_stages_are_whole_numbers_and_tasks_are_called_held_out_where_they_are(run, tmp_path):
+    place = tmp_path / "run"
+    shutil.copytree(run, place)
+    table = json.loads((run / "evaluation.json").read_text())
+    (place / "evaluation.json").write_text(json.dumps({**table, "tasks_held_out": False, "stage": "episode"}))
+    figures = Page(run_page(place)).figures
+    assert figures["Adaptation"]["layout"]["xaxis"]["dtick"] == 1 and "Adaptation to held-out tasks" not in figures
+    assert lines_of(figures["Adaptation"])["maml"]["x"] == [1, 2, 3]
+
+
 def test_one_seed_has_no_band_and_its_ends_stay(tmp_path):
     values = np.random.default_rng(0).normal(size=120)
     names = ("first_episode_return", "second_episode_return", "last_episode_return", "loss")
