@@ -5,9 +5,9 @@ numbers. Bayes-optimal, posterior-sampling and random returns are exact (`refere
 have to agree with them. Posterior sampling finds the goal late: an agent that is good in episode 2 explores as a
 Bayes-optimal one does. Training is that of configs/varibad_grid_navi.yaml and configs/rl2_grid_navi.yaml, 3 seeds.
 
-The picture is one trial of VariBAD: what its decoder promises of every cell, above the exact posterior, each map on a
-scale of its own. Where the two agree is in which cells are ruled out. The decoder's numbers are higher: it has learned
-the reward of cells that were *visited*, and a cell is visited most where it is the goal.
+The picture is one trial of VariBAD: what its decoder promises of every cell, above the exact posterior, all maps on one
+scale. Where the two agree is in which cells are ruled out. The decoder's numbers are higher: it has learned the
+reward of cells that were *visited*, and a cell is visited most where it is the goal.
 """
 
 from collections.abc import Callable

@@ -242,7 +242,7 @@ def _draw_tasks(positions: np.ndarray, goals: np.ndarray, until: int | None = No
                 label = "before adaptation" if u == 0 else f"after {u} update{'s' if u > 1 else ''}"
                 axes.set_title(label, fontsize=10, color=style.INK)
             if u == 0:
-                axes.set_ylabel(f"held-out task {i + 1}\ny", fontsize=8, color=style.INK)
+                axes.set_ylabel(f"task {i + 1}\ny", fontsize=8, color=style.INK)
             if i == num_tasks - 1:
                 axes.set_xlabel("x", fontsize=8, color=style.INK)
     style.key(
