@@ -1,4 +1,4 @@
-"""How the outer gradient goes through one inner gradient: `reverse`, `mixed` or `first_order`.
+"""How the outer gradient passes through a single inner gradient: `reverse`, `mixed` or `first_order`.
 
 An inner step uses g(theta) = grad L(theta). An outer reverse pass needs, for a cotangent v, the product
 v^T dg/dtheta, which is H v because the Hessian is symmetric. The modes give that product differently:

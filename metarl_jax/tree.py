@@ -1,4 +1,4 @@
-"""Pytree helpers that jax and optax lack: norms safe at zero, masks, chunked maps, minibatches, finiteness."""
+"""Helpers on pytrees that jax and optax lack: norms safe at zero, masks, chunked maps, minibatches, finiteness."""
 
 import contextvars
 import math

@@ -2,7 +2,7 @@
 
     .. module-entries:: losses      all public names of `metarl_jax.losses`
     .. name-entries:: make ppo      functions of `metarl_jax` itself
-    .. public-names::               a table of the names of `metarl_jax`
+    .. public-names:: functions     a table of the functions and classes of `metarl_jax`; or of its `modules`
 
 A public name without a docstring fails the build, and so does one that no page documents.
 """
@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from docstrings import escaped, first_sentence, to_rst
+from docstrings import attributes, escaped, first_sentence, to_rst
 from docutils import nodes
 from option_tables import code, table
 from pydantic.fields import FieldInfo
@@ -105,20 +105,23 @@ class Names(SphinxDirective):
 
 
 class PublicNames(SphinxDirective):
-    """`public-names`: a table of the names of the package, each with its first sentence."""
+    """`public-names`: a table of the names of the package that are modules or are not, each with its first sentence."""
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """One table; its first column links to the entries."""
         rows = []
         for name in metarl_jax.__all__:
             value = getattr(metarl_jax, name)
-            if name.startswith("__"):
+            if name.startswith("__") or inspect.ismodule(value) != (self.arguments[0] == "modules"):
                 continue
             kind = "mod" if inspect.ismodule(value) else "obj"
             link = addnodes.pending_xref(
                 "", code(name), refdomain="py", reftype=kind, reftarget=f"{PACKAGE}.{name}", refexplicit=True
             )
-            rows.append((link, first_sentence(inspect.getdoc(value) or "")))
+            again = ALIASES.get(name)
+            rows.append((link, f"`{again}` by another name." if again else first_sentence(inspect.getdoc(value) or "")))
         return [table(("name", "what it is"), rows)]
 
 
@@ -256,11 +259,13 @@ def _default(value: Any) -> str:
 
 def docstring(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """A docstring as reStructuredText, with a table of options or of fields."""
-    made = to_rst("\n".join(lines))
+    text = "\n".join(lines)
+    made, about = to_rst(text), attributes(text)
     if inspect.isclass(value):
-        made += _list_table(("field", "type", "what it is"), _fields(value))
+        made += _list_table(("field", "type", "what it is"), _fields(value, about))
     elif inspect.isroutine(value) and (found := options_of(value)):
         made += _list_table(("option", "allowed", "default", "meaning"), [_option(o) for o in found.values()])
+    made += _list_table(("attribute", "what it is"), [(_names(n), escaped(a)) for n, a in about.items()])
     lines[:] = made
 
 
@@ -271,8 +276,16 @@ def _option(option: Any) -> tuple[str, str, str, str]:
     return f"``{option.name}``", escaped(limits), default, escaped(about)
 
 
-def _fields(value: Any) -> list[tuple[str, str, str]]:
-    """(name, type, the comment beside it) of the fields of a class of data or of functions."""
+def _names(names: str) -> str:
+    return ", ".join(f"``{name}``" for name in names.split(", "))
+
+
+def _fields(value: Any, about: dict[str, str]) -> list[tuple[str, str, str]]:
+    """(name, type, what it is) of the fields of a class of data or of functions.
+
+    What a field is stands in the comment beside it, or under `Attributes` in the docstring, and is then taken out of
+    `about`.
+    """
     if not (hasattr(value, "_fields") or hasattr(value, "__dataclass_fields__")):
         return []
     source = textwrap.dedent(inspect.getsource(value))
@@ -280,10 +293,9 @@ def _fields(value: Any) -> list[tuple[str, str, str]]:
     made = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
     for node in made.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not node.target.id.startswith("_"):
-            comment = lines[node.end_lineno - 1].partition("  # ")[2]
-            rows.append(
-                (f"``{node.target.id}``", f"``{ast.unparse(node.annotation)}``".replace("'", '"'), escaped(comment))
-            )
+            said = about.pop(node.target.id, "") or lines[node.end_lineno - 1].partition("  # ")[2]
+            kind = f"``{ast.unparse(node.annotation)}``".replace("'", '"')
+            rows.append((f"``{node.target.id}``", kind, escaped(said)))
     return rows
 
 

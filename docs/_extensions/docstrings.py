@@ -7,14 +7,16 @@ that may stand on one line, `Args: mask: 1 for real steps.` Only `.. math::` blo
 import re
 from collections.abc import Iterator
 
-SECTION = re.compile(r"(Args|Raises|Returns|Not differentiated|Step metrics|Options)( \(.*?\))?: ?(.*)")
+SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Not differentiated|Step metrics|Options)( \(.*?\))?: ?(.*)")
+HAVE_TABLES = ("Attributes", "Options")
 ENTRY = re.compile(r"(\*{0,2}[a-z_]\w*(?:, \*{0,2}[a-z_]\w*)*): +(.*)")
 
 
 def to_rst(text: str) -> list[str]:
     """The lines of a docstring as reStructuredText.
 
-    `Args` become parameters, other sections fields of the same list; `Options` are left out, for they have a table.
+    `Args` become parameters, other sections fields of the same list; `Options` and `Attributes` are left out, for they
+    have tables.
     """
     body: list[str] = []
     fields: list[str] = []
@@ -25,10 +27,21 @@ def to_rst(text: str) -> list[str]:
             body += [*_block(block), ""]
         elif match[1] == "Args":
             fields += _arguments(match[3], block[1:])
-        elif match[1] != "Options":
+        elif match[1] not in HAVE_TABLES:
             content = " ".join(line.strip() for line in [match[3], *block[1:]]).strip()
             fields += [f":{match[1]}{match[2] or ''}: {escaped(content)}"]
     return [*body, *fields, ""]
+
+
+def attributes(text: str) -> dict[str, str]:
+    """{name, or names with commas between: what the `Attributes` of a docstring say of it}."""
+    found = {}
+    for block in _blocks(text):
+        match = SECTION.match(block[0])
+        if match is not None and match[1] == "Attributes":
+            pairs = (entry.partition(": ") for entry in _entries(match[3], block[1:]))
+            found |= {name: about.strip() for name, _, about in pairs}
+    return found
 
 
 def first_sentence(text: str) -> str:
@@ -92,6 +105,18 @@ def _block(lines: list[str]) -> list[str]:
 
 def _arguments(first: str, lines: list[str]) -> list[str]:
     """The entries of `Args` as `:param name: text`; what is no entry, as a sentence on all of them, is a field."""
+    made = []
+    for entry in _entries(first, lines):
+        match = ENTRY.match(entry)
+        if match is None:
+            made.append(f":Arguments: {escaped(entry)}")
+        else:
+            made += [f":param {name.replace('*', chr(92) + '*')}: {escaped(match[2])}" for name in match[1].split(", ")]
+    return made
+
+
+def _entries(first: str, lines: list[str]) -> list[str]:
+    """The entries of a section, each as one line; what goes on is indented more deeply."""
     lines = [line for line in lines if line.strip()]
     if first:
         indent, entries = 0, [first]
@@ -102,11 +127,4 @@ def _arguments(first: str, lines: list[str]) -> list[str]:
             entries[-1] += " " + line.strip()
         else:
             entries.append(line.strip())
-    made = []
-    for entry in entries:
-        match = ENTRY.match(entry)
-        if match is None:
-            made.append(f":Arguments: {escaped(entry)}")
-        else:
-            made += [f":param {name.replace('*', chr(92) + '*')}: {escaped(match[2])}" for name in match[1].split(", ")]
-    return made
+    return entries

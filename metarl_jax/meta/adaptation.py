@@ -1,4 +1,4 @@
-"""Adaptation: the one scan that every second-order gradient passes through.
+"""Adaptation: acting and learning in one task, and the replay that every second-order gradient passes through.
 
 `collect` lets an agent act, learn, act, learn ... and stores what it saw (a `Trial`). `replay` repeats the
 same inner updates on the stored data: a deterministic, differentiable function of what is meta-learned.

@@ -1,4 +1,4 @@
-"""Adaptation curves on held-out tasks, what to compare them with, and intervals.
+"""Evaluation on held-out tasks: adaptation curves, baselines to compare them with, and intervals.
 
 Scores are kept whole, `scores[seed, task, update, episode]`, and reduced only when they are shown.
 """

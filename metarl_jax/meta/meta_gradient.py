@@ -1,4 +1,4 @@
-"""How the meta-gradient gets through adaptation: one option, `differentiation`, for every algorithm.
+"""How the meta-gradient passes through adaptation: one option, `differentiation`, for every algorithm.
 
 * `reverse`: exact, reverse over reverse; memory grows by all activations of every inner step.
 * `mixed`: exact, forward over reverse for each inner step, recomputed; memory grows by the parameters alone

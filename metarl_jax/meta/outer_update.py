@@ -1,4 +1,4 @@
-"""Outer optimisers: what is done with the stored trials of one iteration. The environment is never asked again."""
+"""Outer optimisers: how the stored trials of one iteration move what is meta-learned, without new data."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple

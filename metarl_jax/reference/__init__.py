@@ -1,4 +1,4 @@
-"""Learners that are not learned, and the best that any learner can do: what a meta-learned agent is measured against.
+"""What a meta-learned agent is measured against: hand-designed strategies, and the best that any learner can do.
 
 Bandits are exported here; tabular MDPs are in `reference.tabular`, GridNavi in `reference.grid_navi`.
 """

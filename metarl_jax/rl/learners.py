@@ -1,4 +1,4 @@
-"""Inner learners: how experience changes an agent. Each is `ppo` with other options, but for regression.
+"""Inner learners: how experience changes an agent within a task. All but `regression` are `ppo` with other options.
 
 `ppo` with one epoch and one minibatch is a plain policy-gradient step, so `policy_gradient` is that.
 """

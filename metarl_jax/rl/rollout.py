@@ -1,4 +1,4 @@
-"""Policy x environment x task -> Rollout: one scan over time, never differentiated."""
+"""Rollouts: a policy acts in an environment with a given task, as one scan over time. Never differentiated."""
 
 import dataclasses
 from collections.abc import Callable

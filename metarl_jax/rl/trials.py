@@ -1,4 +1,4 @@
-"""Trials of a policy with a memory: acted, scored, and PPO between them, whose step size and entropy bonus may fall."""
+"""Trials of a policy with a memory: acting in them, scoring them, and PPO on whole trials."""
 
 import dataclasses
 from collections.abc import Callable

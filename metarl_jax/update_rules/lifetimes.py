@@ -1,4 +1,4 @@
-"""An agent's life: updates made while it acts, and the same updates made again under another rule.
+"""An agent's life under a learned rule: updates made while it acts, and the same updates replayed under another rule.
 
 A *rule* is what an agent learns by, as numbers eta: hyperparameters, a reward, a network that is the update. `live`
 acts, learns, acts, learns ... and stores what it saw, a `Segment` of K updates; `replay` makes those updates again on

@@ -175,6 +175,37 @@ def test_docstrings_become_restructuredtext():
     ]
 
 
+def test_attributes_are_a_table_with_a_row_each():
+    text = """A thing.
+
+    Attributes:
+      size: numbers of a `state`,
+        and no more.
+      low, high: limits.
+
+    It goes on.
+    """
+    text = inspect.cleandoc(text)
+    assert docstrings.attributes(text) == {"size": "numbers of a `state`, and no more.", "low, high": "limits."}
+    assert docstrings.to_rst(text) == ["A thing.", "", "It goes on.", "", ""]
+
+
+def test_the_fields_of_tasks_are_in_a_table_with_what_each_is(site):
+    page = (site / "api" / "environments.html").read_text()
+    assert "Attributes" not in page
+    row = next(row for row in re.findall(r"<tr.*?</tr>", page, flags=re.S) if ">horizon<" in row)
+    assert "natural episode length" in row
+
+
+def test_modules_say_what_they_are_before_their_names(site):
+    for path in (DOCS / "api").glob("*.rst"):
+        lines = [line for line in path.read_text().splitlines() if line.startswith(".. ")]
+        assert not any("module-entries" in line for line in lines[1:]), path.name
+    index = (site / "api" / "index.html").read_text()
+    said = re.findall(r"<td><p>(.*?)</p></td>", index, flags=re.S)
+    assert len(said) == len(set(said)) > 60
+
+
 def test_a_misspelt_equation_is_refused():
     assert "<mfrac>" in mathml.to_mathml(r"\frac{a}{b}", "block")
     with pytest.raises(ValueError, match="alhpa"):

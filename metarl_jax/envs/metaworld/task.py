@@ -60,18 +60,22 @@ class Task(NamedTuple):
     """A task as the package defines it.
 
     Attributes:
-      xml: file in the package's folder of Sawyer models. policy: the scripted expert's name in `metaworld.policies`.
+      xml: file in the package's folder of Sawyer models.
+      policy: the scripted expert's name in `metaworld.policies`.
       low, high: the range of the random vector [3 or 6] that makes a task.
       min_distance: vectors whose first two numbers are nearer than this to the next such pair (`near`: to this point)
         are drawn again.
       place: (vector, settled) -> body_pos, object_pos, goal, handle of the task; what is missing is object_pos.
-      hand: where the hand starts. single: the package keeps that in float32.
+      hand: where the hand starts.
+      single: the package keeps that in float32.
       hand_low: the lowest corner that the hand can be told to go to.
       fixture: name of the body that the task moves, None: none.
-      free: the object moves freely and is put at `object_pos`. joint: otherwise, where its joint is put at the reset,
-        None: nowhere. at_rest: that also stops the joint.
+      free: the object moves freely and is put at `object_pos`.
+      joint: otherwise, where its joint is put at the reset, None: nowhere.
+      at_rest: that also stops the joint.
       refresh: the package recomputes positions after that.
-      observed: (field, name) of the object's position, `offset` [3] from there. head: the same of `Seen.head`.
+      observed: (field, name) of the object's position, `offset` [3] from there.
+      head: the same of `Seen.head`.
       turn: (body, geom or None, how) of the observed quaternion. "wxyz": the body's; "xyzw": scipy's of the geom's
         (the largest component is positive), None: four zeros.
       v2, v1: the rewards.

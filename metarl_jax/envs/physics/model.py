@@ -80,7 +80,9 @@ class Model:
     """A MuJoCo model, and how the rows that steps read and write are laid out.
 
     Attributes:
-      mujoco: the `MjModel`. frame_skip: substeps of one step. dt: seconds of one step.
+      mujoco: the `MjModel`.
+      frame_skip: substeps of one step.
+      dt: seconds of one step.
       state_size, ctrl_size, patch_size, seen_size: numbers of a state, of controls, of a patch, of what is watched.
       control_range: [ctrl_size, 2] lower and upper limit; infinite where an actuator has none.
     """
