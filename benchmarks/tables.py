@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curve_tables, robot_tables
+from benchmarks import choosing, curve_tables, robot_tables
 from metarl_jax.algorithms.registry import ALGORITHMS
 from metarl_jax.reproductions import REPRODUCTIONS
 
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/architecture.md", "docs/tour.md", "docs/command-line.md", "docs/benchmarks.md",
     "docs/algorithms/index.md", "docs/reproductions.md", "docs/robots.md", "docs/start/first-run.md",
+    "docs/start/choosing.md",
     *(f"docs/algorithms/{name}.md" for name in ALGORITHMS),
 )  # fmt: skip
 KEPT_BY_CELL = ("halfcheetah-dir", "meta-world-ml1", "meta-world-ml10")  # filled cell by cell, over weeks
@@ -30,8 +31,9 @@ def _load(path: str) -> dict[str, Any]:
     return json.loads((ROOT / path).read_text())
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(head) - 1)
+def _markdown(head: list[str], rows: list[list[str]], words: int = 1) -> str:
+    """A table whose first columns, `words` of them, are words; the others are numbers, which stand to the right."""
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
 
@@ -145,12 +147,13 @@ def comparison() -> str:
         for name, summaries in baselines.items():
             scores = [_with_interval(a) for a in summaries]
             rows.append([tasks, name, *scores, *["-"] * (4 - len(scores)), "-"])
-    head = ["task", "configuration", *[f"after {k}" for k in range(4)], "env steps a seed, millions"]
-    return _markdown(head, rows)
+    head = ["task", "configuration", "before", *[f"after {k}" for k in range(1, 4)], "env steps a seed, millions"]
+    return _markdown(head, rows, words=2)
 
 
 def _with_interval(r: dict[str, Any]) -> str:
-    return f"{r['mean']:.1f} [{r['mean_interval'][0]:.1f}, {r['mean_interval'][1]:.1f}]"
+    low, high = r["mean_interval"]
+    return f"{r['mean']:.1f} [{low:.1f},&nbsp;{high:.1f}]"  # lines may break before an interval, not inside one
 
 
 def reproductions() -> str:
@@ -300,7 +303,13 @@ def test_costs() -> str:
 
 def algorithm_costs() -> str:
     """What the short training of every algorithm cost."""
-    return _markdown(*curve_tables.costs(_load(CURVES)["rows"]))
+    return _markdown(*curve_tables.costs(_load(CURVES)["rows"]), words=3)
+
+
+def choosing_problems() -> str:
+    """Which algorithm for which problem."""
+    head, rows = choosing.problems()
+    return _markdown(head, rows, words=len(head))
 
 
 def curve(name: str) -> str:
@@ -331,6 +340,8 @@ TABLES = {
     "reproduction_status": reproduction_status,
     "reproduction_table": reproduction_table,
     "algorithm_costs": algorithm_costs,
+    "choosing_problems": choosing_problems,
+    "choosing_doubts": choosing.doubts,
     **{f"curve_{name}": functools.partial(curve, name) for name in ALGORITHMS},
 }
 
