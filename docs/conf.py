@@ -4,6 +4,9 @@ import re
 import sys
 from pathlib import Path
 
+from pygments.lexers.shell import BashLexer
+from sphinx.application import Sphinx
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE / "_extensions"), str(ROOT)]
@@ -33,3 +36,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+
+
+def setup(app: Sphinx) -> None:
+    """Blocks of commands have no prompts, so they are coloured as the shell's, comments and strings too."""
+    app.add_lexer("console", BashLexer)

@@ -177,6 +177,8 @@ def signature(app: Sphinx, kind: str, name: str, value: Any, *_: Any) -> tuple[s
     """A signature as it is written, with shapes; options that a decorator brought in are parameters like the others."""
     if inspect.isclass(value) and (hasattr(value, "_fields") or hasattr(value, "__dataclass_fields__")):
         return "", ""  # its fields are listed
+    if getattr(value, "_is_protocol", False):
+        return "", ""  # nobody makes one
     function = value.__init__ if inspect.isclass(value) else value
     try:
         found = inspect.signature(value)

@@ -30,25 +30,28 @@ Float = float | jax.Array
 class Rule(NamedTuple):
     """What agents learn by, as numbers eta.
 
-    `policy` is that of its agents; `learner(eta)` how they learn, differentiable in eta in `prepare` and `update`;
-    `penalty(params, batch)` -> [] is added to the meta-loss for every update, where there is one.
+    Attributes:
+      init: key -> eta.
+      learner: eta -> how agents learn, differentiable in eta in `prepare` and `update`.
+      policy: that of its agents.
+      penalty: (params, batch) -> [], added to the meta-loss for every update; None: nothing is.
     """
 
-    init: Callable[[jax.Array], Params]  # key -> eta
+    init: Callable[[jax.Array], Params]
     learner: Callable[[Params], Learner]
     policy: Policy
     penalty: Callable[[Params, Any], jax.Array] | None = None
 
 
 class OuterCritic(NamedTuple):
-    """A value function of the outer discount, on the agent's parameters; `learns` names those that are its own.
+    """A value function of the outer discount, on the agent's parameters.
 
-    They take the updates' epochs and minibatches, with Adam at `lr`. Nothing named: it is exact, or learned elsewhere.
+    It is learned in the epochs and minibatches of the updates, unless it is exact or learned elsewhere.
     """
 
     value: Callable[[Params, jax.Array], jax.Array]  # params, observation [..., obs] -> [...]
-    learns: tuple[str, ...] = ()
-    lr: Float = 1e-3
+    learns: tuple[str, ...] = ()  # names of the parameters that are its own; none: it is exact, or learned elsewhere
+    lr: Float = 1e-3  # Adam's step size
 
     def of(self, policy: Policy) -> Policy:
         """`policy` with this critic in the place of its own."""
@@ -86,9 +89,9 @@ def with_outer_critic(policy: Policy, network: Policy, lr: Float = 1e-3) -> tupl
 class Agent:
     """An agent in the midst of its life."""
 
-    learner: LearnerState
+    learner: LearnerState  # its parameters and optimiser
     critic_state: Any  # of the outer critic's optimiser
-    envs: EnvCarry
+    envs: EnvCarry  # where its environments stand
     recent: jax.Array | None = None  # [R] mean rewards of the last R rollouts, 0 for those that have not been
 
 
