@@ -170,10 +170,10 @@ def doubts() -> str:
     ]
     cosine = _number(min(cosines), 2)
     order = (
-        f"It made no difference on dense point navigation ({SIDE_BY_SIDE}). With 10 shots FOMAML's error on sinusoids"
-        f" is {ratio} times MAML's ({_results('sinusoid')}). The exact first-order meta-gradient has a cosine of at least "
-        f"{cosine} with the true one, in the median of small random MDPs ({_results('promp-gradient-quality')}). Start "
-        "with first order, then check."
+        f"On dense point navigation it made no difference ({SIDE_BY_SIDE}). On sinusoids with 10 shots the error of "
+        f"FOMAML is {ratio} times that of MAML ({_results('sinusoid')}). Computed exactly, the first-order meta-gradient "
+        f"has a cosine of at least {cosine} with the true one, in the median of small random MDPs "
+        f"({_results('promp-gradient-quality')}). Start with first order, then check."
     )
     last = (
         f"[imaml](../algorithms/imaml.md), which took {_time('imaml_point'):.0f} times the time of MAML and learned "
