@@ -168,12 +168,12 @@ def doubts() -> str:
         _claim("promp-gradient-quality", f"cosine of the first-order and exact meta-gradients, H = {h}")["ours"]
         for h in (4, 6, 8)
     ]
-    cosine = _number(min(cosines), 2)
+    cosine, gradients = _number(min(cosines), 2), _results("promp-gradient-quality")
     order = (
-        f"On dense point navigation it made no difference ({SIDE_BY_SIDE}). On sinusoids with 10 shots the error of "
-        f"FOMAML is {ratio} times that of MAML ({_results('sinusoid')}). Computed exactly, the first-order meta-gradient "
-        f"has a cosine of at least {cosine} with the true one, in the median of small random MDPs "
-        f"({_results('promp-gradient-quality')}). Start with first order, then check."
+        f"On dense point navigation it made no difference ({SIDE_BY_SIDE}). On sinusoids with 10 shots FOMAML's error "
+        f"is {ratio} times MAML's ({_results('sinusoid')}). Computed exactly, the first-order meta-gradient has a "
+        f"cosine of at least {cosine} with the true one, in the median of small random MDPs ({gradients}). Start with "
+        "first order, then check."
     )
     last = (
         f"[imaml](../algorithms/imaml.md), which took {_time('imaml_point'):.0f} times the time of MAML and learned "

@@ -40,7 +40,7 @@ def scores(result: dict[str, Any]) -> Table:
 def _said(values: np.ndarray) -> str:
     mean, low, high = (float(x) for x in mean_and_interval(values))
     digits = 1 if abs(mean) >= 10 else 3
-    return "-" if np.isnan(mean) else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return "-" if np.isnan(mean) else f"{mean:.{digits}f} [{low:.{digits}f},&nbsp;{high:.{digits}f}]"
 
 
 def cost(result: dict[str, Any]) -> str:

@@ -332,6 +332,8 @@ def link_signatures(app: Sphinx, doctree: nodes.document) -> None:
         text.children[:] = [nodes.Text(text.astext().replace("'", '"'))]
     for text in list(doctree.findall(lambda node: isinstance(node, nodes.Text) and "jaxlib._jax." in node)):
         text.parent.replace(text, nodes.Text(text.astext().replace("jaxlib._jax.", "")))  # types of properties
+    for text in list(doctree.findall(lambda node: isinstance(node, nodes.Text) and node == " -- ")):
+        text.parent.replace(text, nodes.Text(": "))  # between a parameter and what it is
     for signature in doctree.findall(addnodes.desc_signature):
         for node in list(signature.findall(addnodes.pending_xref)):
             places = _classes().get(node["reftarget"].rpartition(".")[2], {})

@@ -149,7 +149,7 @@ def meta_gradient_rl(
     differentiation: str = "mixed",
     **options: Any,
 ) -> MetaGradientRL:
-    r"""Tune `tuned` (of `TUNABLE` names) online, by gradients through K = `num_inner_steps` updates of one agent.
+    r"""One agent that tunes its own hyperparameters online, by gradients through K = `num_inner_steps` of its updates.
 
     .. math:: g = \nabla_x L_{\text{outer}}(U_K(\cdots U_1(\theta; \tau_1, h(x)) \cdots; \tau_K, h(x)))
 

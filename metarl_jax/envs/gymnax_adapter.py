@@ -34,7 +34,7 @@ def from_gymnax(
     derive: Callable[[EnvParams], EnvParams] | None = None,
     horizon: int | None = None,
 ) -> tuple[Any, TaskDistribution]:
-    """`(env, tasks)`: independent uniform draws of the named `EnvParams` fields, the rest at their defaults.
+    """Build `(env, tasks)` of gymnax: the named `EnvParams` fields vary, uniform and independent; the rest do not.
 
     Some gymnax environments redraw their task in `reset` (PointRobot, MetaMaze, the bandits): it lives in the
     state, not in the parameters, and changes at every episode whatever the ranges say. Prefer ours there.

@@ -30,7 +30,7 @@ from metarl_jax.types import LearnerState, Params, Policy, Rollout, Task
 
 
 def load_run(directory: str | Path, iteration: int | None = None) -> "TrainedRun":
-    """A finished or unfinished run, or the best member of a sweep.
+    """Open a run, finished or not, or the best member of a sweep.
 
     Args: iteration: of which checkpoint; None: the newest.
     Raises: ConfigError, one line, for a directory that is no run, a checkpoint that is not there or is damaged.
