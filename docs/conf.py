@@ -4,7 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from pygments.lexers.shell import BashLexer
+from pygments import token
+from pygments.lexer import RegexLexer
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
@@ -38,6 +39,19 @@ html_copy_source = False
 html_show_sphinx = False
 
 
+class Commands(RegexLexer):
+    """Blocks of commands without prompts and without what they print: strings, options and comments are coloured."""
+
+    tokens = {
+        "root": [
+            (r"#.*", token.Comment),
+            (r"'[^'\n]*'|\"[^\"\n]*\"", token.String),
+            (r"--?[a-zA-Z][\w-]*", token.Name.Attribute),
+            (r"[^\s'\"]+|\s+|.", token.Text),
+        ]
+    }
+
+
 def setup(app: Sphinx) -> None:
-    """Blocks of commands have no prompts, so they are coloured as the shell's, comments and strings too."""
-    app.add_lexer("console", BashLexer)
+    """How blocks that are marked `console` are coloured."""
+    app.add_lexer("console", Commands)

@@ -304,7 +304,8 @@ def _fields(value: Any, about: dict[str, str]) -> list[tuple[str, str, str]]:
 def _list_table(head: tuple[str, ...], rows: list[Any]) -> list[str]:
     if not rows:
         return []
-    made = ["", ".. list-table::", "   :header-rows: 1", "   :class: options", ""]
+    classes = "options fields" if head[0] == "field" else "options"
+    made = ["", ".. list-table::", "   :header-rows: 1", f"   :class: {classes}", ""]
     for row in [head, *rows]:
         for i, cell in enumerate(row):
             made.append(f"   {'*' if i == 0 else ' '} - {cell}")

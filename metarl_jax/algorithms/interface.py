@@ -62,7 +62,7 @@ class Evaluation:
 
     tasks: Callable[[int], Task]  # number -> the fixed held-out tasks, stacked
     scores: Callable[[Params, jax.Array, Task, int], Any]  # (params, key, tasks, num_updates) -> scores
-    num_updates: int = 0
+    num_updates: int = 0  # updates unless a caller asks for another number
     stage: str = "update"  # what scores follow: "update", "episode" or "stage"
     held_out: bool = True  # whether training leaves these tasks alone
     check: Callable[[int, int], None] = lambda num_tasks, num_updates: None  # raises ConfigError
@@ -75,16 +75,16 @@ class Evaluation:
 class Job:
     """What a configuration comes to."""
 
-    config: Any
+    config: Any  # the configuration, with every key
     algorithm: Any  # Algorithm or MetaLearner
-    env: Any
+    env: Any  # what agents act in
     tasks: Any  # the TaskDistribution; its halves are for training and for evaluation
-    horizon: int
+    horizon: int  # steps of an episode
     work_per_iteration: int  # environment steps, or labelled examples
     score: str  # the metric to watch
-    evaluation: Evaluation
-    unit: str = "steps"
-    higher_is_better: bool = True
+    evaluation: Evaluation  # how it is scored on tasks
+    unit: str = "steps"  # of work_per_iteration
+    higher_is_better: bool = True  # whether a larger score is
     policy: Any = None  # Policy, for reinforcement learning
     learned: Callable[[Any], Params] = lambda state: state.params  # training state -> what was learned
     parts: Any = None  # what else the algorithm's file wants to hand out, such as VariBAD's belief
