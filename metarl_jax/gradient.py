@@ -3,11 +3,10 @@
 An inner step uses g(theta) = grad L(theta). An outer reverse pass needs, for a cotangent v, the product
 v^T dg/dtheta, which is H v because the Hessian is symmetric. The modes give that product differently:
 
-* `reverse`      differentiate the inner reverse pass in reverse (what `jax.grad` of `jax.grad` does);
-* `mixed`        H v by forward-over-reverse, with the inner pass recomputed rather than stored
-                 (MixFlow-MG, Kemaev et al. 2025): the same gradient, less memory; a custom VJP, so an outer
-                 forward-mode derivative (`jax.jvp`) needs `reverse`;
-* `first_order`  H v := 0 (FOMAML, Finn et al. 2017, section 5.2).
+* `reverse`: differentiate the inner reverse pass in reverse (what `jax.grad` of `jax.grad` does);
+* `mixed`: H v by forward-over-reverse, with the inner pass recomputed rather than stored (MixFlow-MG, Kemaev et al.
+  2025): the same gradient, less memory; a custom VJP, so an outer forward-mode derivative (`jax.jvp`) needs `reverse`;
+* `first_order`: H v := 0 (FOMAML, Finn et al. 2017, section 5.2).
 """
 
 from collections.abc import Callable

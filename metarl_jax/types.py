@@ -24,10 +24,10 @@ Metrics = dict[str, Any]
 class Rollout:
     """What one policy did in one task; every leaf is behind a stop-gradient."""
 
-    observation: Num[Array, "T B *obs"]
-    action: Num[Array, "T B *act"]
+    observation: Num[Array, "T B *obs"]  # what the policy saw
+    action: Num[Array, "T B *act"]  # what it did
     log_prob: Float[Array, "T B"]  # under the policy that acted
-    reward: Float[Array, "T B"]
+    reward: Float[Array, "T B"]  # of the step
     terminated: Bool[Array, "T B"]  # the task ended here, so the value of what follows is 0
     truncated: Bool[Array, "T B"]  # only the clock ended it, so bootstrap from next_observation
     next_observation: Num[Array, "T B *obs"]  # what the step led to, before any reset
@@ -51,12 +51,12 @@ class Batch:
     observation: Num[Array, "..."]  # [*n, *obs]
     action: Num[Array, "..."]  # [*n, *act]
     log_prob: Float[Array, "*n"]  # under the policy that acted: the denominator of every likelihood ratio
-    advantage: Float[Array, "*n"]
+    advantage: Float[Array, "*n"]  # what the loss weighs log-probabilities or ratios by
     value: Float[Array, "*n"]  # the baseline at sampling time
     target: Float[Array, "*n"]  # regression target of the critic
     discounted_reward: Float[Array, "*n"]  # gamma^t r_t, for DiCE
     discounted_value: Float[Array, "*n"]  # gamma^t V(s_t), for DiCE's baseline
-    mask: Float[Array, "*n"]
+    mask: Float[Array, "*n"]  # 1 for real steps
     distribution: Any = None  # leaves of the distribution that acted: what a KL penalty or trust region stays near
     running_return: Any = None  # [*n] R_t = r_t + gamma R_{t-1} of the environment's rewards, where they are normalised
 
@@ -77,8 +77,11 @@ class Trial:
 class LearnerState:
     """An agent inside a task.
 
-    `memory` is what it has learned by acting: the state of a recurrent network or of a cache (RL2), a belief (VariBAD).
-    None for agents that learn by updates.
+    Attributes:
+      params: its parameters.
+      opt_state: of its optimiser.
+      memory: what it has learned by acting: the state of a recurrent network or of a cache (RL2), a belief (VariBAD).
+        None for agents that learn by updates.
     """
 
     params: Params
@@ -107,14 +110,19 @@ class Policy(NamedTuple):
 class Learner(NamedTuple):
     """An inner learner: how data from one task changes an agent.
 
-    init(meta) -> state; prepare(state, data) -> batch, in which nothing depends differentiably on
-    `state`; update(state, key, batch, differentiation="reverse") -> (state, metrics), differentiable in
-    `state`, where `differentiation` is handed to `gradient.value_and_grad`. `loss(params, anchor, batch)`, where
-    there is one, is what an update from `anchor` descends to its minimum: implicit differentiation needs it.
-    `check(num_steps, num_streams, *names)`, where there is one, raises ValueError for data of a size that does not fit,
-    so that a constructor can refuse it before anything is traced. `on_policy` names a surrogate without a likelihood
-    ratio, whose updates are right only from the parameters that sampled. `check_second_order()` raises ValueError where
-    an update has no derivative to second order, such as by its optimiser.
+    Attributes:
+      init: meta -> state.
+      prepare: (state, data) -> batch, in which nothing depends differentiably on `state`.
+      update: (state, key, batch, differentiation="reverse") -> (state, metrics), differentiable in `state`, where
+        `differentiation` is handed to `gradient.value_and_grad`.
+      loss: (params, anchor, batch) -> what an update from `anchor` descends to its minimum: implicit differentiation
+        needs it.
+      check: (num_steps, num_streams, *names); raises ValueError for data of a size that does not fit, so that a
+        constructor can refuse it before anything is traced.
+      on_policy: name of a surrogate without a likelihood ratio, whose updates are right only from the parameters that
+        sampled.
+      check_second_order: () raises ValueError where an update has no derivative to second order, such as by its
+        optimiser.
     """
 
     init: Callable[[Params], LearnerState]
@@ -127,17 +135,17 @@ class Learner(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """Anything that trains: init(key) -> state and step(state, key) -> (state, metrics), a scan body."""
+    """Anything that trains."""
 
-    init: Callable[[jax.Array], Any]
-    step: Callable[[Any, jax.Array], tuple[Any, Metrics]]
+    init: Callable[[jax.Array], Any]  # key -> state
+    step: Callable[[Any, jax.Array], tuple[Any, Metrics]]  # (state, key) -> (state, metrics), a scan body
 
 
 class MetaLearner(NamedTuple):
     """An `Algorithm` that learns how to adapt, with the parts of its step open to use and to test."""
 
-    init: Callable[[jax.Array], Any]
-    step: Callable[[Any, jax.Array], tuple[Any, Metrics]]
+    init: Callable[[jax.Array], Any]  # key -> state
+    step: Callable[[Any, jax.Array], tuple[Any, Metrics]]  # (state, key) -> (state, metrics), a scan body
     collect: Callable[..., tuple[Trial, jax.Array]]  # (params, key, task, num_updates=K) -> trial, scores
     adapt: Callable[[Params, Trial], LearnerState]  # deterministic and differentiable in params
     meta_loss: Callable[[Params, Trial], jax.Array]  # jax.grad goes through adapt
@@ -148,5 +156,5 @@ class MetaLearner(NamedTuple):
 class MetaState:
     """State of a `MetaLearner`: what is meta-learned, and its optimiser."""
 
-    params: Params
-    opt_state: Any
+    params: Params  # what is meta-learned
+    opt_state: Any  # of its optimiser

@@ -34,9 +34,13 @@ NOISE = 0xE5  # tag of the key that perturbations are drawn with
 class MetaGradient(NamedTuple):
     """One way through the inner updates.
 
-    replay(learner, params, trial, observe=None) -> (state, records), as `adaptation.replay`, with the derivative in
-    question; tangents: the same function for `jax.jvp`, which a custom reverse rule refuses; value_and_grad(f) for
-    f(params, trial, weights) -> (loss, aux); check(learner, num_inner_steps) raises ValueError for what makes no sense.
+    Attributes:
+      name: as `differentiation` has it.
+      replay: (learner, params, trial, observe=None) -> (state, records), as `adaptation.replay`, with the derivative in
+        question.
+      tangents: the same function for `jax.jvp`, which a custom reverse rule refuses.
+      value_and_grad: of f(params, trial, weights) -> (loss, aux).
+      check: (learner, num_inner_steps); raises ValueError for what makes no sense.
     """
 
     name: str
@@ -96,7 +100,7 @@ def truncated(window: Annotated[Count, "last inner updates that `truncated` diff
 
     .. math::
 
-        \frac{d \theta_K}{d \theta} := (I - \alpha H_{K-1}) \cdots (I - \alpha H_{K-w})
+        \frac{d \theta_K}{d \theta} = (I - \alpha H_{K-1}) \cdots (I - \alpha H_{K-w})
 
     d theta_K / d theta = product over the last `window` updates of (I - alpha H_k), times I for those before, so that
     0 is `first_order` and K is `mixed`. The bias falls geometrically in `window` where the inner loss is strongly

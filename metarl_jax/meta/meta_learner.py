@@ -37,9 +37,10 @@ from metarl_jax.types import (
 class Objective(NamedTuple):
     """The meta-loss of one task's trial.
 
-    after(params, batch) -> (loss, metrics) of the adapted agent; during(params, batch, credit) -> (loss, KL) of the
-    agent before an inner update, on the data that it gathered, or None; policy(params, batch) -> the distribution of
-    the adapted agent, for what needs its KL divergence.
+    Attributes:
+      after: (params, batch) -> (loss, metrics) of the adapted agent.
+      during: (params, batch, credit) -> (loss, KL) of the agent before an inner update, on the data that it gathered.
+      policy: (params, batch) -> the distribution of the adapted agent, for what needs its KL divergence.
     """
 
     after: Callable[[Params, Any], tuple[jax.Array, Metrics]]

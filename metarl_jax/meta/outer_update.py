@@ -20,16 +20,16 @@ class Problem(NamedTuple):
     hold "kl" (old adapted policy || new adapted policy) and "inner_kl" [K] where the objective has them.
     """
 
-    value: Callable[[Params, Any], tuple[jax.Array, Metrics]]
-    value_and_grad: Callable[[Params, Any], tuple[tuple[jax.Array, Metrics], Params]]
+    value: Callable[[Params, Any], tuple[jax.Array, Metrics]]  # (params, weights) -> (value, metrics)
+    value_and_grad: Callable[[Params, Any], tuple[tuple[jax.Array, Metrics], Params]]  # -> (what value gives, gradient)
     fisher: Callable[..., Params] | None  # (params, v, num_tasks=None) -> F v, of the adapted policies
 
 
 class Outer(NamedTuple):
-    """An outer optimiser: init(params) -> opt_state; update(state, problem) -> (state, metrics)."""
+    """An outer optimiser."""
 
-    init: Callable[[Params], Any]
-    update: Callable[[MetaState, Problem], tuple[MetaState, Metrics]]
+    init: Callable[[Params], Any]  # params -> opt_state
+    update: Callable[[MetaState, Problem], tuple[MetaState, Metrics]]  # (state, problem) -> (state, metrics)
 
 
 def gradient_steps(

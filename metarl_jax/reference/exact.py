@@ -39,7 +39,7 @@ class MDP:
     rewards: Any  # [S, A] expected rewards
     start: Any  # [S] probabilities of the first state
     gamma: Any = 1.0  # [] discount in [0, 1]
-    horizon: int = struct.field(pytree_node=False, kw_only=True)
+    horizon: int = struct.field(pytree_node=False, kw_only=True)  # steps of an episode
 
     @classmethod
     def from_task(cls, task: Any, gamma: float = 1.0) -> "MDP":

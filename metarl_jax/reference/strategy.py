@@ -17,11 +17,12 @@ Memory = Any  # a pytree of arrays, of the same shapes and dtypes throughout a t
 class Strategy(NamedTuple):
     """A learning rule as pure functions for one task.
 
-    * `init(key)` -> memory, at the start of a task;
-    * `begin_episode(memory, key)` -> memory: plan; the identity for bandits;
-    * `act(memory, key, observation)` -> action;
-    * `observe(memory, key, observation, action, reward, next_observation, done)` -> memory, after every step; `done`
-      [] bool says that the environment ended the episode with this step.
+    Attributes:
+      init: key -> memory, at the start of a task.
+      begin_episode: (memory, key) -> memory: plan; the identity for bandits.
+      act: (memory, key, observation) -> action.
+      observe: (memory, key, observation, action, reward, next_observation, done) -> memory, after every step; `done`
+        [] bool says that the environment ended the episode with this step.
     """
 
     init: Callable[[jax.Array], Memory]

@@ -45,8 +45,8 @@ def load_run(directory: str | Path, iteration: int | None = None) -> "TrainedRun
 class TrainedRun:
     """A run and what its seeds have learned."""
 
-    directory: Path
-    job: Job
+    directory: Path  # where it lies
+    job: Job  # what its configuration comes to
     iteration: int  # of the checkpoint
     params: Params  # leaves [seed, ...]
 
