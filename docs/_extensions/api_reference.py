@@ -264,7 +264,9 @@ def docstring(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines
     text = "\n".join(lines)
     made, about = to_rst(text), attributes(text)
     if inspect.isclass(value):
-        made += _list_table(("field", "type", "what it is"), _fields(value, about))
+        rows = _fields(value, about)
+        columns = 3 if any(row[2] for row in rows) else 2  # a column in which nothing stands is left out
+        made += _list_table(("field", "type", "what it is")[:columns], [row[:columns] for row in rows])
     elif inspect.isroutine(value) and (found := options_of(value)):
         made += _list_table(("option", "allowed", "default", "meaning"), [_option(o) for o in found.values()])
     made += _list_table(("attribute", "what it is"), [(_names(n), escaped(a)) for n, a in about.items()])
