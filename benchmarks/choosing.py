@@ -107,6 +107,8 @@ def problems() -> Table:
             f"{_ours('rl2-bandits', 'n=10, k=5: RL2', 3, 'optimum')} ({_results('rl2-bandits')}); "
             f"{_ours('rl2-tabular-mdps', 'n=10: RL2', 1)} on tabular MDPs, published "
             f"{_ours('rl2-tabular-mdps', 'n=10: RL2', 1, 'published')} ({_results('rl2-tabular-mdps')}); "
+            f"{_ours(cheetah, 'rl2: return after adaptation')} on half-cheetahs with whole actions, normalised "
+            f"({_results(cheetah)}); "
             f"{_ours(grid, 'RL2: episode 4', 3)} in the last episode on GridNavi, optimum "
             f"{_ours(grid, 'RL2: episode 4', 3, 'optimum')} ({_results(grid)})",
         ],
