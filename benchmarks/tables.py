@@ -9,6 +9,7 @@ import functools
 import json
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ def _load(path: str) -> dict[str, Any]:
     return json.loads((ROOT / path).read_text())
 
 
-def _markdown(head: list[str], rows: list[list[str]], words: int = 1) -> str:
-    """A table whose first columns, `words` of them, are words; the others are numbers, which stand to the right."""
-    rule = ["---"] * words + ["---:"] * (len(head) - words)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+def _markdown(head: list[str], rows: list[list[str]], words: Collection[int] = (0,)) -> str:
+    """A table; the columns of these numbers are `words`, the others are numbers, which stand to the right."""
+    rule = ["---" if i in words else "---:" for i in range(len(head))]
+    safe = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *safe])
 
 
 def demo() -> str:
@@ -148,7 +150,7 @@ def comparison() -> str:
             scores = [_with_interval(a) for a in summaries]
             rows.append([tasks, name, *scores, *["-"] * (4 - len(scores)), "-"])
     head = ["task", "configuration", "before", *[f"after {k}" for k in range(1, 4)], "env steps a seed, millions"]
-    return _markdown(head, rows, words=2)
+    return _markdown(head, rows, words=range(2))
 
 
 def _with_interval(r: dict[str, Any]) -> str:
@@ -169,11 +171,12 @@ def reproductions() -> str:
             rows.append([c["what"], *shown])
         head = ["claim", "ours", "95% interval", "published", "exact optimum", "rule", "verdict"]
         verdict = "passes" if r["passed"] else "**fails**"
-        picture = f"\n\n![{r['name']}](reproductions/{path.stem}.png)" if path.with_suffix(".png").exists() else ""
+        title = r["title"][0].upper() + r["title"][1:]
+        picture = f"\n\n![{title}](reproductions/{path.stem}.png)" if path.with_suffix(".png").exists() else ""
         where = f"{r['device']}, jax {r['versions']['jax']}"
         parts.append(
-            f"## {r['name']}: {verdict}\n{r['title']} ({r['paper']}). Seeds: {r['seeds']}. `{r['command']}`, {where}. "
-            f"[JSON](reproductions/{path.name})\n\n{_markdown(head, rows)}{picture}"
+            f"## {r['name']}: {verdict}\n{title} ({r['paper']}). Seeds: {r['seeds']}. `{r['command']}`, {where}. "
+            f"[JSON](reproductions/{path.name})\n\n{_markdown(head, rows, words=(0, 5, 6))}{picture}"
         )
     return "\n\n".join(parts)
 
@@ -218,7 +221,7 @@ def reproduction_table() -> str:
         rows.append(
             [f"`{name}`", shown, f"{sum(judged)} of {len(judged)}" if claims else "-", REPRODUCTIONS[name].title]
         )
-    return _markdown(["target", "status", "rules that hold", "what"], rows)
+    return _markdown(["target", "status", "rules that hold", "what"], rows, words=(0, 1, 3))
 
 
 def _number(x: float | None) -> str:
@@ -303,13 +306,13 @@ def test_costs() -> str:
 
 def algorithm_costs() -> str:
     """What the short training of every algorithm cost."""
-    return _markdown(*curve_tables.costs(_load(CURVES)["rows"]), words=3)
+    return _markdown(*curve_tables.costs(_load(CURVES)["rows"]), words=range(3))
 
 
 def choosing_problems() -> str:
     """Which algorithm for which problem."""
     head, rows = choosing.problems()
-    return _markdown(head, rows, words=len(head))
+    return _markdown(head, rows, words=range(len(head)))
 
 
 def curve(name: str) -> str:
