@@ -29,8 +29,8 @@ DOUBT = 1.7  # by which an estimate may be too large
 WHOLE = {
     "dot_general", "conv_general_dilated", "sort", "scatter", "scatter-add", "scatter_add", "gather", "cumsum",
     "cumlogsumexp", "cumprod", "cummax", "cummin", "fft", "cholesky", "triangular_solve", "eigh", "lu", "qr", "svd",
-    "custom_linear_solve", "pure_callback", "io_callback", "random_bits", "random_split", "random_fold_in",
-    "random_wrap", "threefry2x32", "rng_bit_generator", "top_k", "reduce_window", "dynamic_update_slice",
+    "custom_linear_solve", "pure_callback", "io_callback", "buffer_callback", "random_bits", "random_split",
+    "random_fold_in", "random_wrap", "threefry2x32", "rng_bit_generator", "top_k", "reduce_window", "dynamic_update_slice",
     "concatenate", "all_gather", "psum", "rev",
 }  # fmt: skip
 SAME = {"reshape", "squeeze", "expand_dims", "stop_gradient", "copy_p", "optimization_barrier", "name"}  # no new buffer
@@ -253,7 +253,8 @@ def _inside(equation: Any) -> int:
     if not inner:
         return 0
     if equation.primitive.name == "scan":
-        return _peak(inner[0], len(inner[0].outvars) - equation.params["num_carry"])
+        pairs = zip(equation.outvars, inner[0].outvars, strict=True)
+        return _peak(inner[0], sum(whole.aval.ndim > part.aval.ndim for whole, part in pairs))  # those that are stacked
     needs = max(_peak(jaxpr) for jaxpr in inner)
     if equation.primitive.name == "shard_map" and jax.default_backend() == "cpu":
         needs *= math.prod(equation.params["mesh"].shape.values())

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from metarl_jax.envs.physics import Physics
-from metarl_jax.envs.physics.c_mujoco import Host, cores
+from metarl_jax.envs.physics.c_mujoco import Host, call_host, cores
 
 Step = Callable[[Array, Array, Array, Array, Array], tuple[Array, Mapping[str, Array]]]
 
@@ -43,8 +43,7 @@ def stepper(models: Sequence[Physics]) -> Step:
         dtype = state.dtype
         numbers = [state, ctrl, body_pos, jnp.reshape(skip, 1), jnp.reshape(kind, 1)]
         row = jax.lax.stop_gradient(jnp.concatenate([x.astype(dtype) for x in numbers]))
-        shape = jax.ShapeDtypeStruct((size + model.seen_size + 1,), dtype)
-        out = jax.pure_callback(host, shape, row, vmap_method="broadcast_all")
+        out = call_host(host, size + model.seen_size + 1, row)
         return out[:size], {**model.seen(out[size:-1]), "unstable": out[-1] > 0}
 
     return step

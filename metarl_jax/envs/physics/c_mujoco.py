@@ -1,6 +1,7 @@
 """C MuJoCo as a pure function: one call of the host a step, for all lanes that are vmapped together."""
 
 import copy
+import dataclasses
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.buffer_callback import buffer_callback
 
 from metarl_jax.envs.packages import package
 from metarl_jax.envs.physics.model import Model, first_line, quiet
@@ -22,6 +24,28 @@ class PhysicsError(RuntimeError):
     """What went wrong on the host, in one line."""
 
 
+def call_host(host: Callable[[np.ndarray], np.ndarray], size: int, row: jax.Array) -> jax.Array:
+    """`host(rows)`, [..., size], of rows [..., R], once for all lanes that are vmapped together.
+
+    On a CPU the host works on the program's own buffers. `jax.pure_callback` would have copied rows of 100 KiB and more
+    on a thread of the pool that runs the program, and waited for it: for ever, if there was no other thread.
+    """
+    shape = jax.ShapeDtypeStruct((size,), row.dtype)
+    if jax.default_backend() == "cpu":
+        return buffer_callback(_InPlace(host), shape, vmap_method="broadcast_all")(row)
+    return jax.pure_callback(host, shape, row, vmap_method="broadcast_all")
+
+
+@dataclasses.dataclass(frozen=True)
+class _InPlace:
+    """`host` as `buffer_callback` calls it; equal where the host is the same, so that a program is traced once."""
+
+    host: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, _: Any, out: Any, rows: Any) -> None:
+        np.asarray(out)[...] = self.host(np.asarray(rows))
+
+
 def on_host(model: Model) -> tuple[Callable[..., tuple[jax.Array, dict[str, Any]]], Callable[..., dict[str, Any]]]:
     """`Physics.step` and `Physics.look` by C MuJoCo."""
     stepping, looking = Host(model, model.frame_skip), Host(model, 0)
@@ -32,8 +56,7 @@ def on_host(model: Model) -> tuple[Callable[..., tuple[jax.Array, dict[str, Any]
         numbers = [state, ctrl, *(jnp.ravel(patch[c.name]) for c in model.patches), jnp.reshape(skip, 1)]
         # Callbacks have no derivative: the gradient must stop at what goes in.
         row = jax.lax.stop_gradient(jnp.concatenate([jnp.asarray(x, dtype) for x in numbers]))
-        shape = jax.ShapeDtypeStruct((model.state_size + model.seen_size + 1,), dtype)
-        out = jax.pure_callback(host, shape, row, vmap_method="broadcast_all")
+        out = call_host(host, model.state_size + model.seen_size + 1, row)
         seen = model.seen(out[model.state_size : -1])
         return out[: model.state_size], {**seen, "unstable": out[-1] > 0}
 
