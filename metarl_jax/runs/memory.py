@@ -30,8 +30,8 @@ WHOLE = {
     "dot_general", "conv_general_dilated", "sort", "scatter", "scatter-add", "scatter_add", "gather", "cumsum",
     "cumlogsumexp", "cumprod", "cummax", "cummin", "fft", "cholesky", "triangular_solve", "eigh", "lu", "qr", "svd",
     "custom_linear_solve", "pure_callback", "io_callback", "buffer_callback", "random_bits", "random_split",
-    "random_fold_in", "random_wrap", "threefry2x32", "rng_bit_generator", "top_k", "reduce_window", "dynamic_update_slice",
-    "concatenate", "all_gather", "psum", "rev",
+    "random_fold_in", "random_wrap", "threefry2x32", "rng_bit_generator", "top_k", "reduce_window",
+    "dynamic_update_slice", "concatenate", "all_gather", "psum", "rev",
 }  # fmt: skip
 SAME = {"reshape", "squeeze", "expand_dims", "stop_gradient", "copy_p", "optimization_barrier", "name"}  # no new buffer
 NO_SIZES = ("seed", "task_seed", *AROUND_ITERATIONS)  # keys whose value costs no memory

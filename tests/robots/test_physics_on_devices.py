@@ -44,3 +44,35 @@ def test_lanes_over_four_devices():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, **flags}, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "fine", done.stderr[-2000:]
+
+
+ON_ONE_CPU = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one thread in the pool that runs programs
+import jax, jax.numpy as jnp, numpy as np
+from metarl_jax.envs.physics import c_mujoco
+
+lanes, width = 900, 37  # 130 KiB, and rows that start where no vector register does
+
+def host(rows):
+    return np.asarray(rows)[..., :1] + 1
+
+@jax.jit
+def run(x):
+    def step(table, i):
+        rows = jax.lax.dynamic_slice(table, (i, 1), (lanes, width))
+        out = jax.vmap(lambda row: c_mujoco.call_host(host, 1, row))(rows)
+        return table + 0 * out.sum(), out.mean()
+    return jax.lax.scan(step, x * jnp.ones((lanes + 9, width + 1)), jnp.arange(9))[1]
+
+slow = jax.jit(lambda x: 1 + 0 * (x * jnp.ones((2000, 2000)) @ jnp.ones((2000, 2000)))[0, 0])
+print(np.asarray(run(slow(slow(1.0)))).tolist() == [2.0] * 9)  # dispatched before its argument is there
+"""
+
+
+def test_one_cpu_is_enough():
+    """A callback that waits for a copy by the thread it runs on waits for ever."""
+    flags = {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", ON_ONE_CPU]
+    done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "True", done.stderr[-2000:]
