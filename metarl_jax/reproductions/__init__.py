@@ -222,9 +222,9 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Yu et al. 2019, Meta-World; McLean et al. 2025, Meta-World+",
         f"{_HERE}.meta_world:run_ml10",
         seeds=1,
-        cpu="120 minutes a cell, estimated",
+        cpu="200 minutes a cell, estimated",
         gpu=NOT_MEASURED,
-        cells=("maml-trpo", "rl2"),
+        cells=("maml-trpo", "rl2", "rl2-normalized"),
         chosen=("rl2",),
     ),
     "varibad-gridnavi": Reproduction(

@@ -99,8 +99,8 @@ def run_ml10(directory: Path, report: Callable[[Any], None], cells: tuple[str, .
 
 def configuration_ml10(method: str) -> Any:
     """What a cell of ML10 trains: as in ML1 with one seed, MAML-TRPO with 20 tasks at a time."""
-    sizes = {"maml-trpo": {"meta_batch_size": 20, "num_iterations": 100}, "rl2": {"num_iterations": 200}}
-    return config.validate({**RUN, "num_seeds": 1, "env": "MetaWorld:ML10", **METHODS[method], **sizes[method]})
+    sizes = {"meta_batch_size": 20, "num_iterations": 100} if method == "maml-trpo" else {"num_iterations": 200}
+    return config.validate({**RUN, "num_seeds": 1, "env": "MetaWorld:ML10", **METHODS[method], **sizes})
 
 
 def solved(job: Job, run_dir: Path) -> np.ndarray:
