@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         line = _line_of_a_failure(error)
-        if line is None or os.environ.get(TRACEBACK):
+        if line is None or (os.environ.get(TRACEBACK) and place(error)):
             raise
         if type(error).__name__ == "Terminated":
             print(line, file=sys.stderr)

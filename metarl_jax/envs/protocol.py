@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from metarl_jax.envs.tasks import TaskDistribution
 from metarl_jax.options import ConfigError
-from metarl_jax.user_code import place
-from metarl_jax.user_code import said as first_line
+from metarl_jax.user_code import place, said
 
 
 @runtime_checkable
@@ -117,11 +116,11 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
     except _Wrong as error:
         raise wrong(str(error)) from None
     except Exception as error:  # whatever a user's functions raise
-        raise wrong(f"a reset and a step fail: {first_line(error)}{place(error)}") from error
+        raise wrong(f"a reset and a step fail: {said(error)}{place(error)}") from error
     seen = jax.tree.leaves(first[0])
     if len(seen) == 1 and hasattr(space, "shape") and seen[0].shape != tuple(space.shape):
-        said = f"its observation has shape {list(seen[0].shape)}, its observation_space {list(space.shape)}"
-        raise wrong(said)
+        shapes = list(seen[0].shape), list(space.shape)
+        raise wrong(f"its observation has shape {shapes[0]}, its observation_space {shapes[1]}")
     for what, a, b in (("observation", first[0], after[0]), ("state", first[1], after[1])):
         if str(jax.tree.structure(a)) != str(jax.tree.structure(b)):
             raise wrong(f"its {what} has another structure after a step than after a reset")

@@ -137,7 +137,7 @@ def add_curve(made: Any, x: np.ndarray, values: np.ndarray, name: str, tint: str
     num_seeds = values.shape[1]
     window = style.window(len(values)) if num_seeds == 1 else 1
     at = thinned(len(x))
-    for seed in values.T if num_seeds == 2 or window > 1 else ():
+    for seed in values.T if 1 < num_seeds < style.SEEDS_OF_A_BAND or window > 1 else ():
         thin = {"line": {"color": faint(tint, 0.4), "width": 0.8}, "mode": "lines", "hoverinfo": "skip"}
         more = {"legendgroup": name, "showlegend": False, "name": plain(name)}
         made.add_scatter(x=numbers(x[at]), y=numbers(seed[at]), **thin, **more)

@@ -19,6 +19,7 @@ from metarl_jax.options import ConfigError, shortened
 from metarl_jax.runs import files
 from metarl_jax.tree import leaf_names
 from metarl_jax.types import LearnerState
+from metarl_jax.user_code import said
 
 KEEP = 2  # the newest, and the one before it
 # Raised by every change after which the same run computes other bits. From 1 to 2: what stands behind masks, by which
@@ -100,7 +101,7 @@ class Checkpoints:
         except ConfigError:
             raise
         except Exception as error:  # whatever orbax, tensorstore or the file system say of a damaged file
-            reason = textwrap.shorten((str(error).strip() or type(error).__name__).splitlines()[0], 160)
+            reason = textwrap.shorten(said(error), 160)
             raise self._damaged(path, iteration, available, reason) from None
         for name, want, got in zip(leaf_names(like), jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
             if want.shape != got.shape or want.dtype != got.dtype:

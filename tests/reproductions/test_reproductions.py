@@ -144,3 +144,13 @@ def test_a_cell_of_the_table_of_bandits(monkeypatch, tmp_path):
     ucb1, limit = claims["n=10, k=5: UCB1"].ours, claims["n=10, k=5: finite-horizon Gittins index"].ours
     assert 6.2 < ucb1 < limit + 0.2 < 7.1
     assert (tmp_path / "rl2-bandits.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("method", ["rl2", "varibad"])
+def test_a_shipped_configuration_is_the_cell_that_was_measured(method):
+    from metarl_jax.reproductions import locomotion
+    from metarl_jax.runs import config
+
+    cell = locomotion.configuration("halfcheetah-dir", method)
+    shipped = config.load(config.shipped_config(f"{method}_halfcheetah_dir"))
+    assert shipped.model_copy(update={"num_seeds": locomotion.SEEDS}) == cell

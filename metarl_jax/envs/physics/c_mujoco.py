@@ -14,7 +14,8 @@ import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 
 from metarl_jax.envs.packages import package
-from metarl_jax.envs.physics.model import Model, first_line, quiet
+from metarl_jax.envs.physics.model import Model, quiet
+from metarl_jax.user_code import said
 
 MIN_LANES = 16  # of a thread: fewer are not worth waking one
 BEYOND = 1e10  # MuJoCo's own limit of a state that is not bad
@@ -103,7 +104,7 @@ class Host:
             try:
                 self._step(lanes, out)
             except Exception as error:
-                raise PhysicsError(f"the physics of {self.model.path} failed: {first_line(error)}") from None
+                raise PhysicsError(f"the physics of {self.model.path} failed: {said(error)}") from None
         size = self.model.state_size
         bad = ~np.all(np.abs(out) <= BEYOND, axis=1)  # NaN too
         if bad.any():

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from metarl_jax.envs.packages import package
-from metarl_jax.envs.physics.model import Model, compiled, first_line
+from metarl_jax.envs.physics.model import Model, compiled
+from metarl_jax.user_code import said
 
 
 class NoRenderer(RuntimeError):
@@ -68,7 +69,7 @@ def _renderer(mj: Any, model: Any, size: tuple[int, int]) -> Any:
                         importlib.reload(sys.modules[module])
             return mj.Renderer(model, *size)
         except Exception as error:  # whatever a GL library raises
-            why = first_line(error)
+            why = said(error)
         finally:
             if given is None:
                 os.environ.pop("MUJOCO_GL", None)

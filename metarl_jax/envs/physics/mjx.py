@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from metarl_jax.envs.packages import package
 from metarl_jax.envs.physics.c_mujoco import BEYOND
-from metarl_jax.envs.physics.model import Model, first_line
+from metarl_jax.envs.physics.model import Model
+from metarl_jax.user_code import said
 
 
 def in_jax(
@@ -30,7 +31,7 @@ def in_jax(
     try:
         loaded(jnp.result_type(float))
     except (NotImplementedError, ValueError) as error:
-        why = first_line(error)
+        why = said(error)
         raise ValueError(f"backend = mjx: MJX cannot load {model.path}: {why}; use backend = c") from None
     needs_forces = any(c.field == "cfrc_ext" for c in model.watches)
 

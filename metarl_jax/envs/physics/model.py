@@ -13,6 +13,7 @@ import numpy as np
 from metarl_jax.envs.packages import package
 from metarl_jax.envs.registry import did_you_mean
 from metarl_jax.envs.tasks import check_count
+from metarl_jax.user_code import said
 
 # What a task may change, and what a row of it belongs to. Constants that MuJoCo derives from masses and inertias when
 # it compiles a model (`dof_invweight0` and the like) stay as they were, on both back ends, as in the papers' own codes.
@@ -216,9 +217,4 @@ def compiled(mj: Any, path: str) -> Any:
         try:
             return mj.MjModel.from_xml_path(path)
         except ValueError as error:
-            raise ValueError(f"path = {path}: MuJoCo cannot read it: {first_line(error)}") from None
-
-
-def first_line(error: Exception) -> str:
-    """Of its text, or its kind where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"path = {path}: MuJoCo cannot read it: {said(error)}") from None
