@@ -122,4 +122,4 @@ def test_what_fails_on_the_host_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(c_mujoco.Host, "_step", fail)
     assert main(["train", "maml_arm.yaml", *TINY, "--run-dir", str(tmp_path / "run")]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"error: the physics of {ARM / 'arm.xml'} failed: no room for scratch"
+    assert last == f"error: the physics of {ARM / 'arm.xml'} failed: MemoryError: no room for scratch"
