@@ -1,5 +1,6 @@
 """What `benchmarks.algorithm_curves` measured, as rows of tables and sentences for the pages of the algorithms."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ def costs(results: list[dict[str, Any]]) -> Table:
 def command(result: dict[str, Any]) -> str:
     """The command that trains the same, as a block."""
     words = ["metarl train", result["configuration"], *result["overrides"], f"num_seeds={result['num_seeds']}"]
-    return f"```console\n{' '.join(words)}\n```"
+    lines = textwrap.wrap(" ".join(words), 84, break_long_words=False, break_on_hyphens=False)
+    return "```console\n" + " \\\n  ".join(lines) + "\n```"
 
 
 def scores(result: dict[str, Any]) -> Table:

@@ -68,6 +68,8 @@ def run(page):
     """Run the blocks of a page; returns what its programs have defined."""
     names: dict = {}
     for language, content in blocks(page):
+        if language in ("console", "text"):
+            content = content.replace("\\\n", "")
         file = re.match(r"# ([\w/]+\.(?:py|yaml))\n", content)
         if file:
             Path(file[1]).write_text(content)
@@ -169,3 +171,10 @@ def test_the_table_of_pages_is_complete():
     index = text("index")
     assert set(re.findall(r"\]\(([\w-]+)\.md\)", index)) == set(PAGES)
     assert index.split(":hidden:\n\n")[1].split("\n```")[0].split("\n") == re.findall(r"\]\(([\w-]+)\.md\)", index)
+
+
+def test_no_line_of_code_is_cut_off_at_the_edge_of_a_page():
+    for page in sorted(FOLDER.parent.rglob("*.md")):
+        for block in re.findall(r"^```(?:python|console)\n(.*?)^```$", page.read_text(), flags=re.S | re.M):
+            for line in block.splitlines():
+                assert len(line) <= 88, f"{page.name}: {line}"

@@ -55,8 +55,12 @@ def test_the_tour_runs_and_says_what_it_promises(tmp_path, monkeypatch):
 def test_the_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny = ["num_iterations=2", "meta_batch_size=2", "episodes_per_task=2", "horizon=5", "eval_tasks=3"]
-    lines = [line for block in blocks("console", COMMANDS) for line in block.splitlines()]
-    readme = [line for block in blocks("console") for line in block.splitlines() if line.startswith("metarl ")]
+
+    def commands(*page):
+        return [line for block in blocks("console", *page) for line in block.replace("\\\n", "").splitlines()]
+
+    lines = commands(COMMANDS)
+    readme = [line for line in commands() if line.startswith("metarl ")]
     assert len(readme) >= 5 and set(readme) <= set(lines), "README shows none that the page of commands has not"
     metarl = [words[1:] for words in map(shlex.split, lines) if words[0] == "metarl"]
     for words in metarl:
