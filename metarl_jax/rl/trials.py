@@ -85,9 +85,9 @@ def check_num_updates(env: Any, num_updates: int | None) -> None:
 class AnnealedPPO(NamedTuple):
     """What `annealed_ppo` makes."""
 
-    learner: Learner
+    learner: Learner  # of the first iteration
     at: Callable[[Any], Learner]  # optimiser state -> the learner of that iteration
-    loss: Callable[[Params, Batch], jax.Array]
+    loss: Callable[[Params, Batch], jax.Array]  # (params, batch of whole trials) -> PPO's loss
 
 
 @takes_options()

@@ -245,7 +245,7 @@ def allowed(field: Any) -> str:
         type(x).__name__: getattr(x, type(x).__name__.lower()) for x in limits if isinstance(x, Ge | Gt | Le | Lt)
     }
     if typing.get_origin(kind) is typing.Literal:
-        text = " | ".join(str(x) for x in typing.get_args(kind))
+        text = " | ".join(str(x).lower() if isinstance(x, bool) else str(x) for x in typing.get_args(kind))
     elif kind is bool:
         text = "true | false"
     elif names := next((x.func.names for x in limits if hasattr(getattr(x, "func", None), "names")), None):

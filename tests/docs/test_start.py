@@ -57,7 +57,7 @@ def test_the_program_of_the_page_on_meta_rl_runs(capsys):
 
 def test_the_commands_of_the_installation_are_there(capsys):
     makefile = (ROOT / "Makefile").read_text()
-    commands = [line for block in blocks("console", "install") for line in block.splitlines()]
+    commands = [line for block in blocks("console", "install") for line in block.replace("\\\n", "").splitlines()]
     said = "\n".join([*commands, text("install")])
     targets = set(re.findall(r"(?:^|=\S* |`)make (?:\S+=\S+ )?([a-z-]+)", said, flags=re.M))
     assert {"demo", "test", "install", "help", "distclean"} <= targets
