@@ -72,7 +72,8 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
         return optimizer.load(path)
 
     scores = {name: _scores(directory / name, name, model, report) for name in cells}
-    search_curves(directory / "learned-optimizer.png", over_tasks(scores), interval)
+    points = {key: interval(values) for key, values in over_tasks(scores).items()}
+    search_curves(directory / "learned-optimizer.png", points)
     return claims(scores)
 
 

@@ -1,6 +1,5 @@
 """The pictures of the tables on trials: regret or return as a trial goes on, and beliefs over a grid."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,49 @@ LIMIT = INK
 
 
 def regret_curves(path: Path, panels: dict[str, dict[str, np.ndarray]]) -> Path:
-    """PNG: one panel a cell, cumulative regret [pull] of each row; RL2 stands out, the best known is black."""
+    """PNG: one panel a cell, regret of each row against pulls; RL2 stands out, the best known is black.
+
+    Args:
+        panels: title -> row -> regret [trial, pull], summed over the pulls so far.
+    """
     figure, axes = style.figure(1, len(panels), width=3.4, height=3.2)
     colours = dict(zip([row for row in next(iter(panels.values())) if row not in _SPECIAL], OTHERS, strict=False))
     for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
         for row, regret in rows.items():
-            axis.plot(np.arange(1, len(regret) + 1), regret, label=row, **_style(row, colours))
-        top = max(regret[-1] for row, regret in rows.items() if row != "random")
-        axis.set_ylim(0, 1.15 * top)  # random arms leave the picture
+            label = "random (leaves the picture)" if row == "random" else row
+            _over_trials(axis, regret, label, _style(row, colours))
+        top = max(regret[:, -1].mean(dtype=np.float64) for row, regret in rows.items() if row != "random")
+        axis.set_ylim(0, 1.15 * top)
         axis.set_title(title, fontsize=10, color=INK)
         axis.set_xlabel("pulls")
     axes[0][0].set_ylabel("regret: best arm minus reward, summed")
-    style.legend(figure, axes[0][0])
+    style.legend(figure, axes[0][0], OVER_TRIALS)
     return style.save(figure, path)
 
 
 def return_curves(path: Path, rows: dict[str, np.ndarray], optimum: float) -> Path:
-    """PNG: return of each episode [episode] of each row, beside that of who knows the task."""
+    """PNG: return of each episode of a trial, rows [trial, episode], beside that of who knows the task."""
     figure, axes = style.figure(1, 1, width=5.4, height=3.6)
     axis = axes[0][0]
     colours = dict(zip([row for row in rows if not row.startswith("RL2")], OTHERS, strict=False))
     for row, values in rows.items():
-        axis.plot(np.arange(1, len(values) + 1), values, label=row, **_style(row, colours))
+        _over_trials(axis, values, row, _style(row, colours))
     axis.axhline(optimum, color=LIMIT, linewidth=1.2, linestyle="--", label="task known")
     axis.set_xlabel("episode of the trial")
     axis.set_ylabel("return")
-    style.legend(figure, axis)
+    style.legend(figure, axis, OVER_TRIALS)
     return style.save(figure, path)
+
+
+OVER_TRIALS = "mean over trials,\nband: 95% interval (t)"
+
+
+def _over_trials(axis: Any, values: np.ndarray, label: str, how: dict[str, Any]) -> None:
+    """A line of [trial, step] with its band."""
+    mean, low, high = style.mean_and_interval(np.asarray(values, np.float64).T)
+    steps = np.arange(1, len(mean) + 1)
+    axis.fill_between(steps, low, high, color=how["color"], alpha=0.25, linewidth=0, zorder=how.get("zorder"))
+    axis.plot(steps, mean, label=label, **how)
 
 
 def belief_map(
@@ -88,11 +103,11 @@ def _style(row: str, colours: dict[str, str]) -> dict[str, Any]:
     return {"color": colours[row], "linewidth": 1.3}
 
 
-def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interval: Callable) -> Path:
+def search_curves(path: Path, scores: dict[tuple[str, int], tuple[float, tuple[float, float]]]) -> Path:
     """PNG: score against trials of every method, with its interval; methods with one number are points.
 
     Args:
-        scores: (method, trials) -> [task, search]. interval: [task, search] -> mean, (low, high).
+        scores: (method, trials) -> mean, (low, high).
     """
     figure, axes = style.figure(1, 1, width=5.4, height=3.6)
     axis = axes[0][0]
@@ -101,8 +116,8 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
     for i, method in enumerate(sorted(methods, key=lambda m: m == "learned")):
         trials = sorted(t for m, t in scores if m == method)
         aside = 2.0 ** (0.04 * (i - len(methods) / 2))  # a little apart, so that no point hides another
-        found = [interval(scores[method, t]) for t in trials]
-        mean, low, high = (np.asarray(v) for v in zip(*((m, *b) for m, b in found), strict=True))
+        found = [(mean, *between) for mean, between in (scores[method, t] for t in trials)]
+        mean, low, high = (np.asarray(v) for v in zip(*found, strict=True))
         error = np.maximum(np.stack([mean - low, high - mean]), 0)
         axis.errorbar(
             aside * np.asarray(trials), mean, error, label=method, color=colours[method], marker="o", capsize=2
@@ -112,7 +127,7 @@ def search_curves(path: Path, scores: dict[tuple[str, int], np.ndarray], interva
     axis.set_xticks(ticks, [str(t) for t in ticks])
     axis.set_xlabel("trials, each one training")
     axis.set_ylabel("score on fresh seeds")
-    style.legend(figure, axis)
+    style.legend(figure, axis, "mean over tasks and searches,\nbar: 95% interval (bootstrap)")
     return style.save(figure, path)
 
 
@@ -187,7 +202,7 @@ def reward_curves(
 
 
 def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_every: int, optimum: float) -> Path:
-    """PNG: rewards a step and entropy coefficients over lives, means over seeds and a hundredth of life.
+    """PNG: rewards a step and entropy coefficients over lives, means of a hundredth of life with bands over seeds.
 
     Args:
         curves: method -> [seed, iteration, 2], the better the later. steps: of an iteration.
@@ -195,11 +210,13 @@ def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_eve
     figure, axes = style.figure(2, 1, width=7.5, height=2.4)
     colours = dict(zip(curves, [*OTHERS[: len(curves) - 1], OURS], strict=True))
     for name, values in curves.items():
-        parts = np.array_split(values.mean(axis=0), 100)
-        middle = np.cumsum([len(p) for p in parts]) - 0.5 * len(parts[0])
-        mean = np.stack([p.mean(axis=0) for p in parts])
+        parts = np.array_split(values, 100, axis=1)
+        middle = (np.cumsum([p.shape[1] for p in parts]) - 0.5 * parts[0].shape[1]) * steps / 1e6
+        by_seed = np.stack([p.mean(axis=1) for p in parts])  # [part, seed, 2]
         for row in (0, 1):
-            axes[row][0].plot(middle * steps / 1e6, mean[:, row], label=name, color=colours[name], linewidth=1.5)
+            mean, low, high = style.mean_and_interval(by_seed[..., row])
+            axes[row][0].fill_between(middle, low, high, color=colours[name], alpha=0.25, linewidth=0)
+            axes[row][0].plot(middle, mean, label=name, color=colours[name], linewidth=1.5)
     axes[0][0].axhline(optimum, color=LIMIT, linestyle="--", linewidth=1.2, label="optimum")
     last = next(iter(curves.values())).shape[1] * steps
     for axis in axes[:, 0]:
@@ -208,5 +225,6 @@ def lives_curves(path: Path, curves: dict[str, np.ndarray], steps: int, swap_eve
     axes[0][0].set_ylabel("reward a step")
     axes[1][0].set_ylabel("entropy coefficient")
     axes[1][0].set_xlabel("environment steps, millions; lines: colours swap")
-    style.legend(figure, axes[0][0])
+    seeds = len(next(iter(curves.values())))
+    style.legend(figure, axes[0][0], f"mean of {seeds} seeds over 1% of a life,\nband: 95% interval (t)")
     return style.save(figure, path)

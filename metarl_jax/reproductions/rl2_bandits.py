@@ -156,7 +156,7 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
         claims += found
         best_arm = CELLS[name].arms / (CELLS[name].arms + 1)  # E max p
         panels[f"n = {CELLS[name].pulls}, k = {CELLS[name].arms}"] = {
-            row: np.cumsum(best_arm - values.mean(axis=0, dtype=np.float64)) for row, values in rewards.items()
+            row: np.cumsum(best_arm - values, axis=1, dtype=np.float64) for row, values in rewards.items()
         }
     regret_curves(directory / "rl2-bandits.png", panels)
     return claims

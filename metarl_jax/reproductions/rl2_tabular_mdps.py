@@ -94,6 +94,5 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
             Claim(f"n={n}: RL2, worst of {len(by_seed)} seeds", worst, None, NO_RULE, True, optimum=optimum),
         ]
         returns[f"RL2, n = {n}"] = by_seed.reshape(-1, n)
-    curves = {row: values.mean(axis=0, dtype=np.float64) for row, values in returns.items()}
-    return_curves(directory / "rl2-tabular-mdps.png", curves, OPTIMUM)
+    return_curves(directory / "rl2-tabular-mdps.png", returns, OPTIMUM)
     return claims
