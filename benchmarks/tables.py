@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/architecture.md", "docs/tour.md", "docs/command-line.md", "docs/benchmarks.md",
     "docs/algorithms/index.md", "docs/reproductions.md", "docs/robots.md", "docs/start/first-run.md",
-    "docs/start/choosing.md",
+    "docs/start/choosing.md", "docs/hyperparameters.md",
     *(f"docs/algorithms/{name}.md" for name in ALGORITHMS),
 )  # fmt: skip
 KEPT_BY_CELL = ("halfcheetah-dir", "meta-world-ml1", "meta-world-ml10")  # filled cell by cell, over weeks
@@ -286,6 +286,31 @@ def meta_world_ml1() -> str:
     return _markdown(*robot_tables.successes(_load("docs/reproductions/meta-world-ml1.json")))
 
 
+WAYS_OF_CHOOSING = {  # claim of `metarl reproduce learned-optimizer` -> what it is
+    "best fixed, 1 trial": "the setting that was best on the training families",
+    "meta-gradients, 1 trial": "meta-gradients from that setting on",
+    "learned, 1 trial": "the learned optimiser's first trial (the same setting, seeds of its own)",
+    "learned, 4 trials": "the learned optimiser",
+    "learned, 16 trials": "the learned optimiser",
+    "control, 16 trials": "the same search, learned from meaningless landscapes",
+    "random, 16 trials": "random search",
+    "random, 32 trials": "random search",
+    "TPE, 16 trials": "TPE",
+    "grid, 16 trials": "a grid",
+    "PBT, 16 trials": "population-based training, whose score is that of its agent",
+}
+
+
+def ways_of_choosing() -> str:
+    """How well PPO does on held-out families by the way in which its hyperparameters were chosen."""
+    claims = {c["what"]: c for c in _load("docs/reproductions/learned-optimizer.json")["claims"]}
+    rows = []
+    for what, way in WAYS_OF_CHOOSING.items():
+        low, high = claims[what]["interval"]
+        rows.append([what.split()[-2], way, f"{claims[what]['ours']:.3f} [{low:.3f},&nbsp;{high:.3f}]"])
+    return _markdown(["trainings", "way of choosing", "score, 95% interval"], rows, words=range(2))
+
+
 def unrolling() -> str:
     """Loops over time with several steps a turn."""
     rows = []
@@ -345,6 +370,7 @@ TABLES = {
     "reproductions": reproductions,
     "reproduction_status": reproduction_status,
     "reproduction_table": reproduction_table,
+    "ways_of_choosing": ways_of_choosing,
     "algorithm_costs": algorithm_costs,
     "choosing_problems": choosing_problems,
     "choosing_doubts": choosing.doubts,
