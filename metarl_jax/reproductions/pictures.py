@@ -63,7 +63,7 @@ def belief_map(
     """PNG: what is believed of each cell, one row a believer, one column a moment; one scale, that of the square root.
 
     Args:
-        beliefs: name -> [moment, size, size], the chance that the cell (x, y) is the goal.
+        beliefs: name -> [moment, size, size], the chance that the cell (x, y) pays.
         positions: [moment, 2], the cell (x, y) that the agent stands on. goal: [2]. titles: of the moments.
     """
     from matplotlib.colors import PowerNorm
@@ -81,7 +81,7 @@ def belief_map(
                 axis.set_title(title, fontsize=9, color=INK)
             if j == 0:
                 axis.set_ylabel(name, fontsize=9, color=INK)
-    figure.colorbar(shown, ax=axes, label="probability of the goal", ticks=[0, 0.05, 0.25, 0.5, 1])
+    figure.colorbar(shown, ax=axes, label="chance of a reward there", ticks=[0, 0.05, 0.25, 0.5, 1])
     style.key(
         figure,
         {

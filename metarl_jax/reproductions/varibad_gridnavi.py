@@ -5,9 +5,9 @@ numbers. Bayes-optimal, posterior-sampling and random returns are exact (`refere
 have to agree with them. Posterior sampling finds the goal late: an agent that is good in episode 2 explores as a
 Bayes-optimal one does. Training is that of configs/varibad_grid_navi.yaml and configs/rl2_grid_navi.yaml, 3 seeds.
 
-The picture is one trial of VariBAD: what its decoder promises of every cell, above the exact posterior, all maps on one
-scale. Where the two agree is in which cells are ruled out. The decoder's numbers are higher: it has learned the
-reward of cells that were *visited*, and a cell is visited most where it is the goal.
+The picture is one trial of VariBAD: the chance of a reward that its decoder gives every cell, above the exact
+posterior, all maps on one scale. Where the two agree is in which cells are ruled out. The decoder's numbers are higher:
+it has learned the reward of cells that were *visited*, and a cell is visited most where it is the goal.
 """
 
 from collections.abc import Callable
@@ -34,6 +34,7 @@ BOUNDS = (3.6, 10.8, 10.8, 10.8)
 NUM_SEEDS = 3
 NUM_TRIALS = 2100  # by each seed at evaluation, 100 a goal
 MOMENTS = (0, 3, 6, 9, 12, 15)  # steps into the trial that the picture shows
+SAMPLES = 1000  # of a belief that are decoded for it
 
 
 def strategy_claims(directory: Path) -> list[Claim]:
@@ -63,7 +64,10 @@ def strategy_claims(directory: Path) -> list[Claim]:
 
 
 def draw_belief(directory: Path, path: Path) -> Path:
-    """One trial of the first seed, its goal in the far corner: decoded belief above the exact posterior."""
+    """One trial of the first seed, its goal in the far corner: the decoded chance of a reward above the exact one.
+
+    Decoded are samples of the belief, whose chances are averaged.
+    """
     job = evaluate.open_run(directory)
     _, params = evaluate.restore(job, directory)
     first = jax.tree.map(lambda x: x[0], params)
@@ -71,9 +75,14 @@ def draw_belief(directory: Path, path: Path) -> Path:
     learner = build(job.config.model_copy(update={"trials_per_task": 1, "num_minibatches": 1})).algorithm
     belief, task = belief_of(job.config, job.env), job.env.env.params(jnp.asarray(goal))
     trial = learner.collect(first, jax.random.key(0), task)[0].outer
-    mean, _ = belief.encode(first["belief"], trial.observation)  # [T, 1, Z]
+    moments = list(MOMENTS)
+    mean, log_var = (
+        x[jnp.asarray(moments), 0] for x in belief.encode(first["belief"], trial.observation)
+    )  # [moment, Z]
+    noise = jax.random.normal(jax.random.key(1), (SAMPLES, *mean.shape))
+    z = mean + jnp.exp(0.5 * log_var) * noise
     cells = jnp.eye(size**2)
-    decoded = jax.nn.sigmoid(belief.reward(first["belief"], mean, cells[:, None, None])[..., 0])  # [cell, T]
+    chances = jax.nn.sigmoid(belief.reward(first["belief"], z, cells[:, None, None]))  # [cell, sample, moment]
     shown = np.asarray(trial.observation[:, 0, : size**2].argmax(axis=1))
     positions = np.stack(np.divmod(shown, size), axis=1)
     reached = np.clip(positions + np.asarray(MOVES)[np.asarray(trial.action[:, 0])], 0, size - 1)
@@ -86,9 +95,8 @@ def draw_belief(directory: Path, path: Path) -> Path:
             possible[:] = 0
         possible[x, y] = reward > 0
         posterior.append(possible)
-    moments = list(MOMENTS)
     maps = {
-        "VariBAD": np.asarray(decoded).T[moments].reshape(-1, size, size),
+        "VariBAD": np.asarray(chances.mean(axis=1)).T.reshape(-1, size, size),
         "exact": np.stack([posterior[t] / posterior[t].sum() for t in moments]),
     }
     return belief_map(path, maps, positions[moments], goal, [f"step {t}" for t in moments])
