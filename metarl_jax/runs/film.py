@@ -15,7 +15,9 @@ from metarl_jax.runs.build import Job
 
 
 def film(run_dir: Path, task_index: int, path: Path, every: int = 2, report: Callable[[Any], None] = print) -> Path:
-    """Write a GIF: left the episode before adaptation, right the one after the first update (RL2: the last episode).
+    """Write a GIF: left the episode before adaptation, right the one after the first update.
+
+    Of RL2, which learns by acting, it shows the first and the last episode of a trial.
 
     Args:
         task_index: which of the held-out tasks. every: steps from one picture to the next.
@@ -40,10 +42,11 @@ def film(run_dir: Path, task_index: int, path: Path, every: int = 2, report: Cal
     try:
         for states in episodes:
             model, patch = inside.scene(task)
-            films.append(frames(model, np.asarray(states)[::every], patch))
-    except NoRenderer as error:
+            films.append(frames(model, np.asarray(states)[::every], patch, camera=getattr(inside, "view", None)))
+    except (NoRenderer, ValueError) as error:
         raise ConfigError(str(error)) from None
-    names = ("before adaptation", "after adaptation")
+    in_trials = isinstance(job.env, Trials)
+    names = ("first episode", "last episode") if in_trials else ("before adaptation", "after adaptation")
     labels = [f"{name}: return {value:.1f}" for name, value in zip(names, rewards, strict=True)]
     model, _ = inside.scene(task)
     with files.worded(f"output {path}: cannot be written"):

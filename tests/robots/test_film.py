@@ -44,6 +44,22 @@ def test_frames_show_the_state_and_the_patch():
     assert np.abs(low_picture.astype(float) - high_picture).mean() > 1
 
 
+def test_a_film_looks_through_the_camera_that_the_environment_names():
+    env, tasks = make("HalfCheetahDir-v0")
+    model, patch = env.scene(env.default_params)
+    start = np.array(model.start)[None]
+    try:
+        far, near = (
+            film.frames(model, start, patch, camera={"lookat": (0, 0, 0.5), "distance": distance, "azimuth": 90})
+            for distance in (20.0, 2.0)
+        )
+    except film.NoRenderer as error:
+        pytest.skip(str(error))
+    assert np.abs(near.astype(float) - far).mean() > 1
+    with pytest.raises(ValueError, match=r"camera = trak: .* has track; did you mean track\?"):
+        film.frames(model, start, patch, camera="trak")
+
+
 @pytest.mark.parametrize(
     "words,message",
     [(["--every", "0"], "--every = 0: must be at least 1"), (["--task", "-1"], "--task = -1: must be at least 0")],

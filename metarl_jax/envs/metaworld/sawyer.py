@@ -16,7 +16,7 @@ reward 0 and the last observation.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,6 +54,8 @@ class Sawyer(environment.Environment[SawyerState, SawyerParams]):
 
     calls_host = has_large_step = True
     reports = ("success", "unstable")
+    # Where films look from: beside the arm, down on the table. The cameras of the XML stand on their heads.
+    view: Mapping[str, Any] = {"lookat": (0.0, 0.65, 0.15), "distance": 1.6, "azimuth": 135.0, "elevation": -30.0}
 
     def __init__(self, tasks: Sequence[tuple[str, Task]], reward: str = "v2", horizon: int = 500):
         super().__init__()

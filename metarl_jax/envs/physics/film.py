@@ -11,6 +11,7 @@ import numpy as np
 
 from metarl_jax.envs.packages import package
 from metarl_jax.envs.physics.model import Model, compiled
+from metarl_jax.options import suggest
 from metarl_jax.user_code import said
 
 
@@ -24,14 +25,15 @@ def frames(
     patch: Mapping[str, Any] | None = None,
     *,
     size: tuple[int, int] = (240, 320),
-    camera: str | None = None,
+    camera: str | Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """States [T, S] as pictures, uint8 [T, height, width, 3].
 
     Args:
       patch: the task's own numbers, as in a step: an object stands where the task has put it.
-      camera: a camera of the XML; by default "track" where it has one, which follows the robot, or the free camera.
-    Raises: NoRenderer where MuJoCo finds no OpenGL.
+      camera: a camera of the XML, or `lookat`, `distance` (metres), `azimuth` and `elevation` (degrees) of one that is
+        free; by default "track" where the XML has it, which follows the robot, or the free camera as it stands.
+    Raises: NoRenderer where MuJoCo finds no OpenGL; ValueError for a camera that the XML has not.
     """
     mj = package("mujoco", "robots", "a film")
     own = compiled(mj, model.path)
@@ -40,7 +42,14 @@ def frames(
             field = getattr(own, c.field)
             field[c.index] = np.asarray(patch[c.name]).reshape(field[c.index].shape)
     cameras = [own.camera(i).name for i in range(own.ncam)]
-    chosen = camera if camera is not None else "track" if "track" in cameras else -1
+    if isinstance(camera, str) and camera not in cameras:
+        there = ", ".join(cameras) or "none"
+        raise ValueError(f"camera = {camera}: {model.path} has {there}{suggest(camera, cameras)}")
+    chosen: Any = camera if camera is not None else "track" if "track" in cameras else -1
+    if isinstance(camera, Mapping):
+        chosen = mj.MjvCamera()
+        for name, value in camera.items():
+            setattr(chosen, name, value)
     own.vis.global_.offheight, own.vis.global_.offwidth = max(size[0], 480), max(size[1], 640)
     renderer = _renderer(mj, own, size)
     data, pictures = mj.MjData(own), []

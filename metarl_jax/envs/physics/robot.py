@@ -78,7 +78,11 @@ class Robot(environment.Environment[RobotState, RobotTask]):
     An action is in the units of the actuators. It is multiplied by `action_scale` and clipped to their range; the
     reward reads it as it is then, a policy's log-probability is of the action before that. A step whose physics
     become unstable ends the episode with reward 0 in the state before it, and is reported as `unstable`.
+
+    `view`, which may be set, is the `camera` that films look through: see `film.frames`.
     """
+
+    view: Any = None
 
     def __init__(
         self,
