@@ -43,7 +43,8 @@ class Probe(environment.Environment):
         return probe()
 
     def reset_env(self, key, params):
-        sign = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        # Of a strong type, as after a step: what is jitted on a first state and on later ones is compiled once.
+        sign = jnp.where(jax.random.bernoulli(key), jnp.ones(()), -1.0)
         state = ProbeState(signal=jnp.where(params.random_signal, sign, 0.0), time=jnp.zeros((), int))
         return self.get_obs(state, params), state
 

@@ -9,9 +9,11 @@ from metarl_jax import devices
 from metarl_jax.algorithms import registry
 from metarl_jax.algorithms.boil import body
 from metarl_jax.algorithms.gradient_family import EvaluationOptions
-from metarl_jax.networks import mlp_policy
+from metarl_jax.algorithms.varibad import condition_size
+from metarl_jax.networks import belief_network, feature_policy, mlp_policy
 from metarl_jax.rl import learners
 from metarl_jax.rl.normalize import Moments, normalized
+from metarl_jax.rl.rollout import rollout
 
 
 def point(critic=False, hidden=(8,), horizon=10):
@@ -34,6 +36,17 @@ def with_statistics(params):
     observation = Moments(jnp.asarray(50.0), jnp.array([0.02, -0.03]), jnp.array([0.01, 0.04]))
     reward = Moments(jnp.asarray(50.0), jnp.asarray(-0.7), jnp.asarray(0.3))
     return {**params, "normalizer": jax.tree.map(jnp.asarray, {"observation": observation, "reward": reward})}
+
+
+def acted_in_one_task(critic):
+    """A policy, its parameters, and a rollout of it in one task, some columns of which end early."""
+    env, tasks, policy = point(critic=critic, hidden=(4,), horizon=6)
+    params = policy.init(jax.random.key(0))
+    task = tasks.sample(jax.random.key(1)).replace(tolerance=jnp.array(0.15), goal=jnp.array([0.2, 0.2]))
+    act = jax.jit(lambda p, k: rollout(env, policy.apply, p, k, task, num_steps=6, num_envs=8)[0])
+    out = act(params, jax.random.key(2))
+    assert 0 < out.mask.mean() < 1
+    return policy, params, out
 
 
 def point_maml(problem, lr=0.1, *, inner_options=None, **options):
@@ -67,6 +80,15 @@ def of_family(name, env, tasks, policy, lr=0.1, **options):
     return getattr(mrl, name)(env, tasks, policy, inner, **more, **options)
 
 
+def make_varibad(env, tasks, condition="next_state", decoder="mlp", **options):
+    """VariBAD with tiny networks."""
+    policy = feature_policy(env, env.observation_size + 2 * 3, (8,))
+    sizes = {"latent_size": 3, "hidden_size": 8, "embedding_size": 8}
+    belief = belief_network(env, condition_size(env, condition), decoder=decoder, **sizes)
+    options = {"meta_batch_size": 4, "num_minibatches": 2, **options}
+    return mrl.varibad(env, tasks, policy, belief, condition=condition, **options)
+
+
 def store_trial(algo, problem, seed=0):
     """(params, trial) of one random task, in the current default precision (flax initialises in float32)."""
     params_key, task_key, key = jax.random.split(jax.random.key(seed), 3)
@@ -89,10 +111,8 @@ def relative_error(a, b):
 @jax.jit
 def shaken(params, key):
     """Parameters far from an initialisation that is nearly uniform."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noise = [jax.random.normal(k, x.shape, float) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, [x + 0.3 * n for x, n in zip(leaves, noise, strict=True)])
+    vector, unravel = ravel_pytree(jax.tree.map(lambda x: x.astype(float), params))
+    return unravel(vector + 0.3 * jax.random.normal(key, vector.shape, float))
 
 
 def on_devices(f, num_parts):

@@ -155,27 +155,29 @@ ALGORITHMS = {
 }
 
 
-# These differ from maml-ppo and maml-explores in a loss or in a gradient, not in how seeds and tasks are batched.
-BATCHED_AS_ANOTHER = ("maml-vpg", "maml-lvc", "maml-dice", "maml-loaded_dice", "maml-reverse", "fomaml", "anil", "boil")
+# These differ from another in a loss, in what adapts, in a gradient or in statistics: seeds and tasks are batched by
+# the same code.
+BATCHED_AS_ANOTHER = (
+    "maml-vpg", "maml-lvc", "maml-dice", "maml-loaded_dice", "maml-tmaml", "maml-reverse", "maml-truncated", "fomaml",
+    "e_maml", "anil", "boil", "meta_sgd", "cavia", "ppo-normalized", "rl2-normalized",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_contract(name):
     make = ALGORITHMS[name]
-    algo = make(2)
     keys = jax.random.split(jax.random.key(0), 2)
 
     def train(algo, key):
         init_key, *step_keys = jax.random.split(key, 3)
         start = algo.init(init_key)
+        assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(start)), "the state holds arrays only"
         return start, *jax.lax.scan(algo.step, start, jnp.stack(step_keys))
 
-    start = algo.init(keys[0])
-    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(start)), "the state holds arrays only"
-
+    algo = make(2)
     many = jax.jit(jax.vmap(lambda key: train(algo, key)))
     before, states, metrics = many(keys)
-    chex.assert_trees_all_equal_shapes_and_dtypes(jax.tree.map(lambda x: x[0], states), start)
+    chex.assert_trees_all_equal_shapes_and_dtypes(states, before)
     assert is_finite(states)
     flags = jax.tree.leaves(metrics["finite"])
     assert flags and all(bool(jnp.all(x)) for x in flags)

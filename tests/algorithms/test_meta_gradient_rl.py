@@ -1,5 +1,6 @@
 """Online meta-gradients of hyperparameters: against finite differences and by hand, and what they leave alone."""
 
+import functools
 import json
 import re
 
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from probes import STREAM, Probe, probe
+from probes import STREAM, Probe, ProbeParams, probe
 from problems import flat, is_finite, relative_error
 
 import metarl_jax as mrl
@@ -46,7 +47,8 @@ def make(tuned=TWO, outer_critic=False, task=None, **options):
     options = {"num_envs": 2, "num_steps": 8, "outer_gamma": 0.95, "outer_critic": critic, **options}
     if "clip_eps" in tuned:
         options = {"surrogate": "smooth_ppo", "num_epochs": 2, **options}
-    return mrl.meta_gradient_rl(env, probe(**(task or STREAM)), policy, tuned, **options), policy
+    task = task if isinstance(task, ProbeParams) else probe(**(task or STREAM))
+    return mrl.meta_gradient_rl(env, task, policy, tuned, **options), policy
 
 
 def collected(algo, warmed_up=2):
@@ -62,34 +64,53 @@ def collected(algo, warmed_up=2):
 # --- the gradient ---------------------------------------------------------------------------------------
 
 
+class Compiled:
+    """All hyperparameters at once, K = 3, with what tests share: a stored segment, and compiled parts; in float64."""
+
+    def __init__(self, objective, outer_critic):
+        self.options = {
+            "num_inner_steps": 3,
+            "num_minibatches": 2,
+            "outer_critic": outer_critic,
+            "objective": objective,
+            "num_target_steps": 2,
+            "optimizer": learners.sgd if outer_critic else learners.adam,
+            "max_grad_norm": None if outer_critic else 0.3,
+            "outer_value_coef": 0.5,
+            "outer_entropy_coef": 0.02,
+            "value_matching_coef": 0.3,
+        }
+        self.algo, self.policy = make(ALL, **self.options)
+        self.state, self.segment, self.after = collected(self.algo)
+        self.x, self.unravel = ravel_pytree(self.state.meta)
+        self.value_and_grad = jax.jit(jax.value_and_grad(self.meta_loss(self.algo)))
+
+    def meta_loss(self, algo):
+        return lambda x, segment: algo.meta_loss(self.unravel(x), segment)
+
+
+compile_once = functools.cache(Compiled)
+
+
+@pytest.fixture
+def compiled(x64):
+    return compile_once
+
+
 @pytest.mark.parametrize("outer_critic", [False, True], ids=["own_critic", "outer_critic"])
 @pytest.mark.parametrize("objective", ["gradient", "bootstrapped"])
-def test_meta_gradient_of_every_hyperparameter(x64, objective, outer_critic):
-    """K = 3 and the first of them alone, against central differences on stored data, BMG's target among them."""
-    options = {
-        "outer_critic": outer_critic,
-        "objective": objective,
-        "num_target_steps": 2,
-        "optimizer": learners.sgd if outer_critic else learners.adam,
-        "max_grad_norm": None if outer_critic else 0.3,
-        "outer_value_coef": 0.5,
-        "outer_entropy_coef": 0.02,
-        "value_matching_coef": 0.3,
-    }
-    algo, _ = make(ALL, num_inner_steps=3, **options)
-    state, segment, _ = collected(algo)
-    first = {name: jax.tree.map(lambda x: x[:1], getattr(segment, name)) for name in ("rollouts", "params", "keys")}
-    x, unravel = ravel_pytree(state.meta)
-    value_and_grad = jax.jit(jax.value_and_grad(lambda x, segment: algo.meta_loss(unravel(x), segment)))
-    for data in (segment, segment.replace(**first)):
-        grads = value_and_grad(x, data)[1]
-        steps = 1e-6 * jnp.eye(x.size)
-        want = jnp.stack([value_and_grad(x + e, data)[0] - value_and_grad(x - e, data)[0] for e in steps]) / 2e-6
-        np.testing.assert_allclose(grads, want, rtol=1e-6, atol=1e-9)
-        sizes = dict(zip(sorted(state.meta), np.abs(grads), strict=True))
-        if objective == "gradient" and outer_critic:  # then nothing judges the agent's own values
-            assert sizes.pop("value_coef") < 1e-14
-        assert min(sizes.values()) > (1e-6 if data is segment else 1e-9), sizes
+def test_meta_gradient_of_every_hyperparameter(compiled, objective, outer_critic):
+    """K = 3, against central differences on stored data, BMG's target among them."""
+    all_of_them = compiled(objective, outer_critic)
+    x, segment, value_and_grad = all_of_them.x, all_of_them.segment, all_of_them.value_and_grad
+    grads = value_and_grad(x, segment)[1]
+    steps = 1e-6 * jnp.eye(x.size)
+    want = jnp.stack([value_and_grad(x + e, segment)[0] - value_and_grad(x - e, segment)[0] for e in steps]) / 2e-6
+    np.testing.assert_allclose(grads, want, rtol=1e-6, atol=1e-9)
+    sizes = dict(zip(sorted(all_of_them.state.meta), np.abs(grads), strict=True))
+    if objective == "gradient" and outer_critic:  # then nothing judges the agent's own values
+        assert sizes.pop("value_coef") < 1e-14
+    assert min(sizes.values()) > 1e-6, sizes
 
 
 def test_meta_gradient_by_hand(x64):
@@ -120,24 +141,25 @@ def test_meta_gradient_by_hand(x64):
     assert abs(float(want)) > 1e-6
 
 
-def test_mixed_and_reverse_are_one_gradient(x64):
-    algo, _ = make(num_inner_steps=2, differentiation="mixed")
-    reverse, _ = make(num_inner_steps=2, differentiation="reverse")
-    first, _ = make(num_inner_steps=2, differentiation="first_order")
-    state, segment, _ = collected(algo)
-    found = [jax.jit(jax.grad(a.meta_loss))(state.meta, segment) for a in (algo, reverse, first)]
-    assert relative_error(found[0], found[1]) < 1e-10
-    assert abs(float(found[2]["lr"])) > 0 and float(found[2]["gamma"]) == 0, "of first order only the step size counts"
+def test_mixed_and_reverse_are_one_gradient(compiled):
+    rule = compiled("gradient", False)
+    reverse, first = (
+        jax.jit(jax.grad(rule.meta_loss(make(ALL, differentiation=way, **rule.options)[0])))(rule.x, rule.segment)
+        for way in ("reverse", "first_order")
+    )
+    assert relative_error(rule.value_and_grad(rule.x, rule.segment)[1], reverse) < 1e-10
+    first = rule.unravel(first)
+    assert abs(float(first["lr"])) > 0 and float(first["gamma"]) == 0, "of first order only the step size counts"
 
 
 # --- where it must not flow -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", ["gradient", "bootstrapped"])
-def test_nothing_flows_through_what_was_stored(objective):
+def test_nothing_flows_through_what_was_stored(compiled, objective):
     """Data, values, the outer advantages and the target are constants to the meta-parameters and the agent."""
-    algo, _ = make(objective=objective, num_inner_steps=2, outer_critic=True)
-    state, segment, _ = collected(algo)
+    of_objective = compiled(objective, True)
+    algo, state, segment = of_objective.algo, of_objective.state, of_objective.segment
 
     def total(differentiated):
         meta, params = differentiated
@@ -152,21 +174,20 @@ def test_nothing_flows_through_what_was_stored(objective):
     assert float(jnp.abs(flat(through_values)).max()) == 0
 
 
-def test_the_target_is_reached_from_the_agent_and_does_not_pull_on_itself():
+def test_the_target_is_reached_from_the_agent_and_does_not_pull_on_itself(compiled):
     """A target that is theta' has loss 0 and no gradient; one after further updates has both."""
-    algo, policy = make(objective="bootstrapped", num_target_steps=2, value_matching_coef=1.0)
-    state, segment, after = collected(algo)
-    grad = jax.jit(jax.value_and_grad(algo.meta_loss))
-    loss, grads = grad(state.meta, segment)
-    assert float(loss) > 0 and float(jnp.abs(flat(grads)).max()) > 0
-    params = jax.jit(algo.adapt)(state.meta, segment).params
+    bootstrapped = compiled("bootstrapped", False)
+    segment, policy = bootstrapped.segment, bootstrapped.policy
+    loss, grads = bootstrapped.value_and_grad(bootstrapped.x, segment)
+    assert float(loss) > 0 and float(jnp.abs(grads).max()) > 0
+    params = jax.jit(bootstrapped.algo.adapt)(bootstrapped.state.meta, segment).params
     here = segment.outer.observation
     own = Target(
         here, segment.outer.mask, tuple(jax.tree.leaves(policy.apply(params, here))), policy.value(params, here)
     )
-    loss, grads = grad(state.meta, segment.replace(outer=own))
+    loss, grads = bootstrapped.value_and_grad(bootstrapped.x, segment.replace(outer=own))
     assert float(loss) == pytest.approx(0, abs=1e-6)
-    np.testing.assert_allclose(flat(grads), 0, atol=1e-6)
+    np.testing.assert_allclose(grads, 0, atol=1e-6)
 
 
 def test_states_can_be_left_out_of_the_matching():
@@ -202,11 +223,10 @@ def test_the_agent_and_its_environments_go_on(objective, updates):
     np.testing.assert_array_equal(lengths, np.broadcast_to([[8 * (updates + 1)], [16 * (updates + 1)]], (2, 2)))
 
 
-def test_replaying_is_what_happened(x64):
+def test_replaying_is_what_happened(compiled):
     """The same shuffles, the same values: the update that is differentiated is the one that was made."""
-    algo, _ = make(ALL, num_inner_steps=3, num_minibatches=2)
-    state, segment, after = collected(algo)
-    assert relative_error(jax.jit(algo.adapt)(state.meta, segment), after.learner) < 1e-12
+    rule = compiled("gradient", False)
+    assert relative_error(jax.jit(rule.algo.adapt)(rule.state.meta, rule.segment), rule.after.learner) < 1e-12
 
 
 def test_the_outer_critic_learns_its_own_values_and_moves_nothing_else():
@@ -271,16 +291,18 @@ def test_squashing_has_an_inverse_and_stays_in_range(tuned):
     assert float(slope) > 0
 
 
-@pytest.mark.parametrize("start", [0.0, 1.0])
-def test_a_start_at_an_end_is_moved_inside(start):
+def test_a_start_at_an_end_is_moved_inside():
     """logit(1) is infinite: the start is finite, and can move."""
-    tuned = {"gae_lambda": Tuned(start)}
-    x = unconstrained(tuned)
-    assert is_finite(x)
-    assert float(squash(x, tuned)["gae_lambda"]) == pytest.approx(start, abs=1.01 * MARGIN)
-    algo, _ = make(tuned, meta_lr=0.1)
-    state, metrics = jax.jit(algo.step)(algo.init(jax.random.key(0)), jax.random.key(1))
-    assert is_finite(state.meta) and float(metrics["meta_grad_norm"]) > 0
+    step = None
+    for start in (0.0, 1.0):
+        tuned = {"gae_lambda": Tuned(start)}
+        x = unconstrained(tuned)
+        assert is_finite(x)
+        assert float(squash(x, tuned)["gae_lambda"]) == pytest.approx(start, abs=1.01 * MARGIN)
+        algo, _ = make(tuned, meta_lr=0.1)
+        step = step or jax.jit(algo.step)  # knows the range, not the start
+        state, metrics = step(algo.init(jax.random.key(0)), jax.random.key(1))
+        assert is_finite(state.meta) and float(metrics["meta_grad_norm"]) > 0
 
 
 def test_hyperparameters_stay_in_range_whatever_the_meta_step():
@@ -296,11 +318,13 @@ def test_hyperparameters_stay_in_range_whatever_the_meta_step():
 
 
 def test_a_nan_is_reported():
-    algo, _ = make({"gamma": Tuned(0.9)}, task={**STREAM, "constant": jnp.nan})
-    state = algo.init(jax.random.key(0))
-    good, _ = make({"gamma": Tuned(0.9)})
-    assert all(jax.tree.leaves(jax.tree.map(bool, jax.jit(good.step)(state, jax.random.key(1))[1]["finite"])))
-    finite = jax.jit(algo.step)(state, jax.random.key(1))[1]["finite"]
+    @jax.jit
+    def finite_of(constant):
+        algo, _ = make({"gamma": Tuned(0.9)}, task=probe(**STREAM).replace(constant=constant))
+        return algo.step(algo.init(jax.random.key(0)), jax.random.key(1))[1]["finite"]
+
+    assert all(jax.tree.leaves(jax.tree.map(bool, finite_of(0.0))))
+    finite = finite_of(jnp.nan)
     assert not any(bool(x) for x in finite["loss"].values())
     assert not bool(finite["gradient"]["gamma"]) and not bool(finite["params"]["meta"]["gamma"])
     assert not all(jax.tree.leaves(jax.tree.map(bool, finite["params"]["agent"])))

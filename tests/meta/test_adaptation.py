@@ -161,11 +161,11 @@ def test_scores_are_those_before_and_after_each_update():
 
 
 def test_tasks_per_batch_does_not_change_the_step(problem):
+    """One at a time, and two: all at once is in the contract of every algorithm."""
     states, all_metrics = [], []
-    for tasks_per_batch in (1, 2, 4):
+    for tasks_per_batch in (1, 2):
         algo = point_maml(problem, meta_batch_size=4, tasks_per_batch=tasks_per_batch, num_inner_steps=1)
-        state = algo.init(jax.random.key(0))
-        state, metrics = jax.jit(algo.step)(state, jax.random.key(1))
+        state, metrics = jax.jit(algo.step)(jax.jit(algo.init)(jax.random.key(0)), jax.random.key(1))
         states.append(state.params)
         all_metrics.append(metrics)
     for params, metrics in zip(states[1:], all_metrics[1:], strict=True):

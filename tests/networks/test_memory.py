@@ -26,7 +26,7 @@ def bandit_trials(num_episodes=T, name="BernoulliBandit-v0", **options):
 
 
 def some_params(policy):
-    return shaken(policy.init(jax.random.key(0)), jax.random.key(1))
+    return shaken(jax.jit(policy.init)(jax.random.key(0)), jax.random.key(1))
 
 
 def observations(env, length=T, seed=5):
@@ -41,20 +41,29 @@ def step_by_step(policy, params, observation):
     return jax.lax.scan(one, policy.remember(observation.shape[1]), observation)[1]
 
 
-@pytest.mark.parametrize("env_name", ["BernoulliBandit-v0", "PointNavigation-v0"])
-@pytest.mark.parametrize("name", MAKERS)
+# Of networks that remember in different ways, and of both kinds of actions.
+AGREEING = [(name, "BernoulliBandit-v0") for name in MAKERS] + [
+    (n, "PointNavigation-v0") for n in ("gru", "transformer")
+]
+
+
+@pytest.mark.parametrize("name, env_name", AGREEING)
 def test_acting_and_reading_agree(name, env_name):
     env = bandit_trials(1 if env_name == "PointNavigation-v0" else T, env_name)
     policy = MAKERS[name](env)
     params, x = some_params(policy), observations(env)
-    acted = jax.jit(lambda p: step_by_step(policy, p, x))(params)
-    distribution, value = jax.jit(lambda p: policy.joint(p, x))(params)
-    read = jax.tree.leaves(distribution)
+
+    @jax.jit
+    def compute(p):
+        acted, (read, value) = step_by_step(policy, p, x), policy.joint(p, x)
+        return acted, jax.tree.leaves(read), value, jax.tree.leaves(policy.apply(p, x)), policy.value(p, x)
+
+    acted, read, value, alone, value_alone = compute(params)
     assert float(jnp.std(read[0])) > 0.1
     for a, b in zip(acted, read, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    np.testing.assert_allclose(value, policy.value(params, x), atol=1e-4)
-    np.testing.assert_allclose(read[0], jax.tree.leaves(policy.apply(params, x))[0], atol=1e-4)
+    np.testing.assert_allclose(value, value_alone, atol=1e-4)
+    np.testing.assert_allclose(read[0], alone[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import flat, is_finite, on_devices, point, point_maml, relative_error, store_trial
+from problems import acted_in_one_task, flat, is_finite, point, point_maml, relative_error, store_trial
 
 import metarl_jax as mrl
 from metarl_jax.options import ConfigError
 from metarl_jax.rl import learners, losses, returns
-from metarl_jax.rl.rollout import rollout
 from metarl_jax.types import LearnerState
 
 LR, GAMMA, LAMBDA = 0.3, 0.9, 0.8
@@ -19,14 +18,7 @@ LR, GAMMA, LAMBDA = 0.3, 0.9, 0.8
 
 @pytest.fixture(scope="module", params=[False, True], ids=["linear", "critic"])
 def acted(request):
-    """policy, parameters, and a rollout of it in one task, some columns of which end early."""
-    env, tasks, policy = point(critic=request.param, hidden=(4,), horizon=6)
-    params = policy.init(jax.random.key(0))
-    task = tasks.sample(jax.random.key(1)).replace(tolerance=jnp.array(0.15), goal=jnp.array([0.2, 0.2]))
-    act = jax.jit(lambda p, k: rollout(env, policy.apply, p, k, task, num_steps=6, num_envs=8)[0])
-    out = act(params, jax.random.key(2))
-    assert 0 < out.mask.mean() < 1
-    return policy, params, out
+    return acted_in_one_task(critic=request.param)
 
 
 def options(policy):
@@ -40,13 +32,15 @@ def test_one_row_of_steps_has_the_loss_and_the_gradient_of_the_episodes(acted, n
     batch = jax.jit(learners.ppo(policy, **options(policy)).prepare)(LearnerState(params, None), out)
     moved = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
 
-    def of(needs_time):
+    @jax.jit
+    def both(params):
         surrogate = losses.surrogate(name, clip_eps=0.2)
-        loss = learners.actor_critic_loss(policy, surrogate, entropy_coef=0.1, needs_time=needs_time)
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(moved, batch)
+        made = [learners.actor_critic_loss(policy, surrogate, entropy_coef=0.1, needs_time=n) for n in (True, False)]
+        return [jax.value_and_grad(loss, has_aux=True)(params, batch) for loss in made]
 
-    chex.assert_trees_all_close(of(True), of(False), rtol=1e-4, atol=1e-6)
-    assert float(optax.tree.norm(of(False)[1])) > 1e-2
+    episodes, row = both(moved)
+    chex.assert_trees_all_close(episodes, row, rtol=1e-4, atol=1e-6)
+    assert float(optax.tree.norm(row[1])) > 1e-2
 
 
 def test_an_update_is_a_gradient_step_on_the_loss_in_its_docstring(acted):
@@ -196,33 +190,6 @@ def test_surrogates_without_a_ratio_are_refused_where_parameters_move():
         mrl.ppo(env, task, policy, baseline="linear")
     with pytest.raises(TypeError, match="has no option 'optimizer'"):
         mrl.ppo(env, task, policy, optimizer=None)
-
-
-@pytest.mark.parametrize("num_parts", [2, 4])
-def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, acted, num_parts):
-    """Of episodes of different lengths, and of single steps: a vmap stands in for the devices."""
-    policy, params, out = acted
-    double = lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    params, out = jax.tree.map(double, (params, out))
-    assert len(set(np.asarray(out.mask.sum(axis=0)).tolist())) > 1, "the parts weigh differently"
-
-    def step(share_columns, num_minibatches):
-        more = {
-            "share_columns": share_columns,
-            "num_minibatches": num_minibatches,
-            "num_epochs": 2,
-            "entropy_coef": 0.1,
-        }
-        learner = learners.ppo(policy, LR, **options(policy), **more)
-        state = learner.init(params)
-        return flat(learner.update(state, jax.random.key(0), learner.prepare(state, out))[0].params)
-
-    for num_minibatches in (1, 3):
-        each = on_devices(lambda n=num_minibatches: step(True, n), num_parts)
-        alone = jax.jit(lambda n=num_minibatches: step(False, n))()
-        assert float(jnp.linalg.norm(alone - flat(params))) > 1e-3
-        for found in each:
-            assert relative_error(found, alone) < 1e-13
 
 
 def test_an_optimiser_is_named_given_or_addressed():

@@ -312,7 +312,7 @@ def test_ppo_takes_its_surrogate_from_the_configuration():
     ends = {}
     for name in ("ppo", "smooth_ppo", "dpo", "lvc"):
         algorithm = build(validate({**plain, "surrogate": name})).algorithm
-        state = algorithm.step(algorithm.init(jax.random.key(0)), jax.random.key(1))[0]
+        state = jax.jit(algorithm.step)(jax.jit(algorithm.init)(jax.random.key(0)), jax.random.key(1))[0]
         ends[name] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.learner.params)])
     for a, b in (("ppo", "smooth_ppo"), ("ppo", "dpo"), ("dpo", "lvc")):
         assert np.abs(ends[a] - ends[b]).max() > 1e-4

@@ -113,8 +113,9 @@ def test_a_history_is_a_set_in_units_of_its_own():
     """The prediction depends neither on order, nor on padding, nor on the task's units."""
     h, x = history(5), jax.random.uniform(jax.random.key(9), (4, 7))
     net = Predictor()
-    params = net.init(jax.random.key(1), h, x)
-    expected = net.apply(params, h, x)[0]
+    params = jax.jit(net.init)(jax.random.key(1), h, x)
+    predict = jax.jit(lambda h: net.apply(params, h, x)[0])
+    expected = predict(h)
     order = jnp.asarray([4, 2, 0, 1, 3, *range(5, optimizer.MAX_HISTORY)])
     shuffled = h._replace(x=h.x[order], curve=h.curve[order])
     padding = h._replace(
@@ -122,8 +123,8 @@ def test_a_history_is_a_set_in_units_of_its_own():
     )
     other_units = history(5, scale=1000.0, shift=-40.0)
     for same in (shuffled, padding, other_units):
-        np.testing.assert_allclose(net.apply(params, same, x)[0], expected, rtol=1e-3, atol=1e-4)
-    assert not np.allclose(net.apply(params, history(5, key=3), x)[0], expected, atol=1e-3)
+        np.testing.assert_allclose(predict(same), expected, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(predict(history(5, key=3)), expected, atol=1e-3)
     assert np.isfinite(in_own_units(history(0))).all()
 
 
@@ -166,9 +167,9 @@ def test_the_first_trial_is_the_best_fixed_setting(learned):
 
 def test_a_proposal_moves_a_bounded_step():
     h, x = history(4), jax.random.uniform(jax.random.key(2), (50, 7))
-    params = Proposer().init(jax.random.key(1), h, x, jnp.zeros(50))
+    params = jax.jit(Proposer().init)(jax.random.key(1), h, x, jnp.zeros(50))
     loud = jax.tree.map(lambda p: 100 * p, params)
-    moved = Proposer().apply(loud, h, x, jnp.ones(50))
+    moved = jax.jit(Proposer().apply)(loud, h, x, jnp.ones(50))
     assert (moved >= 0).all() and (moved <= 1).all()
     assert 0.1 < np.abs(moved - x).max() <= STEP + 1e-6
 

@@ -1,5 +1,7 @@
 """Learned rules: meta-gradients against finite differences, lives and deaths, what each rule promises."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,80 +47,107 @@ def make(name, fields=None, **options):
     return mrl.learn_rule(env, stream_tasks(**(fields or {})), rule, mlp_policy(env, (3,), critic=True), **options)
 
 
-def collected(algo, warmed_up=2):
-    """(eta, segment, agent after it) of the first agent, once it has moved off its start."""
-    state = jax.jit(algo.init)(jax.random.key(0))
-    agent, task = jax.tree.map(lambda x: x[0], (state.population.agent, state.population.task))
-    live = jax.jit(algo.segment)
-    for i in range(warmed_up + 1):
-        segment, agent, _ = live(state.params, agent, jax.random.key(1 + i), task)
-    return state.params, segment, agent
+def first(state):
+    """(agent, task) of the first agent."""
+    return jax.tree.map(lambda x: x[0], (state.population.agent, state.population.task))
+
+
+class Compiled:
+    """A rule whose parts are compiled once for all tests; a segment of its first agent, off its start; in float64."""
+
+    def __init__(self, name):
+        self.algo = make(name)
+        self.state = jax.jit(self.algo.init)(jax.random.key(0))
+        self.live = jax.jit(self.algo.segment)
+        self.after, task = first(self.state)
+        for i in range(3):
+            self.segment, self.after, _ = self.live(self.state.params, self.after, jax.random.key(1 + i), task)
+        self.eta, self.unravel = ravel_pytree(jax.tree.map(lambda x: x.astype(float), self.state.params))
+        self.value_and_grad = jax.jit(jax.value_and_grad(self.of_flat(self.algo)))
+        self.step = jax.jit(self.algo.step)
+
+    def of_flat(self, algo):
+        """The meta-loss of a rule as one vector."""
+        return lambda x, segment: algo.meta_loss(self.unravel(x), segment)
+
+
+@pytest.fixture
+def compiled(x64):
+    return compile_once
+
+
+compile_once = functools.cache(Compiled)
 
 
 # --- the gradient ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_meta_gradient_of_every_rule(x64, name):
-    """K = 3 updates (and the first of them alone), against central differences on stored data."""
-    algo = make(name)
-    eta, segment, _ = collected(algo)
-    eta = jax.tree.map(lambda x: x.astype(float), eta)
-    first = {key: jax.tree.map(lambda x: x[:1], getattr(segment, key)) for key in ("rollouts", "params", "keys")}
-    directions, unravel = random_directions(jax.random.key(7), eta, 12)
-    x = ravel_pytree(eta)[0]
-    value_and_grad = jax.jit(jax.value_and_grad(lambda x, segment: algo.meta_loss(unravel(x), segment)))
-    for data in (segment, segment.replace(**first))[: 2 if name == "lpg" else 1]:
-        grads = value_and_grad(x, data)[1]
-        want = [
-            (value_and_grad(x + 1e-6 * d, data)[0] - value_and_grad(x - 1e-6 * d, data)[0]) / 2e-6 for d in directions
-        ]
-        scale = float(jnp.linalg.norm(grads))
-        assert scale > 1e-6
-        np.testing.assert_allclose(directions @ grads, want, rtol=1e-5, atol=1e-6 * scale)
-    moved = jax.tree.map(lambda g: float(jnp.abs(g).max()), unravel(value_and_grad(x, segment)[1]))
+def test_meta_gradient_of_every_rule(compiled, name):
+    """K = 3 updates, against central differences on stored data."""
+    rule = compiled(name)
+    x, segment = rule.eta, rule.segment
+    directions, _ = random_directions(jax.random.key(7), x, 12)
+    grads = rule.value_and_grad(x, segment)[1]
+    up, down = ([rule.value_and_grad(x + h * d, segment)[0] for d in directions] for h in (1e-6, -1e-6))
+    scale = float(jnp.linalg.norm(grads))
+    assert scale > 1e-6
+    np.testing.assert_allclose(directions @ grads, (np.array(up) - down) / 2e-6, rtol=1e-5, atol=1e-6 * scale)
+    moved = jax.tree.map(lambda g: float(jnp.abs(g).max()), rule.unravel(grads))
     assert min(jax.tree.leaves(moved)) > 0, f"every number of the rule matters: {moved}"
 
 
 @pytest.mark.parametrize("name", ["lpg", "lirpg"])
-def test_mixed_and_reverse_are_one_gradient(x64, name):
-    algo, reverse, first = (make(name, differentiation=way) for way in ("mixed", "reverse", "first_order"))
-    eta, segment, _ = collected(algo)
-    found = [jax.jit(jax.grad(a.meta_loss))(eta, segment) for a in (algo, reverse, first)]
-    assert relative_error(found[0], found[1]) < 1e-10
-    if name != "lpg":  # whose penalties reach eta without passing through an update
-        assert float(jnp.abs(flat(found[2])).max()) == 0, "a rule matters through what updates do"
+def test_mixed_and_reverse_are_one_gradient(compiled, name):
+    rule = compiled(name)
+    _, mixed = rule.value_and_grad(rule.eta, rule.segment)
+    reverse = jax.jit(jax.grad(rule.of_flat(make(name, differentiation="reverse"))))(rule.eta, rule.segment)
+    assert relative_error(mixed, reverse) < 1e-10
+
+
+def test_a_rule_matters_through_what_updates_do(compiled):
+    """To first order there is nothing left; lpg's penalties would reach eta without passing through an update."""
+    rule = compiled("lirpg")
+    found = jax.jit(jax.grad(rule.of_flat(make("lirpg", differentiation="first_order"))))(rule.eta, rule.segment)
+    assert float(jnp.abs(found).max()) == 0
 
 
 @pytest.mark.parametrize("name", ["lpg", "lpo", "lirpg"])
-def test_reliving_is_what_happened(x64, name):
+def test_reliving_is_what_happened(compiled, name):
     """The same shuffles, the same values: the updates that are differentiated are those that were made."""
-    algo = make(name)
-    eta, segment, after = collected(algo)
-    again, lived = jax.jit(algo.adapt)(eta, segment).params, dict(after.learner.params)
+    rule = compiled(name)
+    again = jax.jit(rule.algo.adapt)(rule.state.params, rule.segment).params
+    lived = dict(rule.after.learner.params)
     assert relative_error(lived.pop("outer_critic"), again["outer_critic"]) > 0, "that learned beside it"
     assert relative_error({k: again[k] for k in lived}, lived) < 1e-12
 
 
-def test_nothing_flows_through_what_was_stored():
-    algo = make("lirpg")
-    state = jax.jit(algo.init)(jax.random.key(0))
-    agent, task = jax.tree.map(lambda x: x[0], (state.population.agent, state.population.task))
+def test_nothing_flows_through_what_was_stored(compiled):
+    rule = compiled("lirpg")
+    agent, task = first(rule.state)
 
     def total(eta):
-        segment, after, _ = algo.segment(eta, agent, jax.random.key(1), task)
+        segment, after, _ = rule.algo.segment(eta, agent, jax.random.key(1), task)
         found = jax.tree.leaves((segment.rollouts, segment.outer, after.learner.params))
         return sum(jnp.sum(x) for x in found if jnp.issubdtype(x.dtype, jnp.floating))
 
-    assert float(jnp.abs(flat(jax.jit(jax.grad(total))(state.params))).max()) == 0
+    assert float(jnp.abs(flat(jax.jit(jax.grad(total))(rule.state.params))).max()) == 0
 
 
 # --- lives ----------------------------------------------------------------------------------------------
 
 
+def step_size(env):
+    """The smallest of rules."""
+    policy = agents(env)
+    return Rule(
+        lambda key: {"lr": jnp.full((), 0.1, float)}, lambda eta: learners.policy_gradient(policy, eta["lr"]), policy
+    )
+
+
 def test_agents_die_at_their_age_and_others_take_their_place():
     """Two agents of lifetime 6, K = 3: ages begin at 0 and 3; a birth brings new parameters and fresh streams."""
-    algo = make("lpg", outer_lr=jnp.zeros(()))
+    algo = make(step_size(Probe()))
     state = jax.jit(algo.init)(jax.random.key(0))
     step = jax.jit(algo.step)
     np.testing.assert_array_equal(state.population.age, [0, 3])
@@ -135,21 +164,20 @@ def test_agents_die_at_their_age_and_others_take_their_place():
 
 
 def test_a_lifetime_without_end():
-    algo = make("lpg", lifetime=None)
+    algo = make(step_size(Probe()), lifetime=None)
     state = jax.jit(algo.init)(jax.random.key(0))
+    step = jax.jit(algo.step)
     for i in range(3):
-        state, metrics = jax.jit(algo.step)(state, jax.random.key(i))
+        state, metrics = step(state, jax.random.key(i))
     np.testing.assert_array_equal(state.population.age, [9, 9])
     assert float(metrics["late_return"]) == float(metrics["episode_return"])
 
 
-def test_an_agent_that_diverges_is_left_out_and_replaced():
-    algo = make("lirpg")
-    state = jax.jit(algo.init)(jax.random.key(0))
+def test_an_agent_that_diverges_is_left_out_and_replaced(compiled):
+    state, step = compiled("lirpg").state, compiled("lirpg").step
     spoil = jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.population.agent.learner.params)
     learner = state.population.agent.learner.replace(params=spoil)
     sick = state.replace(population=state.population.replace(agent=state.population.agent.replace(learner=learner)))
-    step = jax.jit(algo.step)
     after, metrics = step(sick, jax.random.key(1))
     healthy, _ = step(state, jax.random.key(1))
     assert float(metrics["num_diverged"]) == 1 and is_finite(after.params)
@@ -160,22 +188,17 @@ def test_an_agent_that_diverges_is_left_out_and_replaced():
     assert is_finite(cured.population.agent.learner.params) and float(metrics["num_diverged"]) == 0
 
 
-def test_the_mean_is_over_agents():
+def test_the_mean_is_over_agents(compiled):
     """The gradient of the population is the mean of the gradients of its agents."""
-    algo = make("lirpg", max_grad_norm=None)
-    state = jax.jit(algo.init)(jax.random.key(0))
-    key = jax.random.key(5)
-    _, metrics = jax.jit(algo.step)(state, key)
-
-    @jax.jit
-    def gradient(agent, task, key):
-        segment, _, _ = algo.segment(state.params, agent, jax.random.split(key)[1], task)
-        return flat(jax.grad(algo.meta_loss)(state.params, segment))
-
+    rule = compiled("lirpg")
+    key, population = jax.random.key(5), rule.state.population
+    _, metrics = rule.step(rule.state, key)
     total = 0.0
     for i, k in enumerate(jax.random.split(key, 2)):
-        total += gradient(*jax.tree.map(lambda x: x[i], (state.population.agent, state.population.task)), k) / 2  # noqa: B023
-    assert float(metrics["grad_norm"]) == pytest.approx(float(jnp.linalg.norm(total)), rel=1e-3)
+        agent, task = jax.tree.map(lambda x: x[i], (population.agent, population.task))  # noqa: B023
+        segment, _, _ = rule.live(rule.state.params, agent, jax.random.split(k)[1], task)
+        total += rule.value_and_grad(rule.eta, segment)[1] / 2
+    assert float(metrics["grad_norm"]) == pytest.approx(float(jnp.linalg.norm(total)), rel=1e-5)
 
 
 def test_lives_are_scored_at_birth_and_after_each_stage():
@@ -252,9 +275,12 @@ def test_an_intrinsic_reward_of_weight_zero_is_ppo():
     plain = Rule(rule.init, lambda eta: learners.ppo(policy, optimizer=learners.adam(0.1), **options), policy)
     found, want = (make(r) for r in (rule, plain))
     state = jax.jit(found.init)(jax.random.key(0))
-    learned = [jax.jit(a.step)(state, jax.random.key(1))[0] for a in (found, want)]
-    assert relative_error(*[s.population.agent.learner.params for s in learned]) < 1e-6
-    assert relative_error(learned[0].params, state.params) == 0, "and there is nothing to learn"
+    agent, task = first(state)
+    segment, after, _ = jax.jit(found.segment)(state.params, agent, jax.random.key(1), task)
+    _, plainly, _ = jax.jit(want.segment)(state.params, agent, jax.random.key(1), task)
+    assert relative_error(after.learner.params, plainly.learner.params) < 1e-6
+    slope = jax.jit(jax.grad(found.meta_loss))(state.params, segment)
+    assert float(jnp.abs(flat(slope)).max()) == 0, "and there is nothing to learn"
 
 
 def test_an_agent_follows_the_reward_it_is_given():

@@ -1,0 +1,93 @@
+"""Devices that share one training find what one device finds: a vmap stands in for them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import BOTH, acted_in_one_task, flat, make_varibad, on_devices, relative_error
+
+import metarl_jax as mrl
+from metarl_jax.envs.trial import trials
+from metarl_jax.networks import recurrent_policy
+from metarl_jax.rl import learners
+from metarl_jax.runs.build import build
+from metarl_jax.runs.config import validate
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda env, tasks: mrl.rl2(
+            env, tasks, recurrent_policy(env, 4), meta_batch_size=4, trials_per_task=2, num_minibatches=2, lr=0.1
+        ),
+        lambda env, tasks: make_varibad(env, tasks, decoder="table", trials_per_task=2, lr=0.1, vae_lr=0.1),
+    ],
+    ids=["rl2", "varibad"],
+)
+def test_devices_that_share_the_trials_take_the_step_of_one(x64, make):
+    """Acting, PPO and the ELBO: in float64 nothing but the order of sums is left between them."""
+    env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
+    env = trials(env, tasks, 2)
+    algo = make(env, tasks)
+    state = jax.jit(algo.init)(jax.random.key(0))
+    alone, metrics = jax.jit(algo.step)(state, jax.random.key(1))
+    each, seen = on_devices(lambda: algo.step(state, jax.random.key(1)), 4)
+    moved = flat(alone.params) - flat(state.params)
+    assert float(jnp.linalg.norm(moved)) > 0.1
+    for i in range(4):
+        of_one = jax.tree.map(lambda x: x[i], each.params)  # noqa: B023
+        assert float(jnp.linalg.norm(flat(of_one) - flat(alone.params))) < 1e-7 * float(jnp.linalg.norm(moved))
+    for name in metrics.keys() - {"finite", "faulty_step"}:
+        np.testing.assert_allclose(seen[name], jnp.full(4, metrics[name]), rtol=1e-7, err_msg=name)
+
+
+SIZES = {
+    "rl2": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 4},
+    "varibad": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "hidden": [4], "encoder_size": 4},
+    "promp": {"meta_batch_size": 2, "episodes_per_task": 3, "hidden": [4]},
+}
+
+
+@pytest.mark.parametrize("algorithm", SIZES)
+def test_devices_that_share_a_training_keep_the_same_statistics(algorithm):
+    problem = {"env": "PointNavigation-v0", "env_options": {"horizon": 5}, "num_iterations": 3}
+    job = build(validate({"algorithm": algorithm, **problem, **SIZES[algorithm], **BOTH}))
+    state = jax.jit(job.algorithm.init)(jax.random.key(0))
+
+    def step():
+        params = job.algorithm.step(state, jax.random.key(1))[0].params
+        return params.get("policy", params)["normalizer"]
+
+    alone, each = jax.jit(step)(), on_devices(step, 2)
+    for place in range(2):
+        chex.assert_trees_all_close(jax.tree.map(lambda x: x[place], each), alone, rtol=1e-4, atol=1e-6)  # noqa: B023
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+@pytest.mark.parametrize("critic", [False, True], ids=["linear", "critic"])
+def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, critic, num_parts):
+    """Of episodes of different lengths, and of single steps."""
+    policy, params, out = acted_in_one_task(critic)
+    own = {"baseline": "critic" if critic else "linear", "gamma": 0.9, "gae_lambda": 0.8}
+    double = lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    params, out = jax.tree.map(double, (params, out))
+    assert len(set(np.asarray(out.mask.sum(axis=0)).tolist())) > 1, "the parts weigh differently"
+
+    def step(share_columns, num_minibatches):
+        more = {
+            "share_columns": share_columns,
+            "num_minibatches": num_minibatches,
+            "num_epochs": 2,
+            "entropy_coef": 0.1,
+        }
+        learner = learners.ppo(policy, 0.3, **own, **more)
+        state = learner.init(params)
+        return flat(learner.update(state, jax.random.key(0), learner.prepare(state, out))[0].params)
+
+    for num_minibatches in (1, 3):
+        each = on_devices(lambda n=num_minibatches: step(True, n), num_parts)
+        alone = jax.jit(lambda n=num_minibatches: step(False, n))()
+        assert float(jnp.linalg.norm(alone - flat(params))) > 1e-3
+        for found in each:
+            assert relative_error(found, alone) < 1e-13
