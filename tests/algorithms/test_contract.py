@@ -89,6 +89,10 @@ def rl2_normalized(env, tasks):
     return mrl.rl2(env, tasks, policy, meta_batch_size=8)
 
 
+def rl2_transformer(env, tasks):
+    return mrl.rl2(env, tasks, transformer_policy(env, 3, 8, num_layers=1, num_heads=2), meta_batch_size=8)
+
+
 def varibad(env, tasks):
     policy = feature_policy(env, env.observation_size + 2 * 2, (4,))
     belief = belief_network(env, condition_size(env, "state_action"), latent_size=2, hidden_size=4, embedding_size=4)
@@ -101,7 +105,7 @@ def rule(outer, make):
 
     def algorithm(num_at_a_time):
         env, tasks = mrl.make("BernoulliBandit-v0", num_arms=2)
-        policy = mlp_policy(env, (4,), critic=True)
+        policy = mlp_policy(env, (), critic=True)
         sizes = {"num_envs": 2, "num_steps": 4, "lifetime": 4, "agents_per_batch": num_at_a_time, "num_agents": 2}
         if outer == "evolution":
             options = {"population_size": 4, "num_stages": 2, "num_episodes": 16, "sigma": 1.0}
@@ -144,13 +148,11 @@ ALGORITHMS = {
     "reptile": family("reptile", num_inner_steps=2),
     "rl2-gru": on_trials(lambda env, tasks: mrl.rl2(env, tasks, recurrent_policy(env, 4), meta_batch_size=8)),
     "rl2-normalized": on_trials(rl2_normalized),
-    "rl2-transformer": on_trials(
-        lambda env, tasks: mrl.rl2(env, tasks, transformer_policy(env, 3, 8, num_heads=2), meta_batch_size=8)
-    ),
+    "rl2-transformer": on_trials(rl2_transformer),
     "varibad": on_trials(varibad),
     "supervised_maml": supervised_maml,
     "meta_gradient_rl": meta_gradient_rl,
-    "lpg": rule("gradient", lambda env, policy: mrl.lpg(env, hidden=(4,), width=4, outcomes=3)),
+    "lpg": rule("gradient", lambda env, policy: mrl.lpg(env, hidden=(), width=4, outcomes=3)),
     "lpo-evolution": rule("evolution", lambda env, policy: mrl.lpo(policy, 0.5, width=4)),
 }
 

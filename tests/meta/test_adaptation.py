@@ -165,7 +165,7 @@ def test_tasks_per_batch_does_not_change_the_step(problem):
     states, all_metrics = [], []
     for tasks_per_batch in (1, 2):
         algo = point_maml(problem, meta_batch_size=4, tasks_per_batch=tasks_per_batch, num_inner_steps=1)
-        state, metrics = jax.jit(algo.step)(jax.jit(algo.init)(jax.random.key(0)), jax.random.key(1))
+        state, metrics = jax.jit(algo.step)(algo.init(jax.random.key(0)), jax.random.key(1))
         states.append(state.params)
         all_metrics.append(metrics)
     for params, metrics in zip(states[1:], all_metrics[1:], strict=True):

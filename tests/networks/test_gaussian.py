@@ -142,7 +142,7 @@ def test_memory_policies_have_a_floor_too():
 CONFIGS = {  # test_statistics trains the others with these keys
     "maml": {"hidden": [4], "meta_batch_size": 2, "episodes_per_task": 4},
     "rl2-transformer": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 4,
-                        "network": "transformer"},
+                        "network": "transformer", "num_layers": 1},
 }  # fmt: skip
 
 

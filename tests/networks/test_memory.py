@@ -26,7 +26,7 @@ def bandit_trials(num_episodes=T, name="BernoulliBandit-v0", **options):
 
 
 def some_params(policy):
-    return shaken(jax.jit(policy.init)(jax.random.key(0)), jax.random.key(1))
+    return shaken(policy.init(jax.random.key(0)), jax.random.key(1))
 
 
 def observations(env, length=T, seed=5):

@@ -50,9 +50,9 @@ def write_config(path: Path, config: dict) -> Path:
 
 
 def test_killed_runs_resume_to_identical_bits(tmp_path):
-    """kill -9 at several moments, one of them while a checkpoint is being written; then --resume."""
+    """kill -9 while a checkpoint is being written, --resume, kill -9 between two of them, --resume."""
     config = write_config(tmp_path / "c.yaml", PPO)
-    whole = start(config, tmp_path / "whole")
+    train.train(build(validate(PPO)), tmp_path / "whole", report=lambda _: None)
     run = tmp_path / "killed"
 
     def while_writing() -> bool:
@@ -62,7 +62,7 @@ def test_killed_runs_resume_to_identical_bits(tmp_path):
         return lambda: (run / "checkpoints" / str(iteration)).exists()
 
     killed_while_writing = False
-    for attempt, moment in enumerate([while_writing, after(15), after(30)]):
+    for attempt, moment in enumerate([while_writing, after(15)]):
         process = start(config, run, "--resume") if attempt else start(config, run)
         deadline = time.monotonic() + 240
         while not moment() and process.poll() is None:
@@ -75,7 +75,6 @@ def test_killed_runs_resume_to_identical_bits(tmp_path):
     assert killed_while_writing
     last = start(config, run, "--resume")
     assert last.wait(timeout=240) == 0, run.with_suffix(".log").read_text()
-    assert whole.wait(timeout=240) == 0
     assert final_state(run) == final_state(tmp_path / "whole")
     assert (run / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert len((run / "metrics.jsonl").read_text().splitlines()) == PPO["num_iterations"]
@@ -312,7 +311,7 @@ def test_ppo_takes_its_surrogate_from_the_configuration():
     ends = {}
     for name in ("ppo", "smooth_ppo", "dpo", "lvc"):
         algorithm = build(validate({**plain, "surrogate": name})).algorithm
-        state = jax.jit(algorithm.step)(jax.jit(algorithm.init)(jax.random.key(0)), jax.random.key(1))[0]
+        state = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0)), jax.random.key(1))[0]
         ends[name] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.learner.params)])
     for a, b in (("ppo", "smooth_ppo"), ("ppo", "dpo"), ("dpo", "lvc")):
         assert np.abs(ends[a] - ends[b]).max() > 1e-4

@@ -21,7 +21,8 @@ CONFIGS = {
     "ppo": {"num_envs": 2, "num_steps": 8, "num_minibatches": 2, "hidden": [4]},
     "rl2": {"num_episodes": 3, "meta_batch_size": 4, "num_minibatches": 2, "size": 4},
     "rl2-transformer": {
-        "num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 4, "network": "transformer"
+        "num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 4, "network": "transformer",
+        "num_layers": 1,
     },
     "varibad": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "hidden": [4], "encoder_size": 4},
 }  # fmt: skip

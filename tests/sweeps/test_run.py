@@ -156,7 +156,8 @@ def test_divergence_stays_where_it_is(tmp_path):
 
 @pytest.mark.parametrize("method", ["random", "halving"])
 def test_a_sweep_that_was_cut_off_goes_on_to_the_same_table(tmp_path, method):
-    made = run.make(base(num_iterations=18), ["lr=log(1e-3,1e-1)", "num_epochs=[1,2]"], method=method, num_trials=6)
+    chosen = base(num_iterations=18, checkpoint_every=6)
+    made = run.make(chosen, ["lr=log(1e-3,1e-1)", "num_epochs=[1,2]"], method=method, num_trials=6)
     run.run(made, tmp_path / "whole", report=quiet)
 
     class Stop(Exception):
@@ -183,12 +184,12 @@ def test_a_sweep_that_was_cut_off_goes_on_to_the_same_table(tmp_path, method):
     with pytest.raises(ConfigError, match="is not empty; add --resume"):
         run.run(made, tmp_path / "part", report=quiet)
     with pytest.raises(ConfigError, match="holds another sweep"):
-        other = run.make(base(num_iterations=18), ["lr=log(1e-3,1e-1)"], method=method, num_trials=6)
+        other = run.make(chosen, ["lr=log(1e-3,1e-1)"], method=method, num_trials=6)
         run.run(other, tmp_path / "part", resume=True, report=quiet)
 
 
 def test_halving_goes_on_with_the_best_third(tmp_path):
-    changes = {"num_iterations": 18}
+    changes = {"num_iterations": 18, "checkpoint_every": 6}
     made = run.make(base(**changes), ["lr=log(1e-3,1e-1)"], method="halving", num_trials=9)
     assert made.rungs == [2, 6, 18]
     rows = run.run(made, tmp_path / "halving", report=quiet)
