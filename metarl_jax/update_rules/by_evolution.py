@@ -84,7 +84,7 @@ def evolve_rule(
         eta = rule.init(eta_key)
         es = strategy(eta)
         state = es.init(es_key, eta, es.default_params)
-        return MetaState(eta, jax.tree.map(jnp.asarray, state))
+        return MetaState(eta, jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state))  # no weak types
 
     def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
         es = strategy(state.params)

@@ -174,6 +174,7 @@ def test_contract(name):
         init_key, *step_keys = jax.random.split(key, 3)
         start = algo.init(init_key)
         assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(start)), "the state holds arrays only"
+        assert not any(x.weak_type for x in jax.tree.leaves(start)), "a step in a loop would be compiled twice"
         return start, *jax.lax.scan(algo.step, start, jnp.stack(step_keys))
 
     algo = make(2)
