@@ -131,7 +131,7 @@ def search_curves(path: Path, scores: dict[tuple[str, int], tuple[float, tuple[f
     return style.save(figure, path)
 
 
-UPDATES, EPISODES = ("before", "after adaptation"), ("first episode", "last episode of a trial")
+UPDATES, EPISODES = ("before adaptation", "after adaptation"), ("first episode", "last episode of a trial")
 
 
 def success_curves(
