@@ -43,7 +43,10 @@ class Checkpoints:
 
         self.directory, self._of = directory, _plain(of or {})
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, create=True, enable_async_checkpointing=False)
+        # What orbax notes beside the arrays (when, by what) is not read: it is not needed, and may be damaged.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEEP, create=True, enable_async_checkpointing=False, lightweight_initialize=True
+        )
         with files.worded(f"checkpoints {directory}"):
             self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 

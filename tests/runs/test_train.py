@@ -111,6 +111,19 @@ def test_resume_in_process_repeats_the_uninterrupted_run(trained, tmp_path):
     assert ((run / "metrics.jsonl").read_bytes(), final_state(run)) == reference
 
 
+def test_what_orbax_notes_beside_the_arrays_is_not_needed(trained, tmp_path):
+    """The numbers are whole: damage beside them stops neither reading nor resuming."""
+    run = copy(trained, tmp_path)
+    reference = final_state(run)
+    beside = run / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
+    for damage in ("0", "[1]", '{"item_handlers": 1}', '{"commit_timestamp_nsecs": "now"}', "", "\0"):
+        beside.write_text(damage)
+        assert final_state(run) == reference
+    train.train(build(validate(MAML)), run, resume=True, report=lambda _: None)
+    beside.unlink()
+    assert final_state(run) == reference
+
+
 def test_an_existing_run_is_not_overwritten(trained):
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
     with pytest.raises(ConfigError, match="is not empty; add --resume"):
