@@ -58,6 +58,11 @@ def test_a_film_looks_through_the_camera_that_the_environment_names():
     assert np.abs(near.astype(float) - far).mean() > 1
     with pytest.raises(ValueError, match=r"camera = trak: .* has track; did you mean track\?"):
         film.frames(model, start, patch, camera="trak")
+    with pytest.raises(ValueError, match="camera: distanc is none of lookat, .*; did you mean distance"):
+        film.frames(model, start, patch, camera={"distanc": 2.0})
+    for wrong in ({"distance": "far"}, {"lookat": (0, 0)}):
+        with pytest.raises(ValueError, match="camera: .*must be numbers, three for lookat"):
+            film.frames(model, start, patch, camera=wrong)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from metarl_jax.envs.physics.model import Model, compiled
 from metarl_jax.options import suggest
 from metarl_jax.user_code import said
 
+FREE = ("lookat", "distance", "azimuth", "elevation")  # what places a free camera
+
 
 class NoRenderer(RuntimeError):
     """There is no OpenGL to draw with; the message says what to install."""
@@ -33,7 +35,7 @@ def frames(
       patch: the task's own numbers, as in a step: an object stands where the task has put it.
       camera: a camera of the XML, or `lookat`, `distance` (metres), `azimuth` and `elevation` (degrees) of one that is
         free; by default "track" where the XML has it, which follows the robot, or the free camera as it stands.
-    Raises: NoRenderer where MuJoCo finds no OpenGL; ValueError for a camera that the XML has not.
+    Raises: NoRenderer where MuJoCo finds no OpenGL; ValueError for a camera that the XML has not, or that cannot be.
     """
     mj = package("mujoco", "robots", "a film")
     own = compiled(mj, model.path)
@@ -49,7 +51,12 @@ def frames(
     if isinstance(camera, Mapping):
         chosen = mj.MjvCamera()
         for name, value in camera.items():
-            setattr(chosen, name, value)
+            if name not in FREE:
+                raise ValueError(f"camera: {name} is none of {', '.join(FREE)}{suggest(name, FREE)}")
+            try:
+                setattr(chosen, name, value)
+            except (TypeError, ValueError):  # MuJoCo's words are about its bindings
+                raise ValueError(f"camera: {name} = {value!r}: must be numbers, three for lookat") from None
     own.vis.global_.offheight, own.vis.global_.offwidth = max(size[0], 480), max(size[1], 640)
     renderer = _renderer(mj, own, size)
     data, pictures = mj.MjData(own), []
