@@ -1,6 +1,6 @@
-"""What docs/start/choosing.md says of each problem: every figure from its results file, with a link to the results.
+"""What docs/start/choosing.md says of each problem, and docs/hyperparameters.md of ways to choose hyperparameters.
 
-`benchmarks.tables` writes these tables into the page.
+Every figure is from its results file, with a link to the results. `benchmarks.tables` writes the tables into the pages.
 """
 
 import functools
@@ -161,6 +161,27 @@ def problems() -> Table:
         ],
     ]
     return ["you have", "take", "what was measured"], rows
+
+
+WAYS = {  # claim of `metarl reproduce learned-optimizer` -> what it is
+    "best fixed, 1 trial": "the setting that was best on the training families",
+    "meta-gradients, 1 trial": "meta-gradients from that setting on",
+    "learned, 1 trial": "the learned optimiser's first trial (the same setting, seeds of its own)",
+    "learned, 4 trials": "the learned optimiser",
+    "learned, 16 trials": "the learned optimiser",
+    "control, 16 trials": "the same search, learned from meaningless landscapes",
+    "random, 16 trials": "random search",
+    "random, 32 trials": "random search",
+    "TPE, 16 trials": "TPE",
+    "grid, 16 trials": "a grid",
+    "PBT, 16 trials": "population-based training, whose score is that of its agent",
+}
+
+
+def hyperparameters() -> Table:
+    """How well PPO does on held-out families, by the way in which its hyperparameters were chosen."""
+    rows = [[what.split()[-2], way, _with_interval("learned-optimizer", what, 3)] for what, way in WAYS.items()]
+    return ["trainings", "way of choosing", "score, 95% interval"], rows
 
 
 def doubts() -> str:

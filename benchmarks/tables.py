@@ -286,29 +286,9 @@ def meta_world_ml1() -> str:
     return _markdown(*robot_tables.successes(_load("docs/reproductions/meta-world-ml1.json")))
 
 
-WAYS_OF_CHOOSING = {  # claim of `metarl reproduce learned-optimizer` -> what it is
-    "best fixed, 1 trial": "the setting that was best on the training families",
-    "meta-gradients, 1 trial": "meta-gradients from that setting on",
-    "learned, 1 trial": "the learned optimiser's first trial (the same setting, seeds of its own)",
-    "learned, 4 trials": "the learned optimiser",
-    "learned, 16 trials": "the learned optimiser",
-    "control, 16 trials": "the same search, learned from meaningless landscapes",
-    "random, 16 trials": "random search",
-    "random, 32 trials": "random search",
-    "TPE, 16 trials": "TPE",
-    "grid, 16 trials": "a grid",
-    "PBT, 16 trials": "population-based training, whose score is that of its agent",
-}
-
-
 def ways_of_choosing() -> str:
     """How well PPO does on held-out families by the way in which its hyperparameters were chosen."""
-    claims = {c["what"]: c for c in _load("docs/reproductions/learned-optimizer.json")["claims"]}
-    rows = []
-    for what, way in WAYS_OF_CHOOSING.items():
-        low, high = claims[what]["interval"]
-        rows.append([what.split()[-2], way, f"{claims[what]['ours']:.3f} [{low:.3f},&nbsp;{high:.3f}]"])
-    return _markdown(["trainings", "way of choosing", "score, 95% interval"], rows, words=range(2))
+    return _markdown(*choosing.hyperparameters(), words=range(2))
 
 
 def unrolling() -> str:

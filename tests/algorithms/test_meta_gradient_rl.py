@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from probes import STREAM, Probe, ProbeParams, probe
+from probes import STREAM, Probe, probe
 from problems import flat, is_finite, relative_error
 
 import metarl_jax as mrl
@@ -47,8 +47,7 @@ def make(tuned=TWO, outer_critic=False, task=None, **options):
     options = {"num_envs": 2, "num_steps": 8, "outer_gamma": 0.95, "outer_critic": critic, **options}
     if "clip_eps" in tuned:
         options = {"surrogate": "smooth_ppo", "num_epochs": 2, **options}
-    task = task if isinstance(task, ProbeParams) else probe(**(task or STREAM))
-    return mrl.meta_gradient_rl(env, task, policy, tuned, **options), policy
+    return mrl.meta_gradient_rl(env, task or probe(**STREAM), policy, tuned, **options), policy
 
 
 def collected(algo, warmed_up=2):
@@ -208,7 +207,7 @@ def test_states_can_be_left_out_of_the_matching():
 @pytest.mark.parametrize("objective, updates", [("gradient", 3), ("bootstrapped", 4)])
 def test_the_agent_and_its_environments_go_on(objective, updates):
     """K updates an iteration, and L - 1 of the target's; all rollouts but the last teach it; it never restarts."""
-    endless = {**STREAM, "length": 10**6}
+    endless = probe(**{**STREAM, "length": 10**6})
     algo, _ = make(objective=objective, num_inner_steps=3, num_target_steps=2, task=endless)
     state = jax.jit(algo.init)(jax.random.key(0))
     step = jax.jit(algo.step)
