@@ -100,7 +100,7 @@ class Policy(NamedTuple):
 
     init: Callable[[jax.Array], Params]  # key -> params
     apply: Callable[[Params, jax.Array], Any]  # params, observation [..., obs] -> distrax distribution
-    value: Callable[[Params, jax.Array], jax.Array] | None = None  # -> [...]
+    value: Callable[[Params, jax.Array], jax.Array] | None = None  # params, observation [..., obs] -> V [...]
     joint: Callable[[Params, jax.Array], tuple[Any, jax.Array]] | None = None  # both at once, where they share layers
     remember: Callable[[int], Any] | None = None  # number of streams B -> memory at the start of a trial, [B, ...]
     step: Callable[[Params, Any, jax.Array], tuple[Any, Any]] | None = None  # memory, [B, obs] -> memory, distribution

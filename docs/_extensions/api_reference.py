@@ -265,8 +265,9 @@ def docstring(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines
     made, about = to_rst(text), attributes(text)
     if inspect.isclass(value):
         rows = _fields(value, about)
-        columns = 3 if any(row[2] for row in rows) else 2  # a column in which nothing stands is left out
-        made += _list_table(("field", "type", "what it is")[:columns], [row[:columns] for row in rows])
+        columns = [i for i in range(3) if any(row[i] for row in rows)]  # one in which nothing stands is left out
+        head = ("field", "type", "what it is")
+        made += _list_table(tuple(head[i] for i in columns), [[row[i] for i in columns] for row in rows])
     elif inspect.isroutine(value) and (found := options_of(value)):
         made += _list_table(("option", "allowed", "default", "meaning"), [_option(o) for o in found.values()])
     made += _list_table(("attribute", "what it is"), [(_names(n), escaped(a)) for n, a in about.items()])
@@ -287,8 +288,8 @@ def _names(names: str) -> str:
 def _fields(value: Any, about: dict[str, str]) -> list[tuple[str, str, str]]:
     """(name, type, what it is) of the fields of a class of data or of functions.
 
-    What a field is stands in the comment beside it, or under `Attributes` in the docstring, and is then taken out of
-    `about`.
+    What a field is stands in the comment beside or above it, or under `Attributes` in the docstring, and is then taken
+    out of `about`.
     """
     if not (hasattr(value, "_fields") or hasattr(value, "__dataclass_fields__")):
         return []
@@ -297,8 +298,11 @@ def _fields(value: Any, about: dict[str, str]) -> list[tuple[str, str, str]]:
     made = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
     for node in made.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not node.target.id.startswith("_"):
-            said = about.pop(node.target.id, "") or lines[node.end_lineno - 1].partition("  # ")[2]
-            kind = f"``{ast.unparse(node.annotation)}``".replace("'", '"')
+            above = lines[node.lineno - 2].strip()
+            beside = lines[node.end_lineno - 1].partition("  # ")[2] or (above[2:] if above.startswith("# ") else "")
+            said = about.pop(node.target.id, "") or beside
+            kind = ast.unparse(node.annotation).replace("'", '"')
+            kind = "" if kind == "Any" else f"``{kind}``"
             rows.append((f"``{node.target.id}``", kind, escaped(said)))
     return rows
 

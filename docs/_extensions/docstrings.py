@@ -1,7 +1,8 @@
 """The docstrings of this project as reStructuredText.
 
 They are written to be read in a terminal: plain sentences, `code` in single backticks, equations as text, and sections
-that may stand on one line, `Args: mask: 1 for real steps.` Only `.. math::` blocks are markup, and pass as they are.
+that may stand on one line, `Args: mask: 1 for real steps.` Such a line may go on in the next, which is indented unless
+the break is inside a sentence. Only `.. math::` blocks are markup, and pass as they are.
 """
 
 import re
@@ -65,12 +66,15 @@ def escaped(text: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[list[str]]:
-    """Paragraphs, sections and directives; a section ends where a line is not indented."""
+    """Paragraphs, sections and directives; a section ends where a line is not indented, unless a sentence goes on."""
     block: list[str] = []
     for line in [*text.expandtabs().strip("\n").splitlines(), ""]:
         blank, indented = not line.strip(), line.startswith(" ")
         in_section = bool(block) and (SECTION.match(block[0]) or block[0].startswith(".. "))
-        ends = bool(SECTION.match(line)) or (not indented if in_section else blank or line.startswith(".. "))
+        goes_on = in_section and bool(re.match(r".*[^.:;\s]$", block[-1])) and not block[0].startswith(".. ")
+        ends = bool(SECTION.match(line)) or (
+            not (indented or goes_on) if in_section else blank or line.startswith(".. ")
+        )
         if block and ends and not (in_section and blank):
             yield _trimmed(block)
             block = []

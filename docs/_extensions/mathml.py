@@ -17,6 +17,7 @@ def to_mathml(latex: str, display: str) -> str:
     Raises: ValueError for LaTeX that is not understood, such as a misspelt command.
     """
     latex = re.sub(r"\\(begin|end)\{(aligned|gathered)\}", r"\\\1{split}", latex)  # the one that the converter aligns
+    latex = latex.replace(r"\lVert", r"\left\|").replace(r"\rVert", r"\right\|")  # else of the height of a fraction
     latex = re.sub(r"\\arg\s*\\(min|max)", r"\\arg\1", latex)
     latex = re.sub(r"\\(log|ln|exp|tanh)(?=\s+[^\s(])(?!\s+\\left)", r"\\\1\\,", latex)  # it sets them without a space
     latex = re.sub(r"(?<=[\w}])\s*(\\(?:log|ln|exp|tanh)\b)", r"\\,\1", latex)

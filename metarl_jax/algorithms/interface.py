@@ -66,6 +66,7 @@ class Evaluation:
     stage: str = "update"  # what scores follow: "update", "episode" or "stage"
     held_out: bool = True  # whether training leaves these tasks alone
     check: Callable[[int, int], None] = lambda num_tasks, num_updates: None  # raises ConfigError
+    # {row of the table: (key, task, number of updates) -> scores as those of one task}
     references: Mapping[str, Callable[[jax.Array, Task, int], jax.Array]] = dataclasses.field(default_factory=dict)
     untrained: str | None = None  # the row of the same learner before training, if it belongs in the table
     without_adaptation: dict[str, Any] | None = None  # configuration of a policy for all tasks, to be trained beside it

@@ -60,7 +60,8 @@ def rl2(
     this one.
 
     Args:
-        env: `envs.trial.trials(...)`; tasks: the distribution over the parameters of the environment in it.
+        env: `envs.trial.trials(...)`.
+        tasks: the distribution over the parameters of the environment in it.
         policy: with a memory, as `networks.recurrent_policy` or `networks.transformer_policy` make them.
         meta_batch_size: tasks an iteration, `trials_per_task` trials of each: together what PPO sees.
         center_rewards: PPO learns from rewards less their mean over the iteration's B trials at the same step. Where

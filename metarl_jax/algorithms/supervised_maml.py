@@ -86,7 +86,8 @@ def supervised_maml(
     min_theta mean_i MSE(theta'_i; queries_i), theta' = theta - inner_lr * grad MSE(theta; support).
 
     Args:
-        examples: (key, task, num) -> {"x": [num, D], "y": [num, 1]}; tasks: has `sample(key)`.
+        examples: (key, task, num) -> {"x": [num, D], "y": [num, 1]}.
+        tasks: has `sample(key)`.
         hidden: layer widths.
         init_std: initial standard deviation of every weight, cut off at two of them (the authors' code: 0.01);
             None is flax's LeCun normal. Biases start at zero.

@@ -209,7 +209,8 @@ def policy_meta_learner(
     """`meta_learner` whose data are episodes and whose losses are surrogates: the base of the policy-gradient family.
 
     Args:
-        env: gymnax environment; tasks: `TaskDistribution`, or anything with `sample(key)` and `horizon`.
+        env: gymnax environment.
+        tasks: `TaskDistribution`, or anything with `sample(key)` and `horizon`.
         inner: an inner learner, such as `mrl.inner.ppo(policy, ...)` or one's own.
         episodes_per_task: episodes before, and after, each inner update; each of `horizon` steps at most.
         outer: what works on the stored trials; None: Adam with `outer_lr`, `num_outer_epochs` times.
@@ -219,8 +220,8 @@ def policy_meta_learner(
             being its post-update episode returns standardised over the meta-batch. With "vpg" that is
             -credit * mean log pi_theta_k(a|s). A Python 0 leaves it out of the program.
         inner_kl, outer_kl: have the objective measure KL(old || new) on the inner, the outer batches.
-        init_params: what is meta-learned at the start; None: `policy.init`. policy_at: the name under which it holds
-            the policy's parameters; None: it is those.
+        init_params: what is meta-learned at the start; None: `policy.init`.
+        policy_at: the name under which what is meta-learned holds the policy's parameters; None: it is those.
         tasks_per_batch: tasks differentiated at a time (None: one on a CPU, all on an accelerator).
         tasks_per_collection: tasks acted in at a time (None: all where the environment calls the host, as a call costs
             something however few its lanes; else as `tasks_per_batch`).

@@ -93,7 +93,9 @@ def recurrent_policy(
     """Actor and critic on one GRU or LSTM, for the flat observations of `envs.trial`.
 
     Args:
-        chunk, truncate: see `Recurrent`: chunked rematerialisation, or truncated back-propagation.
+        chunk: the scan over time is cut into chunks of so many steps, each computed again in the backward pass:
+            memory grows with chunk + T / chunk instead of T, at one forward pass more. T need not be a multiple.
+        truncate: no gradient crosses a border between chunks, and nothing is computed again.
         max_memory: each unit starts by remembering for t steps, t log-uniform in [1, max_memory], by the bias log t of
             the gate that keeps it (cf. Tallec & Ollivier 2018); None: biases of 0, which forget half at every step.
     Raises: ValueError for an unknown cell, a chunk below 1, `truncate` without a chunk.

@@ -82,7 +82,8 @@ def transformer_policy(
     Acting costs O(context) a step (the cache has a fixed length), training one parallel pass over the trial.
 
     Args:
-        context: the longest trial in steps; size: width of the residual stream, a multiple of `num_heads`.
+        context: the longest trial in steps.
+        size: width of the residual stream, a multiple of `num_heads`.
     Raises: ValueError for a size that the heads do not divide, and, on tracing, for a trial longer than the context.
     """
     check_divides("num_heads", num_heads, size, "size")

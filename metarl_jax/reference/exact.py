@@ -1,8 +1,11 @@
-"""An exact oracle for tabular MDPs: what every estimator of a gradient, Hessian or meta-gradient should find.
+r"""An exact oracle for tabular MDPs: what every estimator of a gradient, Hessian or meta-gradient should find.
 
 S states, A actions, H steps, and the softmax policy pi(a|s) = softmax(theta[s])_a with logits theta [S, A]:
 
-    V(theta) = E[sum_{t < H} gamma^t r(s_t, a_t)],   s_0 ~ start,  a_t ~ pi(.|s_t),  s_{t+1} ~ P(s_t, a_t).
+.. math::
+
+    V(\theta) = \mathbb{E} \left[ \sum_{t < H} \gamma^t r(s_t, a_t) \right], \quad s_0 \sim \text{start}, \quad
+      a_t \sim \pi_\theta(\cdot \mid s_t), \quad s_{t+1} \sim P(s_t, a_t)
 
 Values are found by dynamic programming, their derivatives by automatic differentiation of it, and expectations over
 sampled data by a sum over all trajectories. Gradients are of returns: they point uphill.
@@ -207,12 +210,15 @@ def sampled_meta_gradient(
     mdp: MDP, logits: Any, surrogate: Surrogate, *, inner_lr: Any, num_trajectories: int = 1, num_steps: int = 1,
     inner_gamma: Any = None, baseline: Any = None, max_terms: int = MAX_TERMS,
 ) -> SampledMetaGradient:  # fmt: skip
-    """The return after adaptation by N sampled trajectories in each of K = num_steps steps, and its gradients:
+    r"""The return after adaptation by N sampled trajectories in each of K = num_steps steps, and its gradients.
 
-        J_N(theta) = E[V(theta_K)],  theta_{k+1} = theta_k + inner_lr g(theta_k, data_k),  data_k ~ p(.; theta_k)^N,
+    .. math::
 
-    where g is the gradient at theta_k of -H surrogate(log_prob [H, N], batch): of a mean over trajectories. It is a
-    sum over (number of trajectories)^(N K) tuples; more than max_terms of them raise a ValueError.
+        J_N(\theta) = \mathbb{E} \left[ V(\theta_K) \right], \quad \theta_{k+1} = \theta_k + \alpha \, g(\theta_k,
+          \text{data}_k), \quad \text{data}_k \sim p(\cdot \, ; \theta_k)^N
+
+    alpha is inner_lr, and g is the gradient at theta_k of -H surrogate(log_prob [H, N], batch): of a mean over
+    trajectories. It is a sum over (number of trajectories)^(N K) tuples; more than max_terms raise a ValueError.
 
     * `total`, grad J_N, lets theta move the data too. It takes the weight of each step's score in g for a function
       of the data, as it is for all of `losses`; surrogates of one gradient then have one J_N and one total.

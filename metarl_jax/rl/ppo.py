@@ -194,15 +194,16 @@ def ppo(
 
     .. math::
 
-        \theta \leftarrow \theta - \alpha \nabla_\theta \left[ L_{\text{surrogate}} + c_V
-          L_V - c_H H \right], \quad L_{\text{surrogate}} = -\hat{\mathbb{E}} \left[ \min \left( \rho A, \,
-          \text{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A \right) \right]
+        \theta &\leftarrow \theta - \alpha \nabla_\theta \left[ L_{\text{surrogate}} + c_V L_V - c_H H \right] \\
+        L_{\text{surrogate}} &= -\hat{\mathbb{E}} \left[ \min \left( \rho A, \, \text{clip}(\rho, 1 - \epsilon,
+          1 + \epsilon) A \right) \right]
 
     An update is `num_epochs` passes over the batch in `num_minibatches` shuffled parts, each one a step of
     `optimizer` (default: SGD with `lr`, a scalar or a tree of per-parameter step sizes) on
     surrogate + value_coef * value loss - entropy_coef * entropy. The shuffle comes from `key` alone, so
     that a stored trial replays exactly. How an outer gradient passes through is for the caller of `update` to say.
-    The parts are single steps, or whole trials [T, B] where the policy has a memory.
+    The parts are single steps, or whole trials [T, B] where the policy has a memory. All floats may be tracers;
+    `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
 
     Args:
         surrogate: a name of `losses.SURROGATES`, or a function (log_prob, batch) -> loss.
@@ -221,7 +222,6 @@ def ppo(
             changes is the critic's share of the gradient.
         proximal_coef: adds proximal_coef / 2 |theta' - theta|^2, theta being where this update began.
         share_columns: devices that have one training to share take a part each of the columns of every gradient.
-        All floats may be tracers; `entropy_coef=0.0`, a Python zero, leaves the entropy out of the program.
     Raises: ValueError for unknown names, a critic that is not there, minibatches of a surrogate over time, DiCE on
         rewards ("dice", "tmaml") with a gae_lambda other than 1.
     Not differentiated: samples, baselines, the probabilities stored at sampling. The derivative with respect to

@@ -3,8 +3,10 @@
 import html
 import importlib.util
 import inspect
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +163,8 @@ def test_docstrings_become_restructuredtext():
         0 for others.
     Raises: ValueError for less.
     It goes on.
+    Not differentiated: `mask`. The derivative of a thing
+    is said in two lines.
     """
     assert docstrings.to_rst(inspect.cleandoc(text)) == [
         "Mean of ``x``\\ s where m\\_n is 1, *not* \\|x\\|.",
@@ -171,6 +175,7 @@ def test_docstrings_become_restructuredtext():
         "",
         ":param mask: 1 for ``real`` steps, 0 for others.",
         ":Raises: ValueError for less.",
+        ":Not differentiated: ``mask``. The derivative of a thing is said in two lines.",
         "",
     ]
 
@@ -222,3 +227,56 @@ def test_shapes_are_shown_as_they_are_written(site):
     text = html.unescape(re.sub(r"<.*?>", "", (site / "api" / "returns.html").read_text()))
     assert 'Float[Array, "T *b"]' in text
     assert "jaxlib" not in text and "Annotated[" not in text
+
+
+LOOK = """<!doctype html><body><script>
+const pages = PAGES, found = [];
+function cut(page, document) {
+  for (const each of document.querySelectorAll("article pre, article div.equation")) {
+    const over = each.scrollWidth - each.clientWidth;
+    if (over > 1) found.push([page, over, each.textContent.trim().slice(0, 60)]);
+  }
+}
+function next(i) {
+  if (i === pages.length) { document.body.textContent = "LOOKED" + JSON.stringify(found) + "DEKOOL"; return; }
+  const frame = document.createElement("iframe");
+  frame.style.cssText = "width: 1400px; height: 900px; border: 0";
+  frame.onload = () => { cut(pages[i], frame.contentDocument); frame.remove(); next(i + 1); };
+  frame.src = pages[i];
+  document.body.append(frame);
+}
+next(0);
+</script></body>"""
+
+
+def cut_off(pages, tmp_path):
+    """[page, pixels, text] of every block of code and equation that a wide screen does not show to its end."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no chromium or google-chrome")
+    (tmp_path / "look.html").write_text(LOOK.replace("PAGES", json.dumps([page.as_uri() for page in pages])))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+             "--allow-file-access-from-files", "--virtual-time-budget=600000", "--window-size=1500,1000"]  # fmt: skip
+    words = [browser, *flags, "--dump-dom", (tmp_path / "look.html").as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    found = re.search(r"LOOKED(\[.*\])DEKOOL", done.stdout, re.DOTALL)
+    assert found is not None, done.stderr[-2000:]
+    return json.loads(html.unescape(found[1]))
+
+
+def test_code_and_equations_are_not_cut_off_at_the_edge(site, tmp_path):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 60
+    assert cut_off(pages, tmp_path) == []
+
+
+def test_code_that_is_cut_off_is_seen(site, tmp_path):
+    page = site / "api" / "tree.html"
+    wide = site / "api" / "wide.html"
+    wide.write_text(page.read_text().replace("</article>", f"<pre>{'x ' * 100}</pre></article>", 1))
+    try:
+        [[where, over, text]] = cut_off([page, wide], tmp_path)
+    finally:
+        wide.unlink()
+    assert where == wide.as_uri() and over > 100 and text.startswith("x x")
