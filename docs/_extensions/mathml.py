@@ -27,6 +27,7 @@ def to_mathml(latex: str, display: str) -> str:
         made = latex2mathml.converter.convert(latex, display=display)
     except Exception as error:  # whatever a converter raises for a formula that is no formula
         raise ValueError(f"{type(error).__name__} {error}".strip()) from None
+    made = made.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # \sim is a relation, with space around it
     left_over = re.search(r"\\[A-Za-z]+", made)
     if left_over:
         raise ValueError(f"{left_over[0]} is not known")

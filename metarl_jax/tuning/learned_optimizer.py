@@ -6,6 +6,7 @@ about when somebody is searching.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,12 +114,23 @@ def fit(
     mean, std = every.mean(axis=0), every.std(axis=0) + 1e-3
     data = _as_data(landscapes, mean, std, rng)
     start = best_on_average(landscapes)
-    predictor: Any = Predictor()
-    proposer: Any = Proposer()
     empty = empty_history(data.traits.shape[-1])
     keys = jax.random.split(jax.random.key(seed), MEMBERS + 2)
-    members = jax.vmap(lambda k: predictor.init(k, empty, jnp.zeros((1, DIM))))(keys[:MEMBERS])
-    proposing = proposer.init(keys[MEMBERS], empty, jnp.zeros((1, DIM)), jnp.zeros(1))
+    members = jax.vmap(lambda k: Predictor().init(k, empty, jnp.zeros((1, DIM))))(keys[:MEMBERS])
+    proposing = Proposer().init(keys[MEMBERS], empty, jnp.zeros((1, DIM)), jnp.zeros(1))
+    (members, proposing, _), (nll, worth) = _train(data, members, proposing, keys[-1], steps, batch_size, queries, lr)
+    members, proposing = jax.tree.map(np.asarray, (members, proposing))
+    made = Optimizer(members, proposing, mean, std, start, landscapes.names)
+    return made, {"predictor": np.asarray(nll), "proposer": np.asarray(worth)}
+
+
+@partial(jax.jit, static_argnames=("steps", "batch_size", "queries", "lr"))
+def _train(
+    data: _Data, members: Any, proposing: Any, key: jax.Array, steps: int, batch_size: int, queries: int, lr: float
+) -> Any:
+    """(members, proposer, optimiser states), and the losses of both [steps]."""
+    predictor: Any = Predictor()
+    proposer: Any = Proposer()
     adam = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=1e-3)
     )
@@ -171,14 +183,8 @@ def fit(
         proposing = optax.apply_updates(proposing, updates)
         return (members, proposing, (member_states, proposer_state)), (value.mean(), worth)
 
-    def train(members: Any, proposing: Any) -> Any:
-        states = (jax.vmap(adam.init)(members), adam.init(proposing))
-        return jax.lax.scan(step, (members, proposing, states), jax.random.split(keys[-1], steps))
-
-    (members, proposing, _), (nll, worth) = jax.jit(train)(members, proposing)
-    members, proposing = jax.tree.map(np.asarray, (members, proposing))
-    made = Optimizer(members, proposing, mean, std, start, landscapes.names)
-    return made, {"predictor": np.asarray(nll), "proposer": np.asarray(worth)}
+    states = (jax.vmap(adam.init)(members), adam.init(proposing))
+    return jax.lax.scan(step, (members, proposing, states), jax.random.split(key, steps))
 
 
 def _dealt_anew(landscapes: Landscapes, rng: np.random.Generator) -> Landscapes:
