@@ -89,13 +89,13 @@ def _compared(cell: str, place: Place, there: Any, rules: Any, files: Path) -> l
         train, _ = job.tasks.split(there.task_seed)
         some = jax.vmap(train.sample)(jax.random.split(jax.random.key(3), TRAINING_TASKS))
 
+        @jax.jit
         def at(rate: jax.Array, tasks: Any) -> jax.Array:
             made = build(there.model_copy(update={"rival_lr": rate}))
             return _lived(made, rival, {}, tasks)
 
-        tried = jax.jit(lambda rates: jax.lax.map(lambda r: jnp.mean(at(r, some)), rates))(jnp.asarray(rates))
-        best = rates[int(np.nanargmax(np.asarray(tried)))]
-        return jax.jit(lambda: at(jnp.asarray(best), tasks))()
+        tried = [float(jnp.mean(at(rate, some))) for rate in rates]
+        return at(rates[int(np.nanargmax(tried))], tasks)
 
     ours = kept(files.with_suffix(".npy"), rule_lives)  # [seed, task]
     theirs = kept(files.parent / f"{files.name}-{rival}.npy", rival_lives)  # [task]

@@ -192,11 +192,10 @@ def test_a_sweep_keeps_its_best_member_as_a_run(tmp_path, method, capsys):
         "num_steps=8",
         "num_minibatches=2",
         "hidden=[4]",
-        "num_iterations=18",
         "iterations_per_call=2",
     ]
-    ranges = {"halving": ["lr=log(1e-4,1e-1)", "hidden=[[4],[6]]", "--trials", "4"],
-              "pbt": ["lr=log(1e-4,1e-1)", "--trials", "3", "--interval", "6"]}[method]  # fmt: skip
+    ranges = {"halving": ["num_iterations=6", "lr=log(1e-4,1e-1)", "hidden=[[4],[6]]", "--trials", "4"],
+              "pbt": ["num_iterations=9", "lr=log(1e-4,1e-1)", "--trials", "3", "--interval", "3"]}[method]  # fmt: skip
     place = tmp_path / "sweep"
     command = ["sweep", "ppo_cartpole", "--method", method, *sizes, *ranges, "--run-dir", str(place)]
     with pytest.raises(ConfigError, match="has kept no best member yet"):

@@ -127,12 +127,12 @@ def test_the_task_can_differ_between_lanes(tmp_path):
 
 def test_static_keys_make_programs_of_their_own(tmp_path):
     said = []
-    made = run.make(base(), ["lr=log(1e-3,1e-1)", "hidden=[[4],[4,4]]", "num_epochs=[1,2]"], num_trials=12)
+    made = run.make(base(), ["lr=log(1e-3,1e-1)", "hidden=[[4],[4,4]]", "num_epochs=[1,2]"], num_trials=4)
     assert made.traced == ("lr",)
     rows = run.run(made, tmp_path, report=said.append)
     compiled = [line for line in said if "compiled" in line]
     assert len(compiled) == len({(s["hidden"], s["num_epochs"]) for s in made.settings}) > 2
-    assert len(rows) == 12 and all(math.isfinite(row["score"]) for row in rows)
+    assert len(rows) == 4 and all(math.isfinite(row["score"]) for row in rows)
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
 

@@ -120,7 +120,7 @@ def test_the_comparison_hands_rules_over_and_chooses_the_rival_s_step_size(tmp_p
     monkeypatch.setattr(learned_rules, "shipped_config", lambda name: tmp_path / f"{name}.yaml")
     places = [learned_rules.Place("home"), learned_rules.Place("away", {"env": "gymnax:Catch-bsuite"})]
     monkeypatch.setattr(learned_rules, "CASES", {"lpo": ("small", places)})
-    for name, value in {"NUM_SEEDS": 2, "NUM_TASKS": 3, "TRAINING_TASKS": 2, "FACTORS": (0.0, 1.0)}.items():
+    for name, value in {"NUM_SEEDS": 2, "NUM_TASKS": 3, "TRAINING_TASKS": 3, "FACTORS": (0.0, 1.0)}.items():
         monkeypatch.setattr(learned_rules, name, value)
     claims = learned_rules.run(tmp_path / "kept", lambda _: None, ("lpo",))
     named = {c.what: c for c in claims}
