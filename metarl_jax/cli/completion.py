@@ -5,8 +5,9 @@ from pathlib import Path
 
 from metarl_jax.cli.parser import parser
 from metarl_jax.options import ConfigError, shortened, suggest
+from metarl_jax.reproductions import REPRODUCTIONS
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 _FILES = ("config", "what")  # arguments that may be a file beside the name of something
 
 
@@ -28,5 +29,8 @@ def completion(arguments: argparse.Namespace) -> int:
         for action in command._actions:
             if action.type is Path or action.dest in _FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
+    for command, argument, names in (("reproduce", "name", REPRODUCTIONS), ("completion", "shell", SHELLS)):
+        (action,) = (a for a in commands.choices[command]._actions if a.dest == argument)
+        action.choices = list(names)
     print(shtab.complete(top, shell=shell))
     return 0

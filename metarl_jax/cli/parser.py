@@ -174,7 +174,8 @@ def parser() -> argparse.ArgumentParser:
     shell = commands.add_parser(
         "completion",
         help="write the completion script of a shell",
-        description='Write the completion script of a shell. bash: eval "$(metarl completion bash)"',
+        description="Write the completion script of a shell.",
+        epilog='bash, zsh: eval "$(metarl completion bash)"; fish: metarl completion fish | source',
     )
-    shell.add_argument("shell", metavar="SHELL", help="bash, zsh or tcsh")
+    shell.add_argument("shell", metavar="SHELL", help="bash, zsh, fish or tcsh")
     return top

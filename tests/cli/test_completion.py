@@ -28,12 +28,34 @@ def test_bash_completes_commands_and_options(tmp_path, capsys):
 
     assert set(completed("metarl", "''")) >= set(COMMANDS)
     assert completed("metarl", "eval") == ["evaluate"]
+    assert completed("metarl", "reproduce", "two") == ["two-colours"] and "fish" in completed(
+        "metarl", "completion", "''"
+    )
     assert "--run-dir" in completed("metarl", "train", "--r") and "--resume" in completed("metarl", "train", "--r")
+
+
+def test_fish_completes_commands_options_and_names(tmp_path, capsys):
+    assert main(["completion", "fish"]) == 0
+    script = tmp_path / "metarl.fish"
+    script.write_text(capsys.readouterr().out)
+    if shutil.which("fish") is None:
+        pytest.skip("there is no fish")
+
+    def completed(line):
+        ask = ["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"]
+        done = subprocess.run(ask, capture_output=True, text=True, check=True)
+        return [found.split("\t")[0] for found in done.stdout.splitlines()]
+
+    assert set(completed("metarl ")) >= set(COMMANDS)
+    assert set(completed("metarl train --r")) == {"--run-dir", "--resume"}
+    assert completed("metarl reproduce two") == ["two-colours"]
 
 
 def test_a_shell_that_is_none_is_one_line(capsys):
     assert main(["completion", "bsh"]) == 2
-    assert capsys.readouterr().err == "error: completion bsh: must be one of bash, zsh, tcsh; did you mean bash?\n"
+    assert (
+        capsys.readouterr().err == "error: completion bsh: must be one of bash, zsh, fish, tcsh; did you mean bash?\n"
+    )
 
 
 def test_without_the_package_there_is_a_line(capsys, monkeypatch):
