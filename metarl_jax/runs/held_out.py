@@ -35,7 +35,8 @@ def scorer(
         if not compiled:
             traced = scoring.trace(params)
             needed = memory.peak(traced.jaxpr)
-            memory.fits(needed, f"eval_tasks = {num_tasks} or eval_episodes", report)
+            updates = "" if how.stage == "episode" or num_updates < 2 else f", eval_updates = {num_updates}"
+            memory.fits(needed, f"eval_tasks = {num_tasks}{updates} or eval_episodes", report)
             compiled.append(traced.lower().compile())
         found = compiled[0](params)
         values, rates = found if isinstance(found, tuple) else (found, {})
