@@ -162,6 +162,7 @@ ALGORITHMS = {
 BATCHED_AS_ANOTHER = (
     "maml-vpg", "maml-lvc", "maml-dice", "maml-loaded_dice", "maml-tmaml", "maml-reverse", "maml-truncated", "fomaml",
     "e_maml", "anil", "boil", "meta_sgd", "cavia", "ppo-normalized", "rl2-normalized",
+    "rl2-transformer",
 )  # fmt: skip
 
 
