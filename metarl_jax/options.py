@@ -78,8 +78,10 @@ def is_address(value: Any) -> bool:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The tail of a message: the nearest spelling, or nothing."""
-    near = difflib.get_close_matches(word[:MAX_WORD], list(known), n=1, cutoff=0.6)
+    """The tail of a message: the shortest name that begins with the word, or the nearest spelling, or nothing."""
+    names, word = list(known), word[:MAX_WORD]
+    begins = sorted((name for name in names if len(word) > 2 and name.startswith(word)), key=len)
+    near = begins or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -18,7 +18,12 @@ def load_address(address: str, key: str) -> Any:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # whatever the user's module raises while it is imported
-        raise ConfigError(f"{key} = {address}: {module} cannot be imported ({said(error)}){place(error)}") from error
+        where = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+            where = f"; looked for it in {Path.cwd()} and among the installed packages"
+        raise ConfigError(
+            f"{key} = {address}: {module} cannot be imported ({said(error)}){place(error)}{where}"
+        ) from error
     if not hasattr(found, name):
         raise ConfigError(f"{key} = {address}: {module} has no {name}{suggest(name, dir(found))}")
     return getattr(found, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl_jax.algorithms import registry
-from metarl_jax.options import ConfigError, shortened
+from metarl_jax.options import ConfigError, shortened, suggest
 from metarl_jax.runs import files
 from metarl_jax.runs.config import config_directory
 
@@ -56,8 +56,6 @@ def find_config(name: str, also: Iterable[str] = ()) -> Path:
     found = config_directory() / (path.name if path.suffix == ".yaml" else f"{name}.yaml")
     if found.exists():
         return found
-    import difflib
-
     known = sorted(p.stem for p in config_directory().glob("*.yaml"))
     if name in registry.names():
         texts = {stem: (config_directory() / f"{stem}.yaml").read_text() for stem in known}
@@ -66,11 +64,19 @@ def find_config(name: str, also: Iterable[str] = ()) -> Path:
             f"config {name}: is an algorithm; configurations of it: {', '.join(own) or 'none is shipped'}"
         )
     beside = [str(p) for p in path.parent.glob("*.yaml")] if path.suffix in (".yaml", ".yml") else []
-    near = difflib.get_close_matches(path.stem[:100], [*known, *also], n=1)
-    near = difflib.get_close_matches(name[:100], beside, n=1) or near
     what = "is a directory" if path.is_dir() else "no such file"
-    hint = f"; did you mean {near[0]}?" if near else f", which are {', '.join(known)}"
+    near = suggest(name, beside) or suggest(path.stem, [*known, *also])
+    hint = near or f", which are {', '.join(known)}"
     raise ConfigError(f"config {shortened(name)}: {what}, and not one of `metarl list`{hint}")
+
+
+def say_horizon(job: Any) -> None:
+    """That episodes are of another length than the environment's own, which pads them or cuts them off."""
+    asked, own = getattr(job.config, "horizon", None), getattr(job.tasks, "horizon", None)
+    if asked is not None and own is not None and asked != own:
+        what = f"episodes of {job.config.env} end after {own} steps"
+        what += ", and the rest of each is padding" if asked > own else " of their own, and are cut off"
+        say(f"horizon = {asked}: {what}; horizon=null takes {own}")
 
 
 def new_run_dir(name: str, resume: bool) -> Path:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from metarl_jax.algorithms import registry
-from metarl_jax.cli.common import find_config, prepare_jax, say
+from metarl_jax.cli.common import find_config, prepare_jax, say, say_horizon
 from metarl_jax.envs.packages import MissingPackage
 from metarl_jax.options import ConfigError, is_address
 from metarl_jax.runs import files
@@ -21,6 +21,7 @@ def check(arguments: argparse.Namespace) -> int:
     from metarl_jax.runs.build import build
 
     job = build(config)
+    say_horizon(job)
     states.learned_elsewhere(job)
     loggers.check(config.log_to)
     found, room = memory.check(job, say), memory.available()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from metarl_jax.cli import look
-from metarl_jax.cli.common import find_config, interruptible, new_run_dir, prepare_jax, recall, say
+from metarl_jax.cli.common import find_config, interruptible, new_run_dir, prepare_jax, recall, say, say_horizon
 from metarl_jax.cli.completion import completion
 from metarl_jax.cli.parser import parser, printable
 from metarl_jax.envs.packages import MissingPackage
@@ -103,6 +103,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     directory.check_free(run_dir, arguments.resume)
     job = build(config)
+    say_horizon(job)
     estimate = memory.check(job, say)
     info = directory.environment_info()
     device = f"{info['device']} ({info['backend']})"

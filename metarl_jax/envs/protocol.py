@@ -111,12 +111,18 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
     if not isinstance(tasks, TaskDistribution):
         tasks = TaskDistribution(sample=tasks.sample, horizon=tasks.horizon)
     try:
+        space, actions = env.observation_space(env.default_params), env.action_space(env.default_params)
+        for what, found in (("observation_space", space), ("action_space", actions)):
+            if not any(hasattr(found, part) for part in ("shape", "n", "nvec", "spaces")):
+                kind = type(found).__name__
+                raise _Wrong(f"its {what} is a {kind}, not a space such as gymnax's spaces.Box(low, high, shape)")
         first, after = jax.eval_shape(lambda key: _reset_and_step(env, tasks, key), jax.random.key(0))
-        space = env.observation_space(env.default_params)
     except _Wrong as error:
         raise wrong(str(error)) from None
     except Exception as error:  # whatever a user's functions raise
-        raise wrong(f"a reset and a step fail: {said(error)}{place(error)}") from error
+        branches = isinstance(error, jax.errors.TracerBoolConversionError)
+        advice = "; in compiled code `if` is jnp.where or jax.lax.cond" if branches else ""
+        raise wrong(f"a reset and a step fail: {said(error)}{place(error)}{advice}") from error
     seen = jax.tree.leaves(first[0])
     if len(seen) == 1 and hasattr(space, "shape") and seen[0].shape != tuple(space.shape):
         shapes = list(seen[0].shape), list(space.shape)

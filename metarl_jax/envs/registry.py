@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import inspect
 import numbers
+import os
 import typing
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
@@ -158,7 +159,8 @@ def _factory(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return load_address(name, "env"), ()
     point = next((point for point in _published() if point.name == name), None)
     if point is None:
-        raise ValueError(f"unknown environment {name!r}{did_you_mean(name, registered())}")
+        beside = f"; {name}.py here is named {name}:<its factory>" if os.path.isfile(f"{name}.py") else ""
+        raise ValueError(f"unknown environment {name!r}{beside or did_you_mean(name, registered())}")
     return load_address(point.value, "env"), ()
 
 

@@ -119,7 +119,10 @@ def num_members(stacked: EnvParams) -> int:
     """The shared leading dimension N >= 1 of a stacked pytree; ValueError if there is none."""
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(stacked)}
     if len(sizes) != 1 or sizes & {(), (0,)}:
-        raise ValueError(f"members must be stacked, every leaf [N, ...] with N >= 1, got leading {sorted(sizes)}")
+        raise ValueError(
+            f"members must be stacked, every leaf [N, ...] with N >= 1, got leading {sorted(sizes)}; a list of "
+            "tasks is stacked by jax.tree.map(lambda *x: jnp.stack(x), *tasks)"
+        )
     return sizes.pop()[0]
 
 

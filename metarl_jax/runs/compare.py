@@ -130,7 +130,10 @@ def format_comparison(found: dict[str, Any]) -> str:
         return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
 
     head = f"{found['env']}: {found['score']} after adaptation on {found['num_tasks']} held-out task(s)"
-    names = [f"{row['run']} ({row['algorithm']}, {row['num_seeds']} seeds)" for row in found["runs"]]
+    names = [
+        f"{row['run']} ({row['algorithm']}, {row['num_seeds']} seed{'s' if row['num_seeds'] > 1 else ''})"
+        for row in found["runs"]
+    ]
     width, wide = max(map(len, names)), max(len("learned from"), *(len(row["after"]) for row in found["runs"]))
     lines = [head, "", f"{'':{width}}  {'learned from':{wide}}  {'mean':>28}  {'IQM':>28}"]
     for name, row in zip(names, found["runs"], strict=True):
@@ -139,6 +142,7 @@ def format_comparison(found: dict[str, Any]) -> str:
     for row in found["first_against"]:
         better = cell(row, "probability_of_improvement")
         lines.append(
-            f"{found['runs'][0]['run']} minus {row['run']}: {cell(row, 'difference')}, better with probability {better}"
+            f"{found['runs'][0]['run']} minus {row['run']}: {cell(row, 'difference')}, "
+            f"probability of improvement {better}"
         )
     return "\n".join([*lines, f"intervals: {found['interval']}"])

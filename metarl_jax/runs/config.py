@@ -17,6 +17,7 @@ from metarl_jax.algorithms import registry
 from metarl_jax.options import MAX_INT, ConfigError, one_line, shortened, suggest
 from metarl_jax.runs import files
 
+SYNONYMS = {"learning_rate": "lr", "discount": "gamma", "coefficient": "coef", "clip_epsilon": "clip_eps", "n_": "num_"}
 MAX_TEXT, MAX_DEPTH, MAX_DIGITS = 2**20, 50, 40  # of a configuration, which people write
 
 
@@ -36,7 +37,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Any:
         key, equals, value = (part.strip() for part in override.partition("="))
         said = f"override {shortened(override)!r}"
         if not equals or not key:
-            raise ConfigError(f"{said}: must be key=value")
+            raise ConfigError(f"{said}: must be key=value, without spaces")
         data = with_key(data, key, parse_value(value, said))
     return validate(data)
 
@@ -93,7 +94,10 @@ def validate(data: dict[str, Any]) -> Any:
 
 def _unknown_key(key: Any, data: dict[str, Any], schema: type[Any]) -> str:
     name = data["algorithm"]
-    hint = _owners(str(key)) or suggest(str(key), schema.model_fields) or f"; `metarl show {name}` lists them"
+    known = schema.model_fields
+    meant = next((k for a, b in SYNONYMS.items() if a in str(key) and (k := str(key).replace(a, b)) in known), None)
+    hint = f"; did you mean {meant}?" if meant else _owners(str(key)) or suggest(str(key), known)
+    hint = hint or f"; `metarl show {name}` lists them"
     return f"{shortened(str(key))} = {shortened(repr(data[key]))}: not a key of algorithm {name}{hint}"
 
 

@@ -39,7 +39,9 @@ def open_directory(config: Any, run_dir: Path, resume: bool) -> None:
                 there = there.model_copy(update={"num_iterations": config.num_iterations})
             difference = first_difference(there, config)
             if difference:
-                raise ConfigError(f"{WHAT} {run_dir}: holds a run of another configuration ({difference})")
+                raise ConfigError(
+                    f"{WHAT} {run_dir}: holds a run of another configuration ({difference}); name another directory"
+                )
             files.check_writable(run_dir, WHAT)
             return
         begun = ("config.yaml.tmp", "info.json", "info.json.tmp", "parts.json", "parts.json.tmp", ".lock")

@@ -27,7 +27,8 @@ def run_of(directory: Path) -> Path:
             return directory / BEST
         raise ConfigError(f"sweep {directory}: has kept no best member yet; it does at its end")
     if directory.is_dir():
-        raise ConfigError(f"run {directory}: is not a run directory (it has no config.yaml)")
+        inside = f"; `metarl runs {directory}` lists those in it" if next(directory.glob("*/config.yaml"), None) else ""
+        raise ConfigError(f"run {directory}: is not a run directory (it has no config.yaml){inside}")
     if directory.is_file():
         raise ConfigError(f"run {directory}: is not a run directory but a file; `metarl train` makes one")
     with files.worded(f"run {directory}"):

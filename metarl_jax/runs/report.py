@@ -45,18 +45,20 @@ def table_rows(table: dict[str, Any], whole: bool = False) -> list[tuple[str, di
     last = table["adaptation"][-1]["update"]
     for row in table["adaptation"]:
         u = row["update"]
-        if stage == "episode":
-            if not whole and not _shown(u + 1, last + 1):
-                continue
-            label = f"episode {u + 1}"
-        else:
-            label = "before adaptation" if u == 0 else f"after {u} {stage}{'s' if u > 1 else ''}"
-        rows.append((label if len(table["adaptation"]) > 1 else "trained policy", row))
+        if stage == "episode" and not whole and not _shown(u + 1, last + 1):
+            continue
+        rows.append((_when(u, stage) if len(table["adaptation"]) > 1 else "trained policy", row))
     for name, summaries in table["baselines"].items():
         for row in summaries:
-            suffix = f", {row['update']}" if len(summaries) > 1 else ""
+            suffix = f": {_when(row['update'], stage)}" if len(summaries) > 1 else ""
             rows.append((name + suffix, row))
     return rows
+
+
+def _when(update: int, stage: str) -> str:
+    if stage == "episode":
+        return f"episode {update + 1}"
+    return "before adaptation" if update == 0 else f"after {update} {stage}{'s' if update > 1 else ''}"
 
 
 def remarks(table: dict[str, Any]) -> list[str]:

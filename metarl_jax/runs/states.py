@@ -67,7 +67,7 @@ def learned_elsewhere(job: Job) -> Params | None:
         _, params = restore(source, place)
     there, here = source.config.num_seeds, job.config.num_seeds
     if there not in (1, here):
-        raise ConfigError(f"{about}: has {there} seeds, and num_seeds = {here}; give it {there}, or one seed there")
+        raise ConfigError(f"{about}: has {there} seeds, and num_seeds = {here}; add --seeds {there}")
     wanted = job.params(shapes_of_states(job))
     _check_fit(about, params, wanted)
     return jax.tree.map(lambda x, w: jnp.broadcast_to(x, w.shape), params, wanted)
@@ -92,5 +92,8 @@ def _check_fit(about: str, params: Params, wanted: Params) -> None:
     there, here = kinds(params), kinds(wanted)
     for name in [*here, *there]:
         if there.get(name) != here.get(name):
-            found, asked = there.get(name, "nothing"), here.get(name, "nothing")
+            found, asked = there.get(name), here.get(name)
+            if found is None or asked is None:
+                what = f"has no {name}" if found is None else f"has {name}, which is not in this configuration"
+                raise ConfigError(f"{about}: {what}; the algorithms and the policies must be the same")
             raise ConfigError(f"{about}: {name} is {found} there, and {asked} here; the policies must be the same")

@@ -220,7 +220,11 @@ def _cause(job: Job, bad: tuple[int, str], faulty: Any) -> tuple[str, str]:
 
 def _failure(iteration: int, cause: tuple[str, str], checkpoints: Checkpoints) -> RunFailed:
     good = checkpoints.iterations()
-    kept = f"the last good checkpoint, of iteration {good[-1]}, is kept" if good else "no checkpoint had been written"
+    kept = (
+        f"the last good checkpoint, of iteration {good[-1]}, is kept"
+        if good
+        else "no checkpoint had been written (--resume begins anew)"
+    )
     return RunFailed(f"NaN or infinity at iteration {iteration + 1}, {cause[0]}; {kept}; {cause[1]}")
 
 

@@ -50,6 +50,11 @@ class TrainedRun:
     iteration: int  # of the checkpoint
     params: Params  # leaves [seed, ...]
 
+    def __repr__(self) -> str:
+        c = self.config
+        about = f"{c.algorithm} on {c.env}, iteration {self.iteration} of {c.num_iterations}, {c.num_seeds} seed(s)"
+        return f"TrainedRun({str(self.directory)!r}: {about})"
+
     @property
     def config(self) -> Any:
         """The configuration, every key resolved."""

@@ -27,6 +27,9 @@ def run(tmp_path_factory):
     ("arguments", "expected"),
     [
         (["train", "maml_ppo_pont"], "did you mean maml_ppo_point?"),
+        (["train", "maml_ppo"], "did you mean maml_ppo_point?"),
+        (["train", "maml_ppo_point", "inner_lr", "=", "1"], "override 'inner_lr': must be key=value, without spaces"),
+        (["train", "maml_ppo_point", "env=boat:boat"], "No module named 'boat'); looked for it in "),
         (["train", "maml_ppo_point", "inner_lrr=1"], "did you mean inner_lr?"),
         (["train", "maml_ppo_point", "env=PointNavigaton-v0"], "did you mean PointNavigation-v0"),
         (["train", "maml_ppo_point", "env=Sinusoid-v0"], "labelled examples"),
@@ -128,6 +131,23 @@ def test_check_says_what_a_run_needs_and_makes_nothing(capsys, monkeypatch, tmp_
     assert "make meta_batch_size = 1000000000 smaller" in captured.err and captured.err.count("\n") == 1
     assert main(["train", "maml_ppo_point", "meta_batch_size=1000000000"]) == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("horizon, said", [(100, ""), (120, "the rest of each is padding"), (20, "are cut off")])
+def test_another_horizon_than_the_environment_s_is_said(capsys, horizon, said):
+    assert main(["check", "maml_ppo_point", f"horizon={horizon}"]) == 0
+    line = capsys.readouterr().err
+    assert line.count("\n") == bool(said) and said in line
+    assert not said or line.startswith(f"horizon = {horizon}: episodes of PointNavigation-v0 end after 100 steps")
+
+
+def test_a_file_and_runs_beside_what_was_meant_are_pointed_at(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "boat.py").write_text("")
+    assert main(["check", "maml_ppo_point", "env=boat"]) == 2
+    assert "unknown environment 'boat'; boat.py here is named boat:<its factory>\n" in capsys.readouterr().err
+    assert main(["evaluate", str(run.parent)]) == 2
+    assert f"(it has no config.yaml); `metarl runs {run.parent}` lists those in it\n" in capsys.readouterr().err
 
 
 def test_a_folder_of_the_same_name_does_not_hide_a_configuration(capsys, monkeypatch, tmp_path):

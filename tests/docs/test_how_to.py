@@ -19,6 +19,7 @@ RULE = ["num_iterations=2", "num_agents=2", "num_envs=2", "num_steps=4", "width=
 # What makes a command of these configurations small; what the page itself says comes after it.
 SMALL = {
     "own_network.yaml": [word for word in GRADIENT if not word.startswith("hidden")],
+    "trolley.yaml": ["num_iterations=2", "meta_batch_size=4", "num_minibatches=2", "size=4"],
     "ppo_cartpole": ["num_iterations=4", "iterations_per_call=2", *SINGLE],
     "lpg_tabular": RULE,
     "papers/promp_sparse_corner": [*GRADIENT, "iterations_per_call=1"],

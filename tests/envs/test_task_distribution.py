@@ -111,3 +111,8 @@ def test_members_in_numpy_are_drawn_as_those_in_jax():
     members = {"goal": np.arange(6.0), "id": np.arange(6)}
     own = draw(TaskDistribution.from_members(members, HORIZON), 20)
     jax.tree.map(np.testing.assert_array_equal, own, draw(finite(6), 20))
+
+
+def test_a_list_of_tasks_is_told_how_it_is_stacked():
+    with pytest.raises(ValueError, match="a list of tasks is stacked by jax.tree.map"):
+        TaskDistribution.from_members([jnp.ones(()), jnp.zeros(())], 3)

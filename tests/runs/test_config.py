@@ -182,6 +182,20 @@ def test_overrides_and_exponents(tmp_path):
         load(path, ["inner_lr"])
 
 
+@pytest.mark.parametrize(
+    "key, meant",
+    [
+        ("inner_learning_rate", "inner_lr"),
+        ("discount", "gamma"),
+        ("n_inner_steps", "num_inner_steps"),
+        ("meta_b", "meta_batch_size"),
+    ],
+)
+def test_other_names_of_keys_are_understood(key, meant):
+    with pytest.raises(ConfigError, match=f"not a key of algorithm maml; did you mean {meant}"):
+        validate({**MAML, key: 0.5})
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_configuration_loads_and_survives_a_round_trip(path):
     config = load(path)
