@@ -2,10 +2,7 @@ r"""An exact oracle for tabular MDPs: what every estimator of a gradient, Hessia
 
 S states, A actions, H steps, and the softmax policy pi(a|s) = softmax(theta[s])_a with logits theta [S, A]:
 
-.. math::
-
-    V(\theta) = \mathbb{E} \left[ \sum_{t < H} \gamma^t r(s_t, a_t) \right], \quad s_0 \sim \text{start}, \quad
-      a_t \sim \pi_\theta(\cdot \mid s_t), \quad s_{t+1} \sim P(s_t, a_t)
+.. math:: V(\theta) = \mathbb{E} \sum_{t < H} \gamma^t r(s_t, a_t), \quad a_t \sim \pi_\theta(\cdot \mid s_t)
 
 Values are found by dynamic programming, their derivatives by automatic differentiation of it, and expectations over
 sampled data by a sum over all trajectories. Gradients are of returns: they point uphill.
@@ -212,13 +209,10 @@ def sampled_meta_gradient(
 ) -> SampledMetaGradient:  # fmt: skip
     r"""The return after adaptation by N sampled trajectories in each of K = num_steps steps, and its gradients.
 
-    .. math::
+    .. math:: J_N(\theta) = \mathbb{E} V(\theta_K), \quad \theta_{k+1} = \theta_k + \alpha g(\theta_k, d_k)
 
-        J_N(\theta) = \mathbb{E} \left[ V(\theta_K) \right], \quad \theta_{k+1} = \theta_k + \alpha \, g(\theta_k,
-          \text{data}_k), \quad \text{data}_k \sim p(\cdot \, ; \theta_k)^N
-
-    alpha is inner_lr, and g is the gradient at theta_k of -H surrogate(log_prob [H, N], batch): of a mean over
-    trajectories. It is a sum over (number of trajectories)^(N K) tuples; more than max_terms raise a ValueError.
+    alpha is inner_lr, d_k are N trajectories of theta_k, g is the gradient of -H surrogate(log_prob [H, N], batch): of
+    a mean over them. It is a sum over (number of trajectories)^(N K) tuples; over max_terms of them raise a ValueError.
 
     * `total`, grad J_N, lets theta move the data too. It takes the weight of each step's score in g for a function
       of the data, as it is for all of `losses`; surrogates of one gradient then have one J_N and one total.
