@@ -14,6 +14,7 @@ FLAGS = ["--xla_backend_optimization_level=0"]
 if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # later ones do not know it, and XLA ends the process
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # no line of Python beside every operation
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 

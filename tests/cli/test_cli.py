@@ -211,7 +211,8 @@ def test_the_second_run_compiles_nothing(tmp_path):
     )
     counts = []
     for name in ("one", "two"):
-        command = [sys.executable, "-c", code, "train", "maml_ppo_point", *TINY, "--run-dir", str(tmp_path / name)]
+        sizes = ["num_iterations=4", "iterations_per_call=2", "num_envs=2", "num_steps=8", "num_minibatches=2"]
+        command = [sys.executable, "-c", code, "train", "ppo_cartpole", *sizes, "--run-dir", str(tmp_path / name)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         counts.append(int(done.stdout.split()[-1]))
