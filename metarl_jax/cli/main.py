@@ -149,7 +149,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
         interval=arguments.interval,
     )
     lanes = {"num_seeds": len(made.settings) * config.num_seeds, "seeds_per_batch": arguments.lanes or LANES_AT_A_TIME}
-    memory.check(build(config.model_copy(update=lanes)), say)
+    job = build(config.model_copy(update=lanes))
+    say_horizon(job)
+    memory.check(job, say)
     say(
         f"{config.algorithm} on {config.env}: {len(made.settings)} trials x {config.num_seeds} seed(s); one program "
         f"varies {', '.join(made.traced) or 'nothing'}; sweep directory {directory}"

@@ -67,7 +67,7 @@ def learned_elsewhere(job: Job) -> Params | None:
         _, params = restore(source, place)
     there, here = source.config.num_seeds, job.config.num_seeds
     if there not in (1, here):
-        raise ConfigError(f"{about}: has {there} seeds, and num_seeds = {here}; add --seeds {there}")
+        raise ConfigError(f"{about}: has {there} seeds, and num_seeds = {here}; make that {there} too")
     wanted = job.params(shapes_of_states(job))
     _check_fit(about, params, wanted)
     return jax.tree.map(lambda x, w: jnp.broadcast_to(x, w.shape), params, wanted)

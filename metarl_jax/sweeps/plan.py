@@ -175,7 +175,7 @@ def open_directory(sweep: Sweep, directory: Path, resume: bool) -> None:
             raise ConfigError(f"{WHAT} {directory}: is not a sweep of metarl (it has no sweep.json)")
         there = read(file)
         if {k: v for k, v in there.items() if k != "info"} != asked:
-            raise ConfigError(f"{WHAT} {directory}: holds another sweep, see {file}")
+            raise ConfigError(f"{WHAT} {directory}: holds another sweep, see {file}; name another directory")
         files.check_writable(directory, WHAT)
         return
     for static in groups(sweep):

@@ -213,6 +213,8 @@ def test_modules_say_what_they_are_before_their_names(site):
 
 def test_a_misspelt_equation_is_refused():
     assert "<mfrac>" in mathml.to_mathml(r"\frac{a}{b}", "block")
+    assert "<mo>&#x0223C;</mo>" in mathml.to_mathml(r"a \sim b", "block")
+    assert mathml.to_mathml(r"\lVert a \rVert^2", "block").count('fence="true"') == 2
     with pytest.raises(ValueError, match="alhpa"):
         mathml.to_mathml(r"\alhpa", "inline")
 

@@ -67,7 +67,7 @@ def test_one_seed_is_shared_and_a_resumed_run_does_not_need_the_other(first, tmp
 @pytest.mark.parametrize("change, said", [
     ({"hidden": [5]}, r"actor.MLP_0.Dense_0.bias is float32\[4\] there, and float32\[5\] here; the policies"),
     ({"hidden": [4, 4]}, r"has no actor.*; the algorithms and the policies must be the same"),
-    ({"num_seeds": 3}, "has 2 seeds, and num_seeds = 3; add --seeds 2"),
+    ({"num_seeds": 3}, "has 2 seeds, and num_seeds = 3; make that 2 too"),
     ({"init_from": "no/where"}, "is not a run directory"),
     ({"init_from": "a" * 300}, "the name is too long"),
     ({"init_from": "a\x00b"}, "is not a run directory"),
