@@ -95,7 +95,7 @@ def entry(
         if evaluation and c.eval_episodes is not None:
             shared["episodes_per_task"] = c.eval_episodes
         if "differentiation" in meta.keys:
-            shared["differentiation"] = _way(c)
+            shared["differentiation"] = _way(c, {name: WAYS[name] for name in ways_through})
         shared = {name: value for name, value in shared.items() if name in options_of(make)}
         with worded(inner, meta, *(WAYS[name] for name in ways_through)):
             algorithm = meta.function(
@@ -120,20 +120,16 @@ def _keys(function: Callable, renamed: Mapping[str, str], without: Sequence[str]
     return {name: renamed.get(name, name) for name in options_of(function) if name not in without}
 
 
-def _way(c: Any) -> Any:
-    """What `differentiation` and its options name."""
+def _way(c: Any, ways: Mapping[str, Part]) -> Any:
+    """What `differentiation` and its options name; `ways`: those whose options are keys."""
     name = c.differentiation
-    for other, part in WAYS.items():
+    for other, part in ways.items():
         for key in part.keys.values():
-            field = type(c).model_fields.get(key)
-            if other != name and field is not None and getattr(c, key) != field.default:
+            if other != name and getattr(c, key) != type(c).model_fields[key].default:
                 raise ConfigError(f"{key} = {getattr(c, key)}: is for differentiation = {other}, not {name}")
     if name == "truncated" and c.truncation_window is None:
         raise ConfigError("truncation_window is missing: differentiation = truncated needs it")
-    chosen = WAYS.get(name)
-    if chosen is None or not all(hasattr(c, key) for key in chosen.keys.values()):
-        return name
-    return chosen(c)
+    return ways[name](c) if name in ways else name
 
 
 def _evaluation(c: Any, algorithm: Any, env: Any, tasks: Any, horizon: int) -> Evaluation:

@@ -64,6 +64,7 @@ PPO = {"algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 10}
             {"differentiation": "reverse", "cg_steps": 9, "outer_epochs": 1},
             ["cg_steps = 9", "is for differentiation = implicit, not reverse"],
         ),
+        ({**MAML, "algorithm": "maml_trpo"}, {"evolution_sigma": 0.5}, ["is for differentiation = evolution"]),
         (MAML, {"inner_microbatches": 3}, ["inner_microbatches = 3", "episodes_per_task = 20", "try 2"]),
         ({**MAML, "algorithm": "maml_trpo"}, {"differentiation": "evolution"}, ["no Fisher matrix", "use mixed"]),
         (
@@ -113,6 +114,10 @@ def test_a_mistake_is_one_clear_line(base, change, expected):
 def test_other_mistakes_are_named_with_the_first(change, expected):
     with pytest.raises(ConfigError, match=expected):
         validate({**MAML, **change})
+
+
+def test_options_of_the_trust_region_are_not_taken_for_those_of_implicit_gradients():
+    assert build(validate({**MAML, "algorithm": "maml_trpo", "cg_steps": 3, "cg_damping": 0.1})).config.cg_steps == 3
 
 
 def test_a_missing_key_is_named():
