@@ -153,10 +153,11 @@ def varibad(
         return dataclasses.replace(data, observation=seen, next_observation=following)
 
     def negative_elbo(
-        params: Params, noise: jax.Array | None, data: Rollout, terms: jax.Array
+        params: Params, noise: jax.Array | None, data: Rollout, terms: jax.Array, weight: jax.Array | None = None
     ) -> tuple[jax.Array, Metrics]:
         """-mean_t ELBO_t over trials [T, B] and the steps `terms` [E]; z is the mean where there is no noise [E, B, Z].
 
+        `weight` [B] of the trials in the means; None: 1.
         The metrics are means over trials: of `elbo`, `kl`, `log_prob` (of all pairs) and `pairs` (their number).
         """
         mean, log_var = belief.encode(params, data.observation)  # [T, B, Z]
@@ -179,16 +180,21 @@ def varibad(
         log_prob = tree.masked(log_prob, jnp.broadcast_to(counts, log_prob.shape))
         predicted_rewards = jnp.sum(log_prob, axis=1)  # [E, B]
         kl = _sequential_kl(mean, log_var)[terms]  # [E, B]
-        elbo = jnp.mean(predicted_rewards - kl_coef * kl)
-        log_prob, pairs = jnp.mean(jnp.sum(log_prob, axis=(0, 1))), jnp.mean(jnp.sum(counts, axis=0)) * terms.shape[0]
-        return -elbo, {"elbo": elbo, "kl": jnp.mean(kl), "log_prob": log_prob, "pairs": pairs}
+
+        def average(x: jax.Array) -> jax.Array:
+            return jnp.mean(x if weight is None else x * weight.astype(x.dtype))
+
+        elbo = average(predicted_rewards - kl_coef * kl)
+        log_prob, pairs = average(jnp.sum(log_prob, axis=(0, 1))), average(jnp.sum(counts, axis=0)) * terms.shape[0]
+        return -elbo, {"elbo": elbo, "kl": average(kl), "log_prob": log_prob, "pairs": pairs}
 
     def elbo_gradient(params: Params, noise: jax.Array, data: Rollout, terms: jax.Array) -> tuple[Params, Metrics]:
         """Of `negative_elbo`; devices may share the trials."""
-        gradient, sharing = jax.grad(negative_elbo, has_aux=True), tree.sharing_of(data.mask.shape[1])
-        if sharing is None:
+        gradient, shares = jax.grad(negative_elbo, has_aux=True), tree.shares_of(data.mask.shape[1])
+        if shares.sharing is None:
             return gradient(params, noise, data, terms)
-        return sharing.mean(gradient(params, *sharing.part((noise, data), 1), terms))
+        weight = None if shares.is_even else jnp.where(shares.counts(), shares.weight, 0.0)
+        return shares.sharing.mean(gradient(params, *shares.part((noise, data), 1), terms, weight))
 
     def train_belief(params: Params, opt_state: Any, key: jax.Array, data: Rollout) -> tuple[Params, Any, Metrics]:
         def update(carry: tuple, key: jax.Array) -> tuple[tuple, Metrics]:

@@ -145,12 +145,16 @@ def meta_learner(
     def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(meta_batch_size))
         size = tasks_per_batch if tasks_per_collection is None else tasks_per_collection
-        trials, scores = tree.map_tasks(lambda k: collect_one(state.params, k), keys, size)
+        shares = tree.shares_of(meta_batch_size)  # trials stay on the device that has collected them
+        trials, scores = shares.map(lambda k: collect_one(state.params, k), shares.part(keys), size)
+        scores = shares.whole(scores)
         if credit is not None:
-            trials = trials.replace(credit=credit(scores))
+            trials = trials.replace(credit=shares.part(credit(scores)))
 
         def over_tasks(f: Callable, num_tasks: int | None = None) -> Any:
-            some = jax.tree.map(lambda x: x[:num_tasks], trials)
+            if num_tasks is None or num_tasks >= meta_batch_size:
+                return shares.mean(f, trials, tasks_per_batch)
+            some = jax.tree.map(lambda x: x[:num_tasks], shares.whole(trials))
             return tree.mean_over_tasks(f, some, tasks_per_batch)
 
         problem = Problem(
@@ -160,12 +164,13 @@ def meta_learner(
         )
         before, (state, metrics) = state.params, outer.update(state, problem)
         if fold is not None:
-            state = MetaState(fold(before, state.params, trials), state.opt_state)
+            state = MetaState(fold(before, state.params, shares.whole(trials)), state.opt_state)
         if trials.faults is not None:
-            finite, metrics["faulty_step"] = environment_metrics(first_fault(trials.faults))
+            finite, metrics["faulty_step"] = environment_metrics(first_fault(shares.whole(trials.faults)))
             metrics["finite"] = {**finite, **metrics.get("finite", {})}
         per_update = scores.reshape(meta_batch_size, num_inner_steps + 1, -1).mean(axis=(0, 2))
-        named = {score_name: per_update, **jax.tree.map(lambda x: x.mean(axis=0), trials.reports or {})}  # [K + 1] each
+        reports = jax.tree.map(lambda x: x.mean(axis=0), shares.whole(trials.reports or {}))
+        named = {score_name: per_update, **reports}  # [K + 1] each
         updates = range(num_inner_steps + 1)
         return state, {**metrics, **{f"{name}_{k}": x[k] for name, x in named.items() for k in updates}}
 

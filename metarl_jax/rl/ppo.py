@@ -313,7 +313,7 @@ def ppo(
         else:
             rows = None
         gradient = _accumulated(value_and_grad(objective, differentiation), num_microbatches)
-        gradient = _over_devices(gradient) if share_columns else gradient
+        gradient = _over_devices(gradient, num_microbatches) if share_columns else gradient
         start = tree.select(state.params, adapts)
         fixed = None if adapts is None else state.params
         anchor = None if proximal_coef is None else start
@@ -376,15 +376,21 @@ def _accumulated(gradient: Callable, num_parts: int) -> Callable:
     return whole if num_parts == 1 else in_parts
 
 
-def _over_devices(gradient: Callable) -> Callable:
-    """gradient(params, batch, ...), of which every device computes that of its part of the columns (or samples)."""
+def _over_devices(gradient: Callable, num_parts: int) -> Callable:
+    """gradient(params, batch, ...), of which every device computes that of its part of the columns (or samples).
+
+    Where the `num_parts` that a gradient is added up over do not divide that part, every device computes all.
+    """
 
     def shared(params: Any, batch: Batch, *rest: Any) -> Any:
         axis = min(1, batch.mask.ndim - 1)
-        sharing = tree.sharing_of(batch.mask.shape[axis])
-        if sharing is None:
+        shares = tree.shares_of(batch.mask.shape[axis])
+        sharing = shares.sharing
+        if sharing is None or shares.size % num_parts:
             return gradient(params, batch, *rest)
-        part = sharing.part(batch, axis)
+        part = shares.part(batch, axis)
+        if not shares.is_even:
+            part = part.replace(mask=tree.masked(part.mask.swapaxes(0, axis), shares.counts()).swapaxes(0, axis))
         weight = sharing.num_parts * jnp.sum(part.mask) / jnp.maximum(jnp.sum(batch.mask), 1.0)
         return sharing.mean(jax.tree.map(lambda x: weight * x, gradient(params, part, *rest)))
 

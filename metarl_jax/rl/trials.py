@@ -36,14 +36,13 @@ def trial_rollout(
         task: one for all trials, or with `one_task_each` stacked, leaves [num_trials, ...], which devices may share.
     """
     options = {"num_steps": env.num_steps, "one_task_each": one_task_each}
-    sharing = tree.sharing_of(num_trials) if one_task_each else None
-    if sharing is None:
+    shares = tree.shares_of(num_trials)
+    if not one_task_each or shares.sharing is None:
         data, _ = rollout(env, act, params, key, task, num_envs=num_trials, memory=remember(num_trials), **options)
     else:
-        size = num_trials // sharing.num_parts
-        own, among = sharing.part(task), (sharing.place() * size, num_trials)
+        size, own, among = shares.size, shares.part(task), (shares.start(), num_trials)
         data, _ = rollout(env, act, params, key, own, num_envs=size, memory=remember(size), among=among, **options)
-        data = sharing.gather(data, 1)
+        data = shares.whole(data, 1)
     scores = episode_returns(data.reward, episode_ends(data.next_observation), env.num_episodes)
     return dataclasses.replace(data, distribution=None), scores
 

@@ -25,21 +25,22 @@ from metarl_jax.runs.config import validate
     ],
     ids=["rl2", "varibad"],
 )
-def test_devices_that_share_the_trials_take_the_step_of_one(x64, make):
-    """Acting, PPO and the ELBO: in float64 nothing but the order of sums is left between them."""
+@pytest.mark.parametrize("num_parts", [4, 3])
+def test_devices_that_share_the_trials_take_the_step_of_one(x64, make, num_parts):
+    """Acting, PPO and the ELBO: in float64 nothing but the order of sums is left; 3 do not divide the 8 trials."""
     env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
     env = trials(env, tasks, 2)
     algo = make(env, tasks)
     state = jax.jit(algo.init)(jax.random.key(0))
     alone, metrics = jax.jit(algo.step)(state, jax.random.key(1))
-    each, seen = on_devices(lambda: algo.step(state, jax.random.key(1)), 4)
+    each, seen = on_devices(lambda: algo.step(state, jax.random.key(1)), num_parts)
     moved = flat(alone.params) - flat(state.params)
     assert float(jnp.linalg.norm(moved)) > 0.1
-    for i in range(4):
+    for i in range(num_parts):
         of_one = jax.tree.map(lambda x: x[i], each.params)  # noqa: B023
         assert float(jnp.linalg.norm(flat(of_one) - flat(alone.params))) < 1e-7 * float(jnp.linalg.norm(moved))
     for name in metrics.keys() - {"finite", "faulty_step"}:
-        np.testing.assert_allclose(seen[name], jnp.full(4, metrics[name]), rtol=1e-7, err_msg=name)
+        np.testing.assert_allclose(seen[name], jnp.full(num_parts, metrics[name]), rtol=1e-7, err_msg=name)
 
 
 SIZES = {
@@ -64,7 +65,7 @@ def test_devices_that_share_a_training_keep_the_same_statistics(algorithm):
         chex.assert_trees_all_close(jax.tree.map(lambda x: x[place], each), alone, rtol=1e-4, atol=1e-6)  # noqa: B023
 
 
-@pytest.mark.parametrize("num_parts", [2, 4])
+@pytest.mark.parametrize("num_parts", [2, 3, 4, 5])
 @pytest.mark.parametrize("critic", [False, True], ids=["linear", "critic"])
 def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, critic, num_parts):
     """Of episodes of different lengths, and of single steps."""
@@ -91,3 +92,35 @@ def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, cr
         assert float(jnp.linalg.norm(alone - flat(params))) > 1e-3
         for found in each:
             assert relative_error(found, alone) < 1e-13
+
+
+POINT = {"env": "PointNavigation-v0", "horizon": 4, "num_iterations": 3, "meta_batch_size": 4, "episodes_per_task": 3}
+FAMILY = {
+    "maml": {"algorithm": "maml", "outer_epochs": 2},
+    "promp": {"algorithm": "promp", "outer_epochs": 2, "normalize_observations": True},
+    "e_maml": {"algorithm": "e_maml"},
+    # More steps of conjugate gradients make of the last digit, in which sums differ, the first.
+    "maml_trpo": {"algorithm": "maml_trpo", "cg_steps": 4},
+    "maml_trpo, fewer tasks": {"algorithm": "maml_trpo", "cg_steps": 4, "fisher_tasks": 3},
+    "imaml": {"algorithm": "imaml"},
+    "reptile": {"algorithm": "reptile"},
+}
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+@pytest.mark.parametrize("name", FAMILY)
+def test_devices_that_share_the_tasks_take_the_outer_step_of_one(x64, name, num_parts):
+    """Gradients, conjugate gradients, line searches and statistics; 3 devices do not divide the 4 tasks."""
+    job = build(validate({**POINT, "hidden": [4], **FAMILY[name]}))
+    state = jax.jit(job.algorithm.init)(jax.random.key(0))
+    alone, metrics = jax.jit(job.algorithm.step)(state, jax.random.key(1))
+    each, seen = on_devices(lambda: job.algorithm.step(state, jax.random.key(1)), num_parts)
+    moved = flat(alone.params) - flat(state.params)
+    assert float(jnp.linalg.norm(moved)) > 1e-4
+    for place in range(num_parts):
+        own = jax.tree.map(lambda x: x[place], each.params)  # noqa: B023
+        assert float(jnp.linalg.norm(flat(own) - flat(alone.params))) < 1e-10 * float(jnp.linalg.norm(moved))
+    if "grad_norm" in metrics:
+        np.testing.assert_allclose(seen["grad_norm"], jnp.full(num_parts, metrics["grad_norm"]), rtol=1e-12)
+    for key in metrics.keys() - {"finite", "faulty_step"}:
+        np.testing.assert_allclose(seen[key], jnp.full(num_parts, metrics[key]), rtol=1e-7, atol=1e-12, err_msg=key)
