@@ -1,5 +1,7 @@
 """Devices and processes: the one place that knows how many there are, and shares work out over them.
 
+Several processes, on one host or on many, have one mesh over the devices of all: each runs the same program on its own.
+
 Work is shared along two axes. *Lanes* (seeds, settings of a sweep, members of a population) depend on nothing but
 themselves: each is the same program on whichever device it runs, so that its bits do not depend on their number.
 *Tasks* of one training are shared where lanes do not fill the devices; their mean is then a sum over devices, which
@@ -7,6 +9,7 @@ rounds in another order.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +17,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from metarl_jax import tree
+from metarl_jax.options import ConfigError
 
 LANE, TASK = "lane", "task"  # names of mesh axes
+HEARTBEAT_S = 30  # after which a process that is silent is taken for dead, and JAX ends the others
+START_S = 300  # for which processes wait for each other at the start
 
 
 def count() -> int:
@@ -29,6 +36,78 @@ def count() -> int:
 def is_first_process() -> bool:
     """Whether this process writes files and messages."""
     return jax.process_index() == 0
+
+
+def num_processes() -> int:
+    """Processes that share this program."""
+    return jax.process_count()
+
+
+def join(coordinator: str | None, processes: int | None, place: int | None, start_s: int = START_S) -> None:
+    """Become one of several processes with one mesh; returns once all have come. Before JAX has started.
+
+    Args:
+        coordinator: HOST:PORT of the first process, with their number and the place of this one from 0 on. All None:
+            what SLURM, Open MPI, Kubernetes or a TPU pod has set, as JAX finds it.
+        start_s: seconds to wait for the others. JAX aborts the process after that, from C++.
+    Raises: ConfigError where no cluster is found.
+    """
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            place,
+            initialization_timeout=start_s,
+            heartbeat_timeout_seconds=HEARTBEAT_S,
+            shutdown_timeout_seconds=HEARTBEAT_S,
+        )
+    except ValueError as error:
+        if coordinator is None:
+            raise ConfigError(
+                "--distributed: JAX finds no cluster here (SLURM, Open MPI, Kubernetes, TPU); elsewhere give each "
+                "process --coordinator HOST:PORT --num-processes N --process-id I"
+            ) from None
+        raise ConfigError(f"--distributed: {error}") from None
+
+
+def any_process(flag: bool) -> bool:
+    """Whether any process says so; every process has to ask, and gets the same answer."""
+    if num_processes() == 1:
+        return flag
+    return bool(np.any(_from_all(np.asarray([flag]))))
+
+
+def same_in_all(text: str) -> bool:
+    """Whether every process has the same text; every process has to ask."""
+    if num_processes() == 1:
+        return True
+    found = _from_all(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
+    return bool((found == found[0]).all())
+
+
+def _from_all(x: np.ndarray) -> np.ndarray:
+    """[process, ...]"""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x))
+
+
+def whole(values: Any) -> Any:
+    """Every leaf as an array of the host, also where processes share it: then every process has to ask."""
+
+    def one(x: Any) -> np.ndarray:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+    return jax.tree.map(one, values)
+
+
+def for_all(values: Any) -> Any:
+    """What each process has computed or read whole, fit to be given to a program of all of them."""
+    return values if num_processes() == 1 else whole(values)
 
 
 def memory() -> int | None:
@@ -62,11 +141,12 @@ def one_for_every_core() -> None:
 
 
 def over_lanes(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call(*lanes, start)` with the leading axis of all but the last argument shared out over the devices.
+    """`call(*lanes, start) -> (states, *kept)`: the leading axis of all but the last argument is shared by the devices.
 
     The mesh is lanes x tasks: as many devices on the first axis as there are lanes for (a divisor of their number), the
     rest on the second, over which each lane shares its tasks or trials. Every result has the lanes as its leading axis.
     Where the devices do not divide the lanes the last lane is computed again and dropped. One device: `call` itself.
+    With several processes each gets the whole of `kept`, and its devices' part of the states.
     """
     devices = count()
     if devices == 1:
@@ -88,7 +168,11 @@ def over_lanes(call: Callable[..., Any]) -> Callable[..., Any]:
         mapped = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=lane, check_vma=False)
         with _sharing_tasks(shape[1]):
             found = mapped(*jax.tree.map(pad, by_lane), start)
-        return jax.tree.map(lambda x: x[:lanes], found)
+        states, *kept = jax.tree.map(lambda x: x[:lanes], found)
+        if num_processes() > 1:
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            kept = jax.lax.with_sharding_constraint(kept, everywhere)
+        return states, *kept
 
     return shared
 

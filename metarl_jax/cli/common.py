@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,13 @@ def find_config(name: str, also: Iterable[str] = ()) -> Path:
     raise ConfigError(f"config {shortened(name)}: {what}, and not one of `metarl list`{hint}")
 
 
-def say_horizon(job: Any) -> None:
+def say_horizon(job: Any, tell: Callable[[Any], None] = say) -> None:
     """That episodes are of another length than the environment's own, which pads them or cuts them off."""
     asked, own = getattr(job.config, "horizon", None), getattr(job.tasks, "horizon", None)
     if asked is not None and own is not None and asked != own:
         what = f"episodes of {job.config.env} end after {own} steps"
         what += ", and the rest of each is padding" if asked > own else " of their own, and are cut off"
-        say(f"horizon = {asked}: {what}; horizon=null takes {own}")
+        tell(f"horizon = {asked}: {what}; horizon=null takes {own}")
 
 
 def new_run_dir(name: str, resume: bool) -> Path:

@@ -6,8 +6,9 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-from metarl_jax.cli import look
+from metarl_jax.cli import distributed, look
 from metarl_jax.cli.common import find_config, interruptible, new_run_dir, prepare_jax, recall, say, say_horizon
 from metarl_jax.cli.completion import completion
 from metarl_jax.cli.parser import parser, printable
@@ -34,6 +35,16 @@ def main(argv: list[str] | None = None) -> int:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own parts; last, so that no file there stands before a library
+    arguments.argv = sys.argv[1:] if argv is None else argv
+    arguments.together = False  # whether every process of a run ends as this one does
+    status = _run(arguments)
+    if distributed.is_worker():
+        distributed.leave(status, together=status == 0 or arguments.together)
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """The exit status of a command, its failures worded."""
     try:
         return _COMMANDS[arguments.command](arguments)
     except (ConfigError, MissingPackage) as error:
@@ -48,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if distributed.is_worker() and distributed.is_lost(error):
+            return distributed.LOST
+        arguments.together = type(error).__name__ in ("RunFailed", "Terminated")
         line = _line_of_a_failure(error)
         if line is None or (os.environ.get(TRACEBACK) and place(error)):
             raise
@@ -80,6 +94,9 @@ def _line_of_a_failure(error: Exception) -> str | None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    distributed.check(arguments)
+    if arguments.distributed and not distributed.is_worker():
+        return _train_distributed(arguments)
     overrides = list(arguments.overrides)
     config_name = arguments.config
     if config_name is not None and "=" in config_name and arguments.resume:
@@ -98,21 +115,46 @@ def _train(arguments: argparse.Namespace) -> int:
     prepare_jax(a_device_for_every_core=arguments.seeds is not None and arguments.seeds > 1)
     config = load(source, overrides)
     run_dir = arguments.run_dir or new_run_dir(source.stem, arguments.resume)
-    from metarl_jax.runs import directory, memory, report, train
+    from metarl_jax import devices
+    from metarl_jax.runs import directory, memory, train
     from metarl_jax.runs.build import build
 
     directory.check_free(run_dir, arguments.resume)
+    if arguments.distributed:
+        distributed.join(arguments)
+    tell = say if devices.is_first_process() else lambda _: None
     job = build(config)
-    say_horizon(job)
-    estimate = memory.check(job, say)
+    say_horizon(job, tell)
+    estimate = memory.check(job, tell)
     info = directory.environment_info()
     device = f"{info['device']} ({info['backend']})"
+    if arguments.distributed:
+        device += f", {info['num_devices']} devices of {devices.num_processes()} processes"
     headline = f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s), {device}; run directory {run_dir}"
-    train.train(job, run_dir, resume=arguments.resume, report=say, headline=headline, call=estimate.call)
+    train.train(job, run_dir, resume=arguments.resume, report=tell, headline=headline, call=estimate.call)
+    if arguments.distributed:
+        return 0
+    return _finish(job, run_dir)
+
+
+def _finish(job: Any, run_dir: Path) -> int:
+    from metarl_jax.runs import report
+
     for path in report.pictures(job, run_dir):
         say(f"picture: {path}")
     print(run_dir)
     return 0
+
+
+def _train_distributed(arguments: argparse.Namespace) -> int:
+    """The parent of one process; that of the first one draws the pictures when the run has ended."""
+    status, is_first = distributed.supervise(arguments.argv, arguments.run_dir)
+    if status or not is_first:
+        return status
+    prepare_jax()
+    from metarl_jax.runs.states import open_run
+
+    return _finish(open_run(arguments.run_dir), arguments.run_dir)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

@@ -44,6 +44,18 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, help="where to keep the run (default: runs/<config>-<time>)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir from its last checkpoint")
     train.add_argument("--seeds", type=int, metavar="N", help="train N seeds in one program (num_seeds)")
+    several = train.add_argument_group(
+        "several processes", "the same command for each, on one host or on many; they share --run-dir"
+    )
+    several.add_argument(
+        "--distributed", action="store_true", help="train by processes that SLURM, Open MPI, Kubernetes or a TPU starts"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: where process 0 listens")
+    several.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0 on")
+    several.add_argument(
+        "--start-timeout", type=int, default=300, metavar="S", help="seconds to wait for the others (default 300)"
+    )
 
     check = commands.add_parser(
         "check",

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from metarl_jax import devices
 from metarl_jax.algorithms.interface import AROUND_ITERATIONS
 from metarl_jax.options import ConfigError, shortened
 from metarl_jax.runs import files
@@ -56,8 +57,11 @@ class Checkpoints:
             return sorted(self._manager.all_steps())
 
     def save(self, iteration: int, state: Any) -> None:
-        """Write the state reached after `iteration` iterations; returns once it is on disk."""
-        host = _stored(jax.tree.map(np.asarray, state))
+        """Write the state reached after `iteration` iterations; returns once it is on disk.
+
+        Several processes call it alike; each writes its part of what they share.
+        """
+        host = _stored(jax.tree.map(lambda x: x if _is_shared(x) else np.asarray(x), state))
         ocp = self._ocp
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(host),
@@ -101,7 +105,7 @@ class Checkpoints:
             self._check(path, label, iteration, end)
             items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=True))
             state = self._manager.restore(iteration, args=items)["state"]
-        except ConfigError:
+        except (ConfigError, jax.errors.JaxRuntimeError):  # which is of a process that is lost
             raise
         except Exception as error:  # whatever orbax, tensorstore or the file system say of a damaged file
             reason = textwrap.shorten(said(error), 160)
@@ -164,6 +168,11 @@ def _may_change(key: str) -> bool:
     return key in AROUND_ITERATIONS or key.startswith("eval_")
 
 
+def _is_shared(x: Any) -> bool:
+    """Whether an array is one of several processes."""
+    return isinstance(x, jax.Array) and not x.is_fully_addressable
+
+
 def _in_double_precision() -> bool:
     return jax.numpy.result_type(float) == jax.numpy.float64
 
@@ -201,7 +210,7 @@ def digest(tree: Any) -> str:
     """SHA-256 over the leaves' names, types, shapes and bytes."""
     sha = hashlib.sha256()
     for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True):
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(devices.whole(leaf))
         sha.update(f"{name} {array.dtype} {array.shape}".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from metarl_jax import devices
 from metarl_jax.runs import files, memory
 from metarl_jax.runs.build import Job, build
 from metarl_jax.types import Params
@@ -49,8 +50,8 @@ class HeldOut:
     """The held-out scores of a run, every `eval_every` iterations, in held_out.jsonl: means over tasks and episodes."""
 
     def __init__(self, job: Job, run_dir: Path, start: int, report: Callable[[Any], None]):
-        self._path, self._every = run_dir / FILE, job.config.eval_every
-        if self._every is None:
+        self._path, self._every, self._job = run_dir / FILE, job.config.eval_every, job
+        if self._every is None or not devices.is_first_process():
             return
         files.keep_rows(self._path, start)
         self._job = build(job.config, evaluation=True)
@@ -60,7 +61,12 @@ class HeldOut:
         """Score the states reached after `iteration` iterations, if it is time to."""
         if self._every is None or iteration % self._every:
             return
-        scores, rates = self._score(self._job.params(states))
+        params = self._job.params(states)
+        if devices.num_processes() > 1:
+            params = devices.whole(params)
+        if not devices.is_first_process():
+            return
+        scores, rates = self._score(params)
         what = {
             "score": scores.mean(axis=(1, 3)),
             **{name: x.mean(axis=1) for name, x in rates.items()},

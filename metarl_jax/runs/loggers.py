@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from metarl_jax import devices
 from metarl_jax.envs.packages import MissingPackage
 from metarl_jax.options import ConfigError, is_address, suggest
 from metarl_jax.runs import files
@@ -50,8 +51,12 @@ def check(names: Sequence[str]) -> dict[str, Logger | None]:
 def opened(config: Any, run_dir: Path, start: int, loggers: dict[str, Logger | None]) -> Iterator[Callable]:
     """A function (rows, row of timing) that writes them; `start`: the iteration that the run goes on from.
 
-    Rows are thinned by `log_every`: those of its multiples are written, and that of the last iteration.
+    Of several processes the first one writes. Rows are thinned by `log_every`: those of its multiples are written, and
+    that of the last iteration.
     """
+    if not devices.is_first_process():
+        yield lambda rows, time_row: None
+        return
     from tensorboardX import SummaryWriter
 
     with ExitStack() as stack:

@@ -11,9 +11,10 @@ A run directory holds
   *.png, *.gif      pictures, by `report`
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import tree
+from metarl_jax import __version__, devices, tree
+from metarl_jax.options import ConfigError
 from metarl_jax.runs import files, loggers, training_loop
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
@@ -48,8 +50,8 @@ def compiled_call(
     """
     if call is None or call.length != num_iterations:
         call = training_loop.trace_call(job.config, num_iterations, states)
-    compiled, seeds = call.traced.lower().compile(), seeds_of(job)
-    return lambda states, first: compiled(states, {}, seeds, jnp.asarray(first))
+    compiled, seeds = call.traced.lower().compile(), devices.for_all(seeds_of(job))
+    return lambda states, first: compiled(states, {}, seeds, devices.for_all(jnp.asarray(first)))
 
 
 def train(
@@ -64,7 +66,8 @@ def train(
 ) -> Any:
     """Run `job` to its last iteration in `run_dir`; returns the final states, leaves [seed, ...].
 
-    A run of fewer iterations, finished or not, goes on to those of `job`.
+    A run of fewer iterations, finished or not, goes on to those of `job`. Several processes call it alike, and share
+    `run_dir`; the first of them writes all but the checkpoints, and reports.
 
     Args:
         headline: reported once the directory is open.
@@ -80,12 +83,37 @@ def train(
     told = loggers.check(job.config.log_to)
     if on_metrics is not None:
         told["on_metrics"] = on_metrics
-    open_directory(job.config, run_dir, resume)
-    with locked(run_dir):
-        prolong(job.config, run_dir, report)
+    if not devices.is_first_process():
+        report, told = _to_nobody, {}
+    with _opened(job, run_dir, resume, report):
         if headline:
             report(headline)
         return _train(job, run_dir, resume, report, call, given, told)
+
+
+def _to_nobody(_: Any) -> None:
+    """What the other processes would report."""
+
+
+@contextmanager
+def _opened(job: Job, run_dir: Path, resume: bool, report: Callable[[Any], None]) -> Iterator[None]:
+    """The directory opened and held by the first process; the others wait until it is, and have to see it."""
+    if not devices.same_in_all(json.dumps([__version__, str(run_dir), job.config.model_dump()])):
+        raise ConfigError("the processes do not train the same; start all of them by one command and one version")
+    with ExitStack() as held:
+        failure = None
+        if devices.is_first_process():
+            try:
+                open_directory(job.config, run_dir, resume)
+                held.enter_context(locked(run_dir))
+                prolong(job.config, run_dir, report)
+            except (ConfigError, OSError) as error:
+                failure = error
+        if devices.any_process(failure is not None):
+            raise failure or ConfigError(f"run directory {run_dir}: the first process cannot open it; see there")
+        if devices.any_process(not (run_dir / "config.yaml").is_file()):
+            raise ConfigError(f"run directory {run_dir}: must be on a file system that all processes share")
+        yield
 
 
 def _train(
@@ -102,7 +130,7 @@ def _train(
     start = 0
     if checkpoints.iterations():
         start, restored = checkpoints.restore(shapes_of_states(job), end=config.num_iterations)
-        states = jax.tree.map(jnp.asarray, restored)
+        states = devices.for_all(jax.tree.map(jnp.asarray, restored))
         report(f"resuming after iteration {start} of {config.num_iterations}")
     else:
         states = initial_states(job)
@@ -111,7 +139,8 @@ def _train(
             report(f"starting from what {job.config.init_from} has learned")
         if resume and (run_dir / "metrics.jsonl").exists():
             report("no checkpoint yet: starting from iteration 0")
-    for name in ("metrics.jsonl", "timing.jsonl"):
+        states = devices.for_all(states)
+    for name in ("metrics.jsonl", "timing.jsonl") if devices.is_first_process() else ():
         files.keep_rows(run_dir / name, start)
     held_out = HeldOut(job, run_dir, start, report)
     length = training_loop.call_length(config, start)
@@ -143,7 +172,7 @@ def _train(
                 raise _failure(first + bad[0], _cause(job, bad, faulty), checkpoints)
             progress.update(last, seconds, _about(job, rows[-1]))
             held_out(last, states)
-            stop = ending() and last < config.num_iterations
+            stop = devices.any_process(ending()) and last < config.num_iterations
             if stop or last % config.checkpoint_every == 0 or last == config.num_iterations:
                 checkpoints.save(last, states)
             if stop:

@@ -83,6 +83,9 @@ def run(page):
         elif language == "text":  # takes minutes, however small
             for words in map(shlex.split, content.splitlines()):
                 assert parser().parse_args(words[1:]).command == words[1]
+        elif page == "many-hosts":  # sh: run by tests/distributed/test_processes.py; the others need a cluster
+            for command in re.findall(r"metarl (train .*?)(?: &|\"?$)", content.replace("\\\n", ""), flags=re.M):
+                assert parser().parse_args(shlex.split(command.replace("$i", "0"))).distributed
         else:
             raise AssertionError(f"{page}: a block of {language} that no test runs")
     return names
