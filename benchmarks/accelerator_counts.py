@@ -98,38 +98,67 @@ def _bytes(shape: str) -> float:
     return total
 
 
-def traffic(text: str) -> tuple[float, int]:
-    """(bytes that the kernels of a compiled program take in and give out, loops of unknown length counted once)."""
+def over_program(
+    text: str, cost: Callable[[Instruction, dict[str, dict[str, Instruction]], str], float]
+) -> tuple[float, int]:
+    """(sum of a cost over what a compiled program runs, loops of unknown length, which are counted once).
+
+    Args: cost: (instruction, all computations, the name of its own) -> what it costs each time that it runs.
+    """
     computations, entry = parse(text)
     unknown = 0
-
-    def called(i: Instruction, *names: str) -> list[str]:
-        found = re.findall(rf"\b(?:{'|'.join(names)})=\{{?((?:%[\w.\-]+(?:, )?)+)\}}?", i.rest)
-        return [name for group in found for name in re.findall(r"%([\w.\-]+)", group)]
 
     def of(computation: str) -> float:
         nonlocal unknown
         total = 0.0
-        inside = computations[computation]
-        for i in inside.values():
+        for i in computations[computation].values():
             if i.opcode in FREE or i.opcode.endswith("-done"):
                 continue
             if i.opcode == "while":
                 trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', i.rest)
                 unknown += trips is None
-                total += (int(trips[1]) if trips else 1) * sum(map(of, called(i, "body", "condition")))
+                total += (int(trips[1]) if trips else 1) * sum(map(of, _called(i, "body", "condition")))
             elif i.opcode == "conditional":
-                names = called(i, "branch_computations", "true_computation", "false_computation")
+                names = _called(i, "branch_computations", "true_computation", "false_computation")
                 total += max(map(of, names), default=0.0)
             elif i.opcode in ("call", "async-start"):
-                total += sum(map(of, called(i, "to_apply", "calls")))
-            elif i.opcode == "fusion":
-                total += _of_fusion(computations[called(i, "calls")[0]])
+                total += sum(map(of, _called(i, "to_apply", "calls")))
             else:
-                total += _written(i, inside) + sum(_read(i, k, inside) for k in range(len(i.operands)))
+                total += cost(i, computations, computation)
         return total
 
     return of(entry), unknown
+
+
+def _called(i: Instruction, *names: str) -> list[str]:
+    found = re.findall(rf"\b(?:{'|'.join(names)})=\{{?((?:%[\w.\-]+(?:, )?)+)\}}?", i.rest)
+    return [name for group in found for name in re.findall(r"%([\w.\-]+)", group)]
+
+
+def traffic(text: str) -> tuple[float, int]:
+    """(bytes that the kernels of a compiled program take in and give out, loops of unknown length counted once)."""
+
+    def cost(i: Instruction, computations: dict[str, dict[str, Instruction]], name: str) -> float:
+        if i.opcode == "fusion":
+            return _of_fusion(computations[_called(i, "calls")[0]])
+        inside = computations[name]
+        return _written(i, inside) + sum(_read(i, k, inside) for k in range(len(i.operands)))
+
+    return over_program(text, cost)
+
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def exchanged(text: str) -> dict[str, tuple[float, float]]:
+    """{collective: (how often a device takes part in it, bytes of its results)} of a compiled program."""
+
+    def of(collective: str, size: Callable[[Instruction], float]) -> float:
+        names = (collective, f"{collective}-start")
+        return over_program(text, lambda i, *_: size(i) if i.opcode in names else 0.0)[0]
+
+    found = {name: (of(name, lambda i: 1.0), of(name, lambda i: _bytes(i.shape))) for name in COLLECTIVES}
+    return {name: counts for name, counts in found.items() if counts[0]}
 
 
 def _of_fusion(inside: dict[str, Instruction]) -> float:

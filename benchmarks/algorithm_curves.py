@@ -99,7 +99,7 @@ def row(name: str) -> dict[str, Any]:
     chosen = config.load(config.shipped_config(curve.configuration), [*curve.overrides, f"num_seeds={NUM_SEEDS}"])
     job = build(chosen)
     states = initial_states(job)
-    call = compiled_call(job, chosen.num_iterations, states)
+    call, _ = compiled_call(job, chosen.num_iterations, states)
     set_up = time.process_time()
     _, metrics = jax.block_until_ready(call(states, 0))
     ended = time.process_time()

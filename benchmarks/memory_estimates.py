@@ -47,7 +47,7 @@ def one(name: str) -> None:
     estimate = memory.estimate(job)
     said, equations = estimate.total, memory.num_equations(estimate.call.traced.jaxpr.jaxpr)
     states = train.initial_states(job)
-    call = train.compiled_call(job, estimate.call.length, states, estimate.call)
+    call, _ = train.compiled_call(job, estimate.call.length, states, estimate.call)
     compiled = largest() - idle
     jax.block_until_ready(call(states, 0))
     took = largest() - idle

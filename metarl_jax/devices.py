@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from metarl_jax import tree
+from metarl_jax import sharing
 from metarl_jax.options import ConfigError
 
 LANE, TASK = "lane", "task"  # names of mesh axes
@@ -180,11 +180,11 @@ def over_lanes(call: Callable[..., Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def _sharing_tasks(num_parts: int) -> Iterator[None]:
     """While a lane is traced: its tasks, or trials, are shared out over the devices of the mesh's second axis."""
-    share = tree.Sharing(
+    share = sharing.Sharing(
         num_parts,
         place=lambda: jax.lax.axis_index(TASK),
         mean=lambda parts: jax.lax.pmean(parts, TASK),
         gather=lambda parts, axis: jax.lax.all_gather(parts, TASK, axis=axis, tiled=True),
     )
-    with tree.shared(share if num_parts > 1 else None):
+    with sharing.shared(share if num_parts > 1 else None):
         yield

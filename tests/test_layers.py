@@ -15,8 +15,8 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 # Folder order = import order = data order: a room imports rooms before it only. Those not built yet have their place.
 ROOMS = (
-    "types", "tree", "gradient", "options", "user_code", "devices", "envs", "networks", "models", "rl", "meta",
-    "update_rules", "reference", "algorithms", "runs", "sweeps", "tuning", "reproductions", "cli",
+    "types", "tree", "gradient", "options", "user_code", "sharing", "devices", "envs", "networks", "models", "rl",
+    "meta", "update_rules", "reference", "algorithms", "runs", "sweeps", "tuning", "reproductions", "cli",
 )  # fmt: skip
 NOT_BUILT = {"models"}
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax import tree
+from metarl_jax import sharing, tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.trial_family import TrialOptions, trial_builder
 from metarl_jax.envs.trial import episode_ends
@@ -147,7 +147,7 @@ def varibad(
 
     def for_policy(params: Params, data: Rollout) -> Rollout:
         """The trial as the policy saw it: beliefs in the place of the past."""
-        encoded = tree.map_columns(lambda x: belief.encode(params["belief"], x), data.observation)
+        encoded = sharing.map_columns(lambda x: belief.encode(params["belief"], x), data.observation)
         seen = features(data.observation, *encoded)
         following = jnp.concatenate([seen[1:], seen[-1:]])  # what follows the last step has no value
         return dataclasses.replace(data, observation=seen, next_observation=following)
@@ -190,7 +190,7 @@ def varibad(
 
     def elbo_gradient(params: Params, noise: jax.Array, data: Rollout, terms: jax.Array) -> tuple[Params, Metrics]:
         """Of `negative_elbo`; devices may share the trials."""
-        gradient, shares = jax.grad(negative_elbo, has_aux=True), tree.shares_of(data.mask.shape[1])
+        gradient, shares = jax.grad(negative_elbo, has_aux=True), sharing.shares_of(data.mask.shape[1])
         if shares.sharing is None:
             return gradient(params, noise, data, terms)
         weight = None if shares.is_even else jnp.where(shares.counts(), shares.weight, 0.0)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax import tree
+from metarl_jax import sharing, tree
 from metarl_jax.envs.protocol import tasks_at_a_time
 from metarl_jax.meta import adaptation
 from metarl_jax.meta.meta_gradient import MetaGradient, Way, resolve
@@ -145,7 +145,7 @@ def meta_learner(
     def step(state: MetaState, key: jax.Array) -> tuple[MetaState, Metrics]:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(meta_batch_size))
         size = tasks_per_batch if tasks_per_collection is None else tasks_per_collection
-        shares = tree.shares_of(meta_batch_size)  # trials stay on the device that has collected them
+        shares = sharing.shares_of(meta_batch_size)  # trials stay on the device that has collected them
         trials, scores = shares.map(lambda k: collect_one(state.params, k), shares.part(keys), size)
         scores = shares.whole(scores)
         if credit is not None:
@@ -155,7 +155,7 @@ def meta_learner(
             if num_tasks is None or num_tasks >= meta_batch_size:
                 return shares.mean(f, trials, tasks_per_batch)
             some = jax.tree.map(lambda x: x[:num_tasks], shares.whole(trials))
-            return tree.mean_over_tasks(f, some, tasks_per_batch)
+            return sharing.mean_over_tasks(f, some, tasks_per_batch)
 
         problem = Problem(
             value=lambda p, w: over_tasks(lambda trial: total(way.replay, p, trial, w)),

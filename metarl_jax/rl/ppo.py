@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax import tree
+from metarl_jax import sharing, tree
 from metarl_jax.gradient import check_differentiable, value_and_grad
 from metarl_jax.options import (
     Finite,
@@ -27,6 +27,7 @@ from metarl_jax.options import (
     takes_options,
 )
 from metarl_jax.rl import losses, normalize, returns
+from metarl_jax.rl.gradient_parts import added_up, over_devices
 from metarl_jax.rl.optimizers import sgd
 from metarl_jax.types import Batch, Learner, LearnerState, Metrics, Params, Policy, Rollout
 
@@ -269,7 +270,7 @@ def ppo(
 
     value, reader = policy.value, policy
     if share_columns and value is not None:
-        reader = policy._replace(value=lambda params, x: tree.map_columns(lambda x: value(params, x), x))
+        reader = policy._replace(value=lambda params, x: sharing.map_columns(lambda x: value(params, x), x))
 
     def init(params: Params) -> LearnerState:
         return LearnerState(params, optimizer.init(tree.select(params, adapts)))
@@ -312,8 +313,8 @@ def ppo(
             rows = tree.minibatch_indices(key, num_samples, num_epochs, num_minibatches)
         else:
             rows = None
-        gradient = _accumulated(value_and_grad(objective, differentiation), num_microbatches)
-        gradient = _over_devices(gradient, num_microbatches) if share_columns else gradient
+        gradient = added_up(value_and_grad(objective, differentiation), num_microbatches)
+        gradient = over_devices(gradient) if share_columns else gradient
         start = tree.select(state.params, adapts)
         fixed = None if adapts is None else state.params
         anchor = None if proximal_coef is None else start
@@ -345,53 +346,3 @@ def ppo(
         name if spec.on_policy else None,
         lambda: check_differentiable(given),
     )
-
-
-def _accumulated(gradient: Callable, num_parts: int) -> Callable:
-    """gradient(params, (batch, ...)), added up over `num_parts` parts of the batch's episodes (or samples)."""
-
-    def whole(params: Any, batch: Batch, *rest: Any) -> Any:
-        return gradient(params, (batch, *rest))
-
-    def in_parts(params: Any, batch: Batch, *rest: Any) -> Any:
-        axis = min(1, batch.mask.ndim - 1)
-
-        def split(x: jax.Array) -> jax.Array:
-            shape = (*x.shape[:axis], num_parts, x.shape[axis] // num_parts, *x.shape[axis + 1 :])
-            return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-        parts = jax.tree.map(split, batch)
-        real = jnp.maximum(jnp.sum(batch.mask), 1.0)
-
-        def add(total: Any, part: Batch) -> tuple[Any, None]:
-            share = jnp.sum(part.mask) / real
-            found = once(params, part, *rest)
-            return jax.tree.map(lambda t, x: t + share * x, total, found), None
-
-        once = tree.traced_once(whole)
-        shapes = jax.eval_shape(once, params, jax.tree.map(lambda x: x[0], parts), *rest)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, parts)[0]
-
-    return whole if num_parts == 1 else in_parts
-
-
-def _over_devices(gradient: Callable, num_parts: int) -> Callable:
-    """gradient(params, batch, ...), of which every device computes that of its part of the columns (or samples).
-
-    Where the `num_parts` that a gradient is added up over do not divide that part, every device computes all.
-    """
-
-    def shared(params: Any, batch: Batch, *rest: Any) -> Any:
-        axis = min(1, batch.mask.ndim - 1)
-        shares = tree.shares_of(batch.mask.shape[axis])
-        sharing = shares.sharing
-        if sharing is None or shares.size % num_parts:
-            return gradient(params, batch, *rest)
-        part = shares.part(batch, axis)
-        if not shares.is_even:
-            part = part.replace(mask=tree.masked(part.mask.swapaxes(0, axis), shares.counts()).swapaxes(0, axis))
-        weight = sharing.num_parts * jnp.sum(part.mask) / jnp.maximum(jnp.sum(batch.mask), 1.0)
-        return sharing.mean(jax.tree.map(lambda x: weight * x, gradient(params, part, *rest)))
-
-    return shared

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax import tree
+from metarl_jax import sharing
 from metarl_jax.envs.trial import episode_ends, episode_returns
 from metarl_jax.options import Float, NonNegative, Positive, Rate, Unit, takes_options
 from metarl_jax.rl import learners, losses, normalize
@@ -36,7 +36,7 @@ def trial_rollout(
         task: one for all trials, or with `one_task_each` stacked, leaves [num_trials, ...], which devices may share.
     """
     options = {"num_steps": env.num_steps, "one_task_each": one_task_each}
-    shares = tree.shares_of(num_trials)
+    shares = sharing.shares_of(num_trials)
     if not one_task_each or shares.sharing is None:
         data, _ = rollout(env, act, params, key, task, num_envs=num_trials, memory=remember(num_trials), **options)
     else:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from metarl_jax import devices
-from metarl_jax.runs import files, memory
+from metarl_jax.runs import files, memory, training_loop
 from metarl_jax.runs.build import Job, build
 from metarl_jax.types import Params
 
@@ -29,16 +29,25 @@ def scorer(
     memory.fits(memory.of_call(jax.jit(lambda: how.tasks(num_tasks))), f"eval_tasks = {num_tasks}", report)
     tasks = how.tasks(num_tasks)
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)  # apart from every key of training
-    scoring = jax.jit(lambda trees: jax.lax.map(lambda p: how.scores(p, key, tasks, num_updates), trees))
     compiled: list[Any] = []
+
+    def scoring(_: int | None = None) -> Any:
+        return jax.jit(lambda trees: jax.lax.map(lambda p: how.scores(p, key, tasks, num_updates), trees))
+
+    def fitting(params: Params) -> Any:
+        if devices.memory() is not None:
+            program, fitted = training_loop.fit(scoring, (params,), 1)
+            if fitted.worded():
+                report(f"memory: {memory.worded(fitted.needed)} needed; {fitted.worded()}")
+            return program
+        traced = scoring().trace(params)
+        updates = "" if how.stage == "episode" or num_updates < 2 else f", eval_updates = {num_updates}"
+        memory.fits(memory.peak(traced.jaxpr), f"eval_tasks = {num_tasks}{updates} or eval_episodes", report)
+        return traced.lower().compile()
 
     def score(params: Params) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if not compiled:
-            traced = scoring.trace(params)
-            needed = memory.peak(traced.jaxpr)
-            updates = "" if how.stage == "episode" or num_updates < 2 else f", eval_updates = {num_updates}"
-            memory.fits(needed, f"eval_tasks = {num_tasks}{updates} or eval_episodes", report)
-            compiled.append(traced.lower().compile())
+            compiled.append(fitting(params))
         found = compiled[0](params)
         values, rates = found if isinstance(found, tuple) else (found, {})
         return np.asarray(values), jax.tree.map(np.asarray, rates)

@@ -7,10 +7,12 @@ A run directory holds
   held_out.jsonl    with `eval_every`: scores on held-out tasks while it trains
   timing.jsonl      wall-clock seconds and throughput of each compiled call
   checkpoints/      orbax, the newest two
+  memory.json       how much is computed at a time, where an accelerator's memory limits it
   tensorboard/      the same metrics as events
   *.png, *.gif      pictures, by `report`
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ import numpy as np
 
 from metarl_jax import __version__, devices, tree
 from metarl_jax.options import ConfigError
-from metarl_jax.runs import files, loggers, training_loop
+from metarl_jax.runs import files, loggers, memory, training_loop
 from metarl_jax.runs.build import Job
 from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked, open_directory, prolong
@@ -34,24 +36,38 @@ from metarl_jax.runs.states import initial_states, learned_elsewhere, seeds_of, 
 from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.types import Metrics, Params
 
+FIT = "memory.json"
+
 
 class RunFailed(RuntimeError):
     """Training produced NaN or infinity; the message says where, and what is safe."""
 
 
 def compiled_call(
-    job: Job, num_iterations: int, states: Any, call: training_loop.TracedCall | None = None
-) -> Callable[[Any, Any], tuple[Any, Metrics]]:
-    """(states, first iteration) -> (states, metrics [seed, iteration]), compiled.
+    job: Job,
+    num_iterations: int,
+    states: Any,
+    call: training_loop.TracedCall | None = None,
+    begin: training_loop.Fit | None = None,
+) -> tuple[Callable[[Any, Any], tuple[Any, Metrics]], training_loop.Fit]:
+    """((states, first iteration) -> (states, metrics [seed, iteration]), compiled; how it fits into memory).
 
     Seeds are shared out over the devices; the tasks of each, where there are fewer seeds than devices.
 
-    Args: call: what was traced before; it is used where it has the length.
+    Args:
+        call: what was traced before; it is used where it has the length and memory does not matter.
+        begin: see `training_loop.fit`.
     """
-    if call is None or call.length != num_iterations:
-        call = training_loop.trace_call(job.config, num_iterations, states)
-    compiled, seeds = call.traced.lower().compile(), devices.for_all(seeds_of(job))
-    return lambda states, first: compiled(states, {}, seeds, devices.for_all(jnp.asarray(first)))
+    seeds, config = devices.for_all(seeds_of(job)), job.config
+    if devices.memory() is None:
+        if call is None or call.length != num_iterations:
+            call = training_loop.trace_call(config, num_iterations, states)
+        compiled, fitted = call.traced.lower().compile(), training_loop.Fit(None, tree.Limits())
+    else:
+        make = functools.partial(training_loop.make_call, config, num_iterations, keep=training_loop.everything)
+        args: tuple = (states, {}, seeds, jnp.asarray(0))
+        compiled, fitted = training_loop.fit(make, args, config.num_seeds, config.seeds_per_batch, begin)
+    return lambda states, first: compiled(states, {}, seeds, devices.for_all(jnp.asarray(first))), fitted
 
 
 def train(
@@ -156,8 +172,11 @@ def _train(
         asked_to_end() as ending,
     ):
         began = time.perf_counter()
-        compiled = compiled_call(job, length, states, call)
+        compiled, fitted = compiled_call(job, length, states, call, _fit_before(run_dir))
         report(f"compiled in {time.perf_counter() - began:.1f} s")
+        if fitted.worded():
+            report(f"memory: {memory.worded(fitted.needed)} needed; {fitted.worded()}")
+            _remember_fit(run_dir, fitted)
         for first in range(start, config.num_iterations, length):
             began = time.perf_counter()
             states, metrics = compiled(states, first)
@@ -179,6 +198,25 @@ def _train(
                 raise Terminated(f"terminated; {_kept(checkpoints)}")
     checkpoints.close()
     return states
+
+
+def _fit_before(run_dir: Path) -> training_loop.Fit | None:
+    """What an earlier call of the run came to, so that it goes on to the same bits."""
+    if not (run_dir / FIT).exists():
+        return None
+    data = files.read_json(run_dir / FIT, "run")
+    try:
+        numbers = [None if data[key] is None else int(data[key]) for key in ("lanes", "tasks", "parts")]
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"run {run_dir / FIT}: is damaged; move it away, and memory is planned anew") from None
+    lanes, batch, parts = numbers
+    return training_loop.Fit(lanes, tree.Limits(batch, parts or 1))
+
+
+def _remember_fit(run_dir: Path, fitted: training_loop.Fit) -> None:
+    if devices.is_first_process():
+        what = {"lanes": fitted.lanes, "tasks": fitted.limits.batch, "parts": fitted.limits.parts}
+        files.write_whole(run_dir / FIT, json.dumps({**what, "bytes_needed": fitted.needed}) + "\n")
 
 
 @contextmanager

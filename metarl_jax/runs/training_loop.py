@@ -19,6 +19,7 @@ from metarl_jax.types import Metrics
 
 LANES_AT_A_TIME = 8  # on a CPU, where more fall out of cache
 MEMORY_SHARE = 0.9  # of an accelerator's memory that a program may need
+MOST_PARTS = 64  # that a gradient is added up over to save memory
 # For what runs once: half of the compile time, and the same bits. Level 0 would be quicker still, and rounds otherwise.
 LITTLE_OPTIMISED: dict[str, Any] = {"xla_backend_optimization_level": 1}
 if jax.__version_info__ < (0, 11):  # later ones always use these emitters
@@ -144,31 +145,75 @@ def trace_call(config: Any, length: int | None = None, states: Any = None) -> Tr
     return TracedCall(length, states, call.trace(states, {}, seeds, jax.ShapeDtypeStruct((), jnp.result_type(int))))
 
 
-def compile_to_fit(make: Callable[[int | None], Any], args: tuple, lanes: int, batch_size: int | None = None) -> Any:
-    """`make(batch size)`, a jitted function, compiled for `args`: as many of its `lanes` at a time as memory holds.
+class Fit(NamedTuple):
+    """How much of a program is computed at a time, and what it needs of each device's memory."""
+
+    lanes: int | None  # None: as many as the program takes by itself
+    limits: tree.Limits
+    needed: int = 0  # bytes
+
+    def worded(self) -> str:
+        """What is limited, in words; "" where nothing is."""
+        found = [] if self.lanes is None else [f"{self.lanes} lane{'s' * (self.lanes > 1)} at a time"]
+        found += [] if self.limits.batch is None else [f"tasks {self.limits.batch} at a time"]
+        found += [] if self.limits.parts == 1 else [f"gradients added up over {self.limits.parts} parts"]
+        return ", ".join(found)
+
+
+def fit(
+    make: Callable[[int | None], Any],
+    args: tuple,
+    lanes: int,
+    batch_size: int | None = None,
+    begin: Fit | None = None,
+) -> tuple[Any, Fit]:
+    """(`make(lanes at a time)`, a jitted function, compiled for `args`; how much of it is computed at a time).
 
     What a compiled program needs is known before it runs: arguments, results and temporaries. Where that is more than
-    `MEMORY_SHARE` of what an accelerator has, fewer lanes are computed at a time, by the share that would fit, half of
-    them at most. A `batch_size` that was asked for is what is compiled.
-    Raises: ConfigError where one lane at a time does not fit, with what it needs.
+    `MEMORY_SHARE` of what an accelerator has, less is computed at a time, by the share that would fit, half of it at
+    most: first fewer of the `lanes`, then fewer tasks (or agents) of a lane, then a gradient in more parts. A
+    `batch_size` of lanes that was asked for is kept, and so are numbers of tasks that the configuration names.
+
+    Args: begin: where to begin, such as what an earlier call came to; by default nothing is limited.
+    Raises: ConfigError where the least does not fit, with what it needs.
     """
-    size, memory = batch_size, devices.memory()
+    size, limits = (batch_size, tree.Limits()) if begin is None else (begin.lanes, begin.limits)
+    room = devices.memory()
     while True:
-        compiled = make(size).lower(*args).compile()
-        if batch_size is not None or memory is None:
-            return compiled
-        found = compiled.memory_analysis()
+        with tree.limited(limits) as held:
+            compiled = make(size).lower(*args).compile()
+        found = compiled.memory_analysis() if room is not None else None
+        if found is None or room is None:
+            return compiled, Fit(size, limits)
         fixed = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-        needed, room = fixed + found.temp_size_in_bytes, MEMORY_SHARE * memory
-        if needed <= room:
-            return compiled
-        if size == 1:
+        needed = fixed + found.temp_size_in_bytes
+        if needed <= MEMORY_SHARE * room:
+            return compiled, Fit(size, limits, needed)
+        share = (MEMORY_SHARE * room - fixed) / max(found.temp_size_in_bytes, 1)
+
+        def fewer(n: int, share: float = share) -> int:
+            return max(1, min(n // 2, int(n * share)))
+
+        at_once = size or -(-lanes // devices.count())
+        tasks = limits.batch or max(held.tasks, default=1)
+        if at_once > 1 and batch_size is None:
+            size = fewer(at_once)
+        elif tasks > 1:
+            limits = limits._replace(batch=fewer(tasks))
+        elif limits.parts < min(MOST_PARTS, max(held.columns, default=1)):
+            limits = limits._replace(parts=2 * limits.parts)
+        elif batch_size is not None:  # as it was asked for
+            return compiled, Fit(size, limits, needed)
+        else:
             raise ConfigError(
-                f"{lanes} lanes, one at a time, need {needed / 2**30:.1f} GiB of the device's {memory / 2**30:.1f}: "
-                "train fewer, or make a lane smaller (num_envs, num_steps)"
+                f"{lanes} lane{'s' * (lanes > 1)}, {Fit(size or 1, limits).worded()}, need {needed / 2**30:.1f} GiB of "
+                f"the device's {room / 2**30:.1f}: train fewer, or make a lane smaller (num_envs, num_steps)"
             )
-        size = size or -(-lanes // devices.count())
-        size = max(1, min(size // 2, int(size * (room - fixed) / max(found.temp_size_in_bytes, 1))))
+
+
+def compile_to_fit(make: Callable[[int | None], Any], args: tuple, lanes: int, batch_size: int | None = None) -> Any:
+    """The program of `fit`."""
+    return fit(make, args, lanes, batch_size)[0]
 
 
 def lanes(settings: Sequence[dict[str, Any]], names: Sequence[str], seeds: Sequence[int]) -> tuple[Values, jax.Array]:

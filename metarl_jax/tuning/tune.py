@@ -39,7 +39,8 @@ class Trainer:
         self.job = build(config)
         together = max(n for n in range(1, AT_ONCE + 1) if lanes % n == 0)
         self._init = population.make_init(config)
-        self._call = population.make_call(config, config.num_iterations, together)
+        self._make = lambda size: population.make_call(config, config.num_iterations, size or together)
+        self._compiled: Any = None
 
     @property
     def steps(self) -> int:
@@ -58,7 +59,10 @@ class Trainer:
             missing = self.lanes - len(part)
             values, _ = population.lanes(part + part[:1] * missing, self.names, [0])
             keys = jnp.asarray(its + its[:1] * missing)
-            _, score, finite = self._call(self._init(values, keys), values, keys, jnp.asarray(0))
+            arguments = (self._init(values, keys), values, keys, jnp.asarray(0))
+            if self._compiled is None:
+                self._compiled = population.compile_to_fit(self._make, arguments, self.lanes)
+            _, score, finite = self._compiled(*arguments)
             fine = np.all(np.asarray(finite), axis=1, keepdims=True)
             score = np.where(fine, np.asarray(score, float), np.nan)
             raw.append(score[: len(part)])

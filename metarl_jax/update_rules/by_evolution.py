@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax import tree
+from metarl_jax import sharing, tree
 from metarl_jax.options import Positive, Rate, takes_options
 from metarl_jax.rl.returns import standardize
 from metarl_jax.rl.rollout import environment_metrics, first_fault
@@ -100,7 +100,7 @@ def evolve_rule(
             faults, scores = whole.collect(eta, key, mine, num_stages)
             return jnp.mean(scores[1:], axis=1), faults  # [S]
 
-        returns, faults = tree.map_tasks(one, jnp.arange(population_size * num_agents), agents_per_batch)
+        returns, faults = sharing.map_tasks(one, jnp.arange(population_size * num_agents), agents_per_batch)
         returns = returns.reshape(population_size, num_agents, num_stages)
         scores = jnp.mean(returns, axis=-1)  # [rule, task]
         finite = jnp.isfinite(scores)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from metarl_jax import tree
+from metarl_jax import sharing, tree
 from metarl_jax.options import NonNegative, Positive, Rate, Unit, is_zero, takes_options
 from metarl_jax.rl import learners, losses
 from metarl_jax.rl.rollout import environment_metrics, faulty_steps, first_fault
@@ -181,7 +181,9 @@ def learn_rule(
             return grads, Population(after, task, aged), jnp.where(ok, loss, 0.0), sums, tree.tree_mean(metrics), faults
 
         keys = jax.random.split(key, num_agents)
-        grads, population, loss, sums, metrics, faults = tree.map_tasks(one, (state.population, keys), agents_per_batch)
+        grads, population, loss, sums, metrics, faults = sharing.map_tasks(
+            one, (state.population, keys), agents_per_batch
+        )
         total = jax.tree.map(jnp.sum, sums)
         share = num_agents / jnp.maximum(total["ok"], 1)  # a mean over the agents that count
         grads = jax.tree.map(lambda g: jnp.mean(g, axis=0) * share, grads)

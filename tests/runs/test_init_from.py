@@ -45,7 +45,7 @@ def test_what_a_run_does_first_is_an_iteration_from_there(first, tmp_path):
     assert f"starting from what {place} has learned" in said
     job = build(config)
     begun = states.with_params(job, states.initial_states(job), jax.tree.map(jnp.array, ended.params))
-    expected, _ = train.compiled_call(job, 1, begun)(begun, 0)
+    expected, _ = train.compiled_call(job, 1, begun)[0](begun, 0)
     chex.assert_trees_all_equal(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected))
 
 

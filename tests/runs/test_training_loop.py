@@ -148,5 +148,6 @@ def test_as_many_lanes_at_a_time_as_fit_into_memory(monkeypatch):
     population.compile_to_fit(make, (xs,), 16, batch_size=16)
     assert asked == [16]
     monkeypatch.setattr(devices, "memory", lambda: 1000)
-    with pytest.raises(ConfigError, match="16 lanes, one at a time, need .* GiB of the device's .*: train fewer"):
+    least = "16 lanes, 1 lane at a time, need .* GiB of the device's .*: train fewer"
+    with pytest.raises(ConfigError, match=least):
         population.compile_to_fit(make, (xs,), 16)
