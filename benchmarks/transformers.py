@@ -34,6 +34,7 @@ COLUMNS = {
     "work": "", "parameters": ",d", "compile_s": ".1f", "cpu_s": ".3f", "wall_s": ".3f", "tokens_per_s": ",.0f",
     "utilisation": ".3f", "temp_mb": ",.1f",
 }  # fmt: skip
+NETWORKS = ("gru", "lstm", "transformer")
 PRODUCTS = 10  # one after another in a run of the peak
 
 
@@ -56,19 +57,18 @@ def policies(options: Any, length: int, dtype: str) -> Iterator[tuple[str, Any, 
     env = trials(bandit, tasks, length)
     inputs = int(env.observation_space(env.default_params).shape[0])
     if dtype == "float32":
-        for cell in ("gru", "lstm"):
+        for cell in [name for name in options.networks if name != "transformer"]:
             yield cell, recurrent_policy(env, options.size, cell=cell), 0, inputs
     sizes = {"num_layers": options.num_layers, "num_heads": options.num_heads}
-    for context in (length, options.context):
-        if context == length or context < length:
+    for context in dict.fromkeys((length, options.context)) if "transformer" in options.networks else ():
+        if context <= length:
             name = "transformer" if context == length else f"transformer, context {context}"
             more = {"compute_dtype": dtype, "remat": options.remat}
             yield name, transformer_policy(env, context, options.size, **sizes, **more), context, inputs
 
 
-def model_flops(parameters: int, num_layers: int, size: int, context: int, length: int, learning: bool) -> float:
+def model_flops(parameters: int, num_layers: int, size: int, attended: float, learning: bool) -> float:
     """FLOPs a token that the model needs, see the top of this file."""
-    attended = sum(min(t + 1, context) for t in range(length)) / length
     return (6 if learning else 2) * (parameters + 2 * num_layers * size * attended)
 
 
@@ -102,9 +102,8 @@ def rows(options: Any) -> Iterator[dict[str, Any]]:
                 for work, program in programs(policy).items():
                     found = common.measure(program, params, observation, repeats=options.repeats)
                     tokens, took = length * options.streams, seconds(found)
-                    flops = model_flops(
-                        count, options.num_layers, options.size, context, length, learning=work == "learning"
-                    )
+                    attended = sum(min(t + 1, context) for t in range(length)) / length
+                    flops = model_flops(count, options.num_layers, options.size, attended, work == "learning")
                     yield {
                         "work": f"{name}, {work}, trials of {length}, {dtype}", "network": name, "program": work,
                         "length": length, "context": context, "streams": options.streams, "dtype": dtype,
@@ -124,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=512, help="steps of a trial (default 512)")
     parser.add_argument("--long", action="store_true", help="trials of --long-length too")
     parser.add_argument("--long-length", type=int, default=4096, help="(default 4096)")
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS), help="default: all")
     parser.add_argument("--remat", action="store_true", help="compute each layer again in the backward pass")
     parser.add_argument(
         "--dtypes", nargs="*", choices=("float32", "bfloat16"), help="(default float32; on a GPU both)",
@@ -135,9 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = {k: v for k, v in vars(options).items() if k != "output"}
     for row in rows(options):
         made.append(row)
-        print(common.table([row], COLUMNS).splitlines()[-1], flush=True)
+        common.save(options.output, made, sizes=sizes)  # whole after each row
     print("\n" + common.table(made, COLUMNS))
-    common.save(options.output, made, sizes=sizes)
 
 
 if __name__ == "__main__":
