@@ -143,6 +143,17 @@ def test_an_angle_between_two_steps_is_the_same_however_late_they_are(start):
     assert error.max() < 2e-6
 
 
+def test_the_score_of_two_steps_depends_on_how_far_they_are_apart_only():
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 2, 8))
+
+    def score(of_query, of_key):
+        by = [attention.rotation(jnp.array([t]), 8, jnp.float32) for t in (of_query, of_key)]
+        return jnp.sum(attention.rotate(q, by[0]) * attention.rotate(k, by[1]), axis=-1)
+
+    np.testing.assert_allclose(score(5, 0), score(4101, 4096), atol=1e-5)
+    assert float(jnp.abs(score(5, 0) - score(6, 0)).max()) > 0.1
+
+
 def test_rematerialisation_changes_no_gradient_and_needs_less_memory():
     x, y = observations(C), observations(512, streams=4)
 
