@@ -78,6 +78,17 @@ def memory() -> str:
     return _markdown(["work", "trace + compile s", "env steps per CPU-s", "CPU-us a step", "temp MB"], rows)
 
 
+def transformers() -> str:
+    """Tokens a second and utilisation of policies with a memory."""
+    rows = []
+    for r in _load("benchmarks/results/transformers_cpu.json")["rows"]:
+        if "tokens" in r:
+            shares = [f"{r['tokens_per_s']:,.0f}", f"{1e6 / r['tokens_per_s']:.1f}", f"{r['utilisation']:.3f}"]
+            rows.append([r["work"].removesuffix(", float32"), f"{r['parameters']:,}", *shares, f"{r['temp_mb']:,.0f}"])
+    head = ["work", "parameters", "tokens per CPU-s", "CPU-us a token", "model FLOP utilisation", "temp MB"]
+    return _markdown(head, rows)
+
+
 def memory_estimates() -> str:
     """What `metarl check` says beside what training takes."""
     rows = []
@@ -342,6 +353,7 @@ TABLES = {
     "demo": demo,
     "throughput": throughput,
     "memory": memory,
+    "transformers": transformers,
     "sinusoid": sinusoid,
     "scaling": scaling,
     "population": population,

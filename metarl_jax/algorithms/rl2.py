@@ -72,8 +72,7 @@ def rl2(
     Returns: a MetaLearner. `collect` scores each episode of a trial, [num_episodes, trials_per_task]; `adapt` returns
         the memory at the end of the trial, `LearnerState.memory`; `meta_loss` is PPO's loss on it.
     Step metrics: loss terms, `trial_return`, and the mean return of the first and the last episode.
-    Raises: ValueError for a policy without a memory or one that cannot hold a trial, and for minibatches that do not
-        divide the trials.
+    Raises: ValueError for a policy without a memory, and for minibatches that do not divide the trials.
     """
     if policy.step is None or policy.remember is None:
         raise ValueError("policy: has no memory; make one with networks.recurrent_policy or transformer_policy")
@@ -83,7 +82,7 @@ def rl2(
     learner.check(env.num_steps, num_trials, streams="meta_batch_size * trials_per_task")
     remember, act = policy.remember, policy.step
     size = env.observation_space(env.default_params).shape
-    jax.eval_shape(  # a trial longer than the policy's context is refused here
+    jax.eval_shape(  # what a policy of the user's own cannot read is refused here
         lambda key: policy.apply(policy.init(key), jnp.zeros((env.num_steps, 1, *size))), jax.random.key(0)
     )
 
@@ -139,8 +138,8 @@ def rl2(
 
 OPTIONS = Part(rl2)
 RECURRENT = Part(recurrent_policy, ("chunk", "truncate", "init_std", "min_std", "squash"))
-TRANSFORMER = Part(transformer_policy, ("num_layers", "num_heads", "init_std", "min_std", "squash"))
-
+OF_TRANSFORMERS = ("num_layers", "num_heads", "compute_dtype", "remat")
+TRANSFORMER = Part(transformer_policy, (*OF_TRANSFORMERS, "init_std", "min_std", "squash"))
 
 OURS = ("gru", "lstm", "transformer")
 
@@ -150,7 +149,9 @@ def _network(
     network_options: Annotated[dict[str, Any], "options of your own network"] = {},  # noqa: B006 (never changed)
     size: Annotated[Width, "hidden units, or the width of the transformer's residual stream"] = 64,
     long_memory: Annotated[bool, "gru, lstm: gates start by remembering, for up to a whole trial"] = False,
-    context: Annotated[Positive | None, "transformer: the longest trial in steps; null: this one's"] = None,
+    context: Annotated[
+        Positive | None, "transformer: steps that a layer attends to, a step itself included; null: a whole trial"
+    ] = None,
 ) -> None:
     """Keys of the configuration that choose among networks with a memory."""
 
@@ -168,7 +169,7 @@ def make_policy(c: Any, env: Any) -> Policy:
             if getattr(c, key):
                 raise ConfigError(f"{key} = {getattr(c, key)}: is for gru and lstm; a transformer has no gates")
         return TRANSFORMER(c, env, env.num_steps if c.context is None else c.context, c.size)
-    for key in ("num_layers", "num_heads", "context"):
+    for key in (*OF_TRANSFORMERS, "context"):
         if getattr(c, key) != type(c).model_fields[key].default:
             raise ConfigError(f"{key} = {getattr(c, key)}: is for network = transformer, not {c.network}")
     memory = env.num_steps if c.long_memory else None

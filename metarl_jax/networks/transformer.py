@@ -1,38 +1,65 @@
 """A policy that remembers by attention: a causal transformer over the steps of a trial, which learns in context."""
 
-from typing import Annotated, Any
+import operator
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.networks import attention
 from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads, memory_policy
 from metarl_jax.options import Layers, Positive, Rate, Width, check_divides, takes_options
-from metarl_jax.types import Policy
+from metarl_jax.types import Params, Policy
+
+Memory = Any  # {"time": [], "layers": a ring of keys and values each}
 
 
 class Block(nn.Module):
-    """x + Attention(LN x), then x + MLP(LN x): pre-norm (Xiong et al. 2020)."""
+    """x + Attention(LN x), then x + MLP(LN x): pre-norm (Xiong et al. 2020), with rotary positions (Su et al. 2021).
+
+    The residual stream x, the norms and the softmax have the type of x, matrix products `dtype`.
+    """
 
     num_heads: int
-    decode: bool
+    context: int
+    dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        types: dict[str, Any] = {"param_dtype": x.dtype, "dtype": x.dtype}
-        size = x.shape[-1]
-        attention = nn.MultiHeadDotProductAttention(self.num_heads, decode=self.decode, **types)
-        x = x + attention(nn.LayerNorm(**types)(x), mask=mask)
-        y = nn.gelu(nn.Dense(4 * size, **types)(nn.LayerNorm(**types)(x)))
-        return x + nn.Dense(size, **types)(y)
+    def __call__(
+        self, x: jax.Array, rotation: Any, ring: Any = None, time: jax.Array | None = None
+    ) -> tuple[jax.Array, Any]:
+        """x [B, T, size] -> the same and the ring; with a ring, T is 1 and `time` [] says which step it is."""
+        wide, size = x.dtype, x.shape[-1]
+
+        def dense(width: int, x: jax.Array, name: str) -> jax.Array:
+            return nn.Dense(width, dtype=self.dtype, param_dtype=wide, name=name)(x)
+
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            return nn.LayerNorm(dtype=wide, param_dtype=wide, name=name)(x)
+
+        q, k, v = (
+            y.reshape(*x.shape[:2], self.num_heads, -1)
+            for y in jnp.split(dense(3 * size, norm(x, "norm_attention"), "query_key_value"), 3, axis=-1)
+        )
+        q, k = attention.rotate(q, rotation), attention.rotate(k, rotation)
+        if ring is None:
+            seen = attention.causal_attention(q, k, v, self.context)
+        else:
+            assert time is not None
+            ring, seen = attention.attend_on_ring(ring, time, q, k, v)
+        x = x + dense(size, seen.reshape(x.shape), "attended").astype(wide)
+        y = nn.gelu(dense(4 * size, norm(x, "norm_mlp"), "mlp_in"))
+        return x + dense(size, y, "mlp_out").astype(wide), ring
 
 
 class TransformerActorCritic(nn.Module):
-    """Decoder-only transformer with learned positions and the two heads.
+    """Decoder-only transformer with rotary positions and the two heads.
 
-    `__call__` reads whole trials in parallel under a causal mask; with `decode`, one step against the cached keys and
-    values of the steps before it. The two share parameters and agree.
+    `__call__` reads whole trials in parallel; `act` one step against the cached keys and values of the steps before it.
+    The two share parameters and agree: in both, a layer attends to the outputs that the layer below it had for the last
+    `context` steps.
     """
 
     context: int
@@ -40,71 +67,113 @@ class TransformerActorCritic(nn.Module):
     size: int = 64
     num_layers: int = 2
     num_heads: int = 4
-    decode: bool = False
+    compute_dtype: str = "float32"
+    remat: bool = False
 
-    @nn.compact
-    def __call__(self, x: jax.Array, time: jax.Array | None = None) -> tuple[Any, jax.Array]:
-        """[T, B, in] -> distribution and value [T, B]; with `decode`, T is 1 and `time` [] says which step it is."""
-        types: dict[str, Any] = {"param_dtype": x.dtype, "dtype": x.dtype}
-        length = x.shape[0]
-        positions = self.param("positions", nn.initializers.normal(0.02), (self.context, self.size), x.dtype)
-        where = positions[:length] if time is None else jax.lax.dynamic_slice_in_dim(positions, time, length)
-        x = nn.Dense(self.size, name="embedding", **types)(x) + where[:, None]
-        x = jnp.swapaxes(x, 0, 1)  # attention is along the axis before the last: [B, T, size]
-        mask = None if self.decode else nn.make_causal_mask(x[..., 0], dtype=bool)
-        for _ in range(self.num_layers):
-            x = Block(self.num_heads, self.decode)(x, mask)
-        return self.heads(jnp.swapaxes(nn.LayerNorm(**types)(x), 0, 1))
+    def setup(self) -> None:
+        self.wide = jnp.result_type(float)
+        self.block = Block(self.num_heads, self.context, self.narrow(), parent=None)
+        self.embedding = nn.Dense(self.size, dtype=self.wide, param_dtype=self.wide)
+        self.layers = self.param("layers", self.init_layers)
+        self.norm = nn.LayerNorm(dtype=self.wide, param_dtype=self.wide)
 
-    def act(self, memory: Any, x: jax.Array) -> tuple[Any, tuple[Any, jax.Array]]:
-        """One step [B, in]; `memory` holds the step's number and, layer by layer, the keys and values before it."""
-        one = self.clone(decode=True, parent=None)
-        variables = {"params": self.variables["params"], "cache": memory["cache"]}
-        (distribution, value), new = one.apply(variables, x[None], memory["time"], mutable=["cache"])
-        memory = {"time": memory["time"] + 1, "cache": new["cache"]}
-        return memory, jax.tree.map(lambda y: y[0], (distribution, value))
+    def narrow(self) -> Any:
+        """The type of matrix products: bfloat16, or JAX's default, which is float64 in double precision."""
+        return jnp.bfloat16 if self.compute_dtype == "bfloat16" else jnp.result_type(float)
+
+    def rotation(self, time: jax.Array) -> Any:
+        return attention.rotation(time, self.size // self.num_heads, self.wide)
+
+    def init_layers(self, key: jax.Array) -> Params:
+        """Parameters of all layers, leaves [layer, ...]."""
+        x = jnp.zeros((1, 1, self.size), self.wide)
+        init = lambda key: self.block.init(key, x, self.rotation(jnp.zeros(1, int)))["params"]  # noqa: E731
+        return jax.vmap(init)(jax.random.split(key, self.num_layers))
+
+    def __call__(self, x: jax.Array) -> tuple[Any, jax.Array]:
+        """Whole trials [T, B, in] -> distribution and value [T, B].
+
+        Layers stand one after another in the program, which runs faster than a scan over them and compiles as fast at 2
+        of them. With `remat` they are scanned: outside a loop XLA merges on a CPU what is computed again with what was.
+        """
+        rotation = self.rotation(jnp.arange(x.shape[0]))
+
+        def layer(x: jax.Array, params: Params) -> tuple[jax.Array, None]:
+            return self.block.apply({"params": params}, x, rotation)[0], None  # type: ignore[index]
+
+        x = jnp.swapaxes(self.embedding(x), 0, 1)
+        if self.remat:
+            x, _ = jax.lax.scan(jax.checkpoint(layer, prevent_cse=False), x, self.layers)
+        else:
+            for params in self.each_layer():
+                x, _ = layer(x, params)
+        return self.heads(jnp.swapaxes(self.norm(x), 0, 1))
+
+    def each_layer(self) -> list[Params]:
+        return [jax.tree.map(operator.itemgetter(i), self.layers) for i in range(self.num_layers)]
+
+    def act(self, memory: Memory, x: jax.Array) -> tuple[Memory, tuple[Any, jax.Array]]:
+        """One step [B, in]."""
+        time, rings = memory["time"], []
+        rotation = self.rotation(time[None])
+        x = self.embedding(x)[:, None]
+        for params, ring in zip(self.each_layer(), memory["layers"], strict=True):
+            x, ring = self.block.apply({"params": params}, x, rotation, ring, time)  # type: ignore[misc]
+            rings.append(ring)
+        return {"time": time + 1, "layers": tuple(rings)}, self.heads(self.norm(x)[:, 0])
+
+    def remember(self, num_streams: int) -> Memory:
+        """Nothing, of B streams: what `act` begins with."""
+        sizes = (num_streams, self.num_heads, self.context, self.size // self.num_heads)
+        rings = tuple(attention.ring(*sizes, self.narrow()) for _ in range(self.num_layers))
+        return {"time": jnp.zeros((), int), "layers": rings}
 
 
 @takes_options()
 def transformer_policy(
     env: Any,
-    context: Annotated[Positive, "the longest trial in steps"],
+    context: Annotated[Positive, "steps that a layer attends to, a step itself included"],
     size: Annotated[Width, "width of the residual stream, a multiple of num_heads"] = 64,
     *,
     num_layers: Annotated[Layers, "transformer: layers"] = 2,
-    num_heads: Annotated[Positive, "transformer: attention heads"] = 4,
+    num_heads: Annotated[Positive, "transformer: attention heads, of an even width each"] = 4,
+    compute_dtype: Annotated[
+        Literal["float32", "bfloat16"], "transformer: type of its matrix products; all that is kept is float32"
+    ] = "float32",
+    remat: Annotated[
+        bool, "transformer: compute each layer again in the backward pass, for the memory of one of them"
+    ] = False,
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
     min_std: MinStd = 1e-6,
     squash: Squash = False,
 ) -> Policy:
-    """Actor and critic on one causal transformer, for the flat observations of `envs.trial`.
+    r"""Actor and critic on one causal transformer, for the flat observations of `envs.trial`.
 
-    Acting costs O(context) a step (the cache has a fixed length), training one parallel pass over the trial.
+    .. math::
+
+        x \leftarrow x + \text{Attention}(\text{LN}\, x), \quad x \leftarrow x + \text{MLP}(\text{LN}\, x)
+
+    Trials may be longer than the context: a layer attends to the last `context` steps, so that the last of L layers
+    knows of the last L (context - 1) + 1. No parameter depends on the context. Acting costs O(context) a step in time
+    and in memory, training one parallel pass over the trial.
 
     Args:
-        context: the longest trial in steps.
+        context: C, steps that a layer attends to, a step itself included. Acting keeps so many keys and values.
         size: width of the residual stream, a multiple of `num_heads`.
-    Raises: ValueError for a size that the heads do not divide, and, on tracing, for a trial longer than the context.
+        compute_dtype: of matrix products, keys and values. Parameters, the residual stream, norms, softmax, logits and
+            values are float32 in any case, or float64 in double precision, where "float32" computes in float64.
+            On a CUDA device bfloat16 is what flash attention needs, see `networks.attention.causal_attention`.
+        remat: the backward pass computes each layer again instead of keeping what is inside it.
+    Raises: ValueError for a size that the heads do not divide, and for heads of odd width, whose numbers make no pairs.
     """
     check_divides("num_heads", num_heads, size, "size")
-    network = TransformerActorCritic(context, Heads.of(env, init_std, min_std, squash), size, num_layers, num_heads)
-    width = int(env.observation_space(env.default_params).shape[0])
-    dtype = jnp.result_type(float)
-
-    def remember(num_streams: int) -> Any:
-        longest = jnp.zeros((context, num_streams, width), dtype)
-        shapes = jax.eval_shape(network.clone(decode=True).init, jax.random.key(0), longest)["cache"]
-        return {"time": jnp.zeros((), int), "cache": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)}
-
-    policy = memory_policy(env, network, remember)
-
-    def joint(params: Any, observation: jax.Array) -> tuple[Any, jax.Array]:
-        length = observation.shape[0]
-        if length > context:
-            raise ValueError(
-                f"context = {context}: is shorter than the trial of {length} steps; use a context of {length}"
-            )
-        assert policy.joint is not None
-        return policy.joint(params, observation)
-
-    return policy._replace(joint=joint, apply=lambda p, o: joint(p, o)[0], value=lambda p, o: joint(p, o)[1])
+    if size // num_heads % 2:
+        most = next((n for n in range(num_heads, 0, -1) if size % (2 * n) == 0), None)
+        way_out = f"try num_heads = {most}" if most else "use an even size"
+        raise ValueError(
+            f"num_heads = {num_heads}: makes heads of odd width {size // num_heads} of size = {size}, and rotary "
+            f"positions turn pairs of numbers; {way_out}"
+        )
+    heads = Heads.of(env, init_std, min_std, squash)
+    network = TransformerActorCritic(context, heads, size, num_layers, num_heads, compute_dtype, remat)
+    return memory_policy(env, network, network.remember)

@@ -133,8 +133,7 @@ class TrainedRun:
     def rollout(self, agent: LearnerState, task: Task, key: jax.Array, *, num_episodes: int = 1) -> Rollout:
         """`num_episodes` episodes [T, B] of the task side by side; the return of each is `episode_return[-1]`.
 
-        Agents of RL2 and VariBAD begin each of them with what `agent` remembers: nothing, or what `adapt` has left. A
-        transformer's memory holds one trial, so after `adapt` there is room for one episode, which this is.
+        Agents of RL2 and VariBAD begin each of them with what `agent` remembers: nothing, or what `adapt` has left.
         """
         _ = self.policy  # or its error
         return self._compiled["rollout"](agent, task, key, num_episodes=num_episodes)

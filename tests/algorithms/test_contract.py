@@ -90,7 +90,7 @@ def rl2_normalized(env, tasks):
 
 
 def rl2_transformer(env, tasks):
-    return mrl.rl2(env, tasks, transformer_policy(env, 3, 8, num_layers=1, num_heads=2), meta_batch_size=8)
+    return mrl.rl2(env, tasks, transformer_policy(env, 2, 8, num_layers=1, num_heads=2), meta_batch_size=8)
 
 
 def varibad(env, tasks):

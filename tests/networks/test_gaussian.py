@@ -130,7 +130,7 @@ def test_what_cannot_be_squashed_is_refused():
 def test_memory_policies_have_a_floor_too():
     env, tasks = mrl.make("PointNavigation-v0", horizon=3)
     on_trials = trials(env, tasks, 2)
-    for policy in (recurrent_policy(on_trials, 4, min_std=0.1), transformer_policy(on_trials, 6, 4, min_std=0.1)):
+    for policy in (recurrent_policy(on_trials, 4, min_std=0.1), transformer_policy(on_trials, 6, 8, min_std=0.1)):
         params = policy.init(jax.random.key(0))
         params["heads"]["log_std"] = jnp.array([-50.0, 0.0])
         std = policy.apply(params, jnp.zeros((6, 1, 6))).stddev()
@@ -142,7 +142,7 @@ def test_memory_policies_have_a_floor_too():
 CONFIGS = {  # test_statistics trains the others with these keys
     "maml": {"hidden": [4], "meta_batch_size": 2, "episodes_per_task": 4},
     "rl2-transformer": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 4,
-                        "network": "transformer", "num_layers": 1},
+                        "network": "transformer", "num_layers": 1, "num_heads": 2},
 }  # fmt: skip
 
 

@@ -145,10 +145,3 @@ def test_a_policy_with_a_memory_reads_flat_observations():
     env, _ = mrl.make("gymnax:Catch-bsuite")
     with pytest.raises(ValueError, match="reads flat vectors"):
         recurrent_policy(env, 8)
-
-
-def test_a_trial_longer_than_the_context_is_refused_before_compiling():
-    env = bandit_trials(6)
-    _, tasks = mrl.make("BernoulliBandit-v0")
-    with pytest.raises(ValueError, match="context = 5: is shorter than the trial of 6 steps; use a context of 6"):
-        mrl.rl2(env, tasks, transformer_policy(env, 5, 8, num_heads=2))

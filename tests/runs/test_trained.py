@@ -22,7 +22,7 @@ CONFIGS = {
     "rl2": {"num_episodes": 3, "meta_batch_size": 4, "num_minibatches": 2, "size": 4},
     "rl2-transformer": {
         "num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 4, "network": "transformer",
-        "num_layers": 1,
+        "num_layers": 1, "num_heads": 2,
     },
     "varibad": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "hidden": [4], "encoder_size": 4},
 }  # fmt: skip
