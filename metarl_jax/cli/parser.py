@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--engine", default="local", help="local (default: this process), or ray: a Ray cluster")
+    command.add_argument("--address", metavar="HOST:PORT", help="ray: of a cluster that runs (default: starts one)")
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     top = _Parser(prog="metarl", description="Meta-reinforcement learning in JAX.")
@@ -73,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--lanes", type=int, help="trainings computed at a time (default: 8 on a CPU, else all)")
     sweep.add_argument("--run-dir", type=Path, help="where to keep it (default: runs/sweep-CONFIG-N)")
     sweep.add_argument("--resume", action="store_true", help="go on with the sweep in --run-dir")
+    _add_engine(sweep)
 
     tune = commands.add_parser(
         "tune",
