@@ -190,11 +190,17 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         cells = choose_cells(name, arguments.cells)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    from metarl_jax.reproductions import on_cluster, records
+    from metarl_jax.sweeps import engines
+
+    engines.check(arguments.engine, arguments.address)
     prepare_jax()
+    if arguments.engine != "local":
+        on_cluster.check(name)
+        engines.keep_off_accelerators()
     import json
     import shutil
 
-    from metarl_jax.reproductions import records
     from metarl_jax.runs.directory import environment_info
 
     entry = REPRODUCTIONS[name]
@@ -204,6 +210,10 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     for folder in (directory, output):
         files.make_directory(folder, "directory")
     records.bring(output / name, directory / records.FOLDER)
+    with engines.opened(arguments.engine, arguments.address) as cluster:
+        if cluster is not None:
+            with interruptible("the same command"):
+                cells = on_cluster.run(cluster, name, directory, cells, say)
     found = reproduce(name, directory, say, cells)
     asked = ",".join(records.read(directory, entry.cells)) or arguments.cells  # of all whose claims these are
     command = f"metarl reproduce {name}" + (f" --cells {asked}" if asked else "")
@@ -232,8 +242,12 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 def _learn(arguments: argparse.Namespace) -> int:
     prepare_jax(a_device_for_every_core=True)
+    from metarl_jax.sweeps import engines
     from metarl_jax.tuning import commands
 
+    engines.check(arguments.engine, arguments.address)
+    if arguments.engine != "local":
+        engines.keep_off_accelerators()
     with interruptible("the same command"):
         return commands.run_learn(arguments, arguments.run_dir, say)
 

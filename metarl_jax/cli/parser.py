@@ -102,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("--families", metavar="A,B", help="families to learn from (default: all)")
     learn.add_argument("--trials", type=int, default=512, help="trainings a family (default 512)")
     learn.add_argument("--run-dir", type=Path, required=True, help="where to keep it, and where a second call goes on")
+    _add_engine(learn)
 
     evaluate = commands.add_parser(
         "evaluate", help="evaluate a run on held-out tasks", description="Evaluate a run on held-out tasks."
@@ -173,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--run-dir", type=Path, help="where to keep what it trains (default: runs/reproduce-NAME)")
     again.add_argument("--output", type=Path, metavar="DIR", help="write NAME.json there (default: the run directory)")
+    _add_engine(again)
 
     commands.add_parser("list", help="list environments, algorithms and configurations")
     show = commands.add_parser("show", help="explain an algorithm's keys, a configuration, a run or an environment")

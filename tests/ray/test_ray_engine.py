@@ -239,10 +239,14 @@ def test_the_command_finds_a_users_own_environment_and_says_little(nodes, tmp_pa
     (tmp_path / "c.yaml").write_text(
         "".join(f"{k}: {json.dumps(v)}\n" for k, v in {**BASE, "env": "my_bandit:make"}.items())
     )
-    words = ["sweep", "c.yaml", "lr=log(1e-3,1e-1)", "--trials", "2", "--engine", "ray", "--address", nodes.address]
-    command = [sys.executable, "-m", "metarl_jax.cli", *words, "--run-dir", "s"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    words = [sys.executable, "-m", "metarl_jax.cli", "sweep", "c.yaml", "lr=log(1e-3,1e-1)", "--trials", "3"]
+    words += ["--seeds", "1", "--run-dir"]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
+    options["env"] = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}  # of the host whose bits it has
+    assert subprocess.run([*words, "local"], **options).returncode == 0
+    done = subprocess.run([*words, "s", "--engine", "ray", "--address", nodes.address], **options)
     assert done.returncode == 0, done.stderr
+    same_files(tmp_path / "s", tmp_path / "local")
     assert done.stdout.splitlines()[0].split()[:2] == ["trial", "lr"] and done.stdout.splitlines()[-1] == "s"
     lines = done.stderr.splitlines()
     assert len(lines) <= 6 and all("ray" not in line.lower() for line in lines), done.stderr
