@@ -207,10 +207,10 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"
     say(f"{name}: {entry.title}; kept in {directory}, where a second call goes on. CPU time, one core: {entry.cpu}")
     output = arguments.output or directory
-    for folder in (directory, output):
-        files.make_directory(folder, "directory")
-    records.bring(output / name, directory / records.FOLDER)
     with engines.opened(arguments.engine, arguments.address) as cluster:
+        for folder in (directory, output):
+            files.make_directory(folder, "directory")
+        records.bring(output / name, directory / records.FOLDER)
         if cluster is not None:
             with interruptible("the same command"):
                 cells = on_cluster.run(cluster, name, directory, cells, say)

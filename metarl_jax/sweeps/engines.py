@@ -27,7 +27,7 @@ from metarl_jax.runs import user_parts
 from metarl_jax.runs.checkpoint import NUMERICS
 from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.runs.train import RunFailed
-from metarl_jax.user_code import said
+from metarl_jax.user_code import place, said
 
 ENGINES = ("local", "ray")
 RETRIES = 3  # of a unit whose worker died
@@ -66,6 +66,7 @@ def opened(engine: str, address: str | None = None, parts: dict[str, Any] | None
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here: no less than this process would get
     ray = package("ray", "ray", "--engine ray")
     where = f"address = {address}" if address else "a cluster of this machine"
     if address is not None:
@@ -127,13 +128,26 @@ def versions() -> dict[str, str]:
 
 
 def on_worker(function: Callable[[Any], Any], unit: Any, wanted: dict[str, str], parts: dict[str, Any]) -> Any:
-    """A unit's result, in a worker. Raises: ConfigError for other versions there."""
+    """A unit's result, in a worker.
+
+    Raises: ConfigError for other versions there; RunFailed, with its place, for what a user's own code raises.
+    """
     for name, here in versions().items():
         if here != wanted[name]:
             raise ConfigError(f"{name} is {here} there and {wanted[name]} here; install the same on every machine")
     devices.keep_compiled_programs()
     user_parts.make_known(parts)
-    return function(unit)
+    try:
+        return function(unit)
+    except Exception as error:
+        where = place(error)  # of a traceback, which stays there
+        if not where or isinstance(error, ConfigError | RunFailed) or _is_full_memory(error):
+            raise
+        raise RunFailed(f"{said(error)}{where}") from None
+
+
+def _is_full_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 class Cluster:
@@ -141,19 +155,24 @@ class Cluster:
 
     def __init__(self, ray: Any, where: str, parts: dict[str, Any]):
         self._ray, self._parts, self.versions = ray, parts, versions()
-        has = ray.cluster_resources()
-        self.uses_gpus = has.get("GPU", 0) >= 1 and os.environ.get("JAX_PLATFORMS", "") != "cpu"
+        gpus = ray.cluster_resources().get("GPU", 0)
+        self.uses_gpus = gpus >= 1 and os.environ.get("JAX_PLATFORMS", "") != "cpu"
         self._kind = "GPU" if self.uses_gpus else "CPU"
-        self.workers = int(has.get(self._kind, 0))
         if not self.workers:
             raise ConfigError(f"{where}: has no CPU for tasks; start a node with --num-cpus 1 or more")
         most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
         self._cores = max(1, int(most))  # of the largest node: a unit that asks for more would wait forever
 
+    @property
+    def workers(self) -> int:
+        """CPUs, or GPUs, that there are now: nodes come and go."""
+        return int(self._ray.cluster_resources().get(self._kind, 0))
+
     def describe(self) -> str:
         """In words: 4 CPUs of 2 nodes."""
         nodes = sum(node["Alive"] for node in self._ray.nodes())
-        return f"{self.workers} {self._kind}{'s' * (self.workers > 1)} of {nodes} node{'s' * (nodes > 1)}"
+        workers = self.workers
+        return f"{workers} {self._kind}{'s' * (workers > 1)} of {nodes} node{'s' * (nodes > 1)}"
 
     def run(
         self,
@@ -176,7 +195,7 @@ class Cluster:
         waiting, running, deaths = deque(units), {}, {}  # type: ignore[var-annotated]
         with asked_to_end() as ending:
             while waiting or running:
-                while waiting and len(running) < AHEAD * self.workers:
+                while waiting and len(running) < AHEAD * max(1, self.workers):
                     unit = waiting.popleft()
                     running[self._send(function, unit, num_devices(unit))] = unit
                 ready, _ = self._ray.wait(list(running), num_returns=1, timeout=0.5)
@@ -223,7 +242,7 @@ class Cluster:
         """ "memory" or "death"; anything else is raised."""
         cause, kinds = getattr(error, "cause", None) or error, {kind.__name__ for kind in type(error).__mro__}
         text = str(error)
-        if "OutOfMemoryError" in kinds or isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        if "OutOfMemoryError" in kinds or _is_full_memory(cause) or _is_full_memory(error):
             return "memory"
         if kinds & set(GONE):
             return "death"
