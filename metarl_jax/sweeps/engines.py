@@ -46,7 +46,20 @@ def check(engine: str, address: str | None) -> None:
     if address is not None and not re.fullmatch(r"[^\s/:]+:\d{1,5}", address):
         raise ConfigError(f"address = {address}: must be HOST:PORT, as `ray start --head` prints it")
     if engine == "ray":
-        package("ray", "ray", "--engine ray")
+        _ray()
+
+
+def _ray() -> Any:
+    """The package, quiet: nothing sent home, no notes on workers that died, for which there are lines of our own.
+
+    Workers of a cluster that is started here get no less of a core than this process would.
+    """
+    for name, value in (
+        ("USAGE_STATS_ENABLED", "0"), ("ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"), ("DEDUP_LOGS_SKIP_REGEX", ".*"),
+        ("worker_niceness", "0"),
+    ):  # fmt: skip
+        os.environ.setdefault(f"RAY_{name}", value)
+    return package("ray", "ray", "--engine ray")
 
 
 def keep_off_accelerators() -> None:
@@ -64,10 +77,7 @@ def opened(engine: str, address: str | None = None, parts: dict[str, Any] | None
     if engine == "local":
         yield None
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here: no less than this process would get
-    ray = package("ray", "ray", "--engine ray")
+    ray = _ray()
     where = f"address = {address}" if address else "a cluster of this machine"
     if address is not None:
         _reach(address)

@@ -124,13 +124,15 @@ def test_a_node_that_is_killed_costs_its_unit_only(nodes, cluster, here, tmp_pat
     same_files(tmp_path / "ray", here)
 
 
-def test_a_worker_that_always_dies_is_one_line(cluster):
+def test_a_worker_that_always_dies_is_one_line(cluster, monkeypatch):
+    monkeypatch.setattr(engines, "RETRIES", 1)
+
     def die(unit):
         os._exit(1)
 
     with pytest.raises(train.RunFailed) as error:
         list(cluster.run(die, [1], split=lambda unit: [], report=quiet, name=lambda unit: f"unit {unit}"))
-    assert "a worker died 4 times while it ran unit 1" in str(error.value) and "\n" not in str(error.value)
+    assert "a worker died 2 times while it ran unit 1" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_what_does_not_fit_into_memory_is_split(cluster, here, tmp_path, monkeypatch):
