@@ -1,4 +1,4 @@
-"""Population-based training on a cluster: each population is a unit, and has the bits that it has beside the others."""
+"""Population-based training on a cluster: a unit a population, in the batches in which one process computes them all."""
 
 import dataclasses
 import shutil

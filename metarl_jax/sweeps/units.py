@@ -1,7 +1,8 @@
-"""Units: the lanes of a program in parts that any process can train, to the bits that they have in the whole.
+"""Units: the lanes of a program in parts that any process can train.
 
-How XLA rounds depends on how many lanes are computed together, and not on which these are. So a program is cut where
-one process would end a batch of lanes: a unit computes batches of the same sizes.
+How XLA rounds depends on how many lanes are computed together. So a program is cut where one process would end a batch
+of lanes: a unit computes batches of the same sizes. Compiled with few optimisations it has the bits of the whole; with
+XLA's usual ones it may round differently where the other process has several devices (docs/how-to/ray.md).
 """
 
 import functools
