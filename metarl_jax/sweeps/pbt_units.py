@@ -1,4 +1,4 @@
-"""Population-based training on a cluster: a unit a population, in the batches in which one process computes them all."""
+"""Population-based training on a cluster: a unit a population, in the batches in which one process computes all."""
 
 import dataclasses
 import shutil
