@@ -51,7 +51,7 @@ demo: $(INSTALLED) ## set up, train MAML-PPO on point navigation, evaluate it
 	$(BIN)/metarl evaluate "$$RUN"
 
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal -q
-APART := docs distributed robots metaworld
+APART := docs distributed robots metaworld ray
 
 .PHONY: test
 test: $(INSTALLED) ## set up, run the tests (ARGS="..." for pytest)
@@ -66,12 +66,15 @@ test-docs test-distributed: test-%:
 	@$(PYTEST) tests/$* $(ARGS)
 
 # The optional packages have environments of their own: Meta-World asks for a MuJoCo that is not the newest.
-.PHONY: test-robots test-metaworld
+.PHONY: test-robots test-metaworld test-ray
 test-robots: $(VENV)-robots/.installed ## run the tests of robots, XLand-MiniGrid and Weights & Biases
 test-metaworld: $(VENV)-metaworld/.installed ## run those of Meta-World, and those of robots with its MuJoCo
+test-ray: $(VENV)-ray/.installed ## run the tests of sweeps on a Ray cluster of this machine
 test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py tests/runs/test_loggers.py
 test-metaworld: EXTRA_TESTS := tests/metaworld tests/robots/test_physics.py tests/robots/test_film.py
-test-robots test-metaworld: test-%:
+test-ray: EXTRA_TESTS := tests/ray
+test-ray: WORKERS := 0
+test-robots test-metaworld test-ray: test-%:
 	@echo "==> running $(EXTRA_TESTS) with $(WORKERS) workers"
 	@$(VENV)-$*/bin/python -m pytest -n $(WORKERS) --dist worksteal -q $(EXTRA_TESTS) $(ARGS)
 
@@ -159,7 +162,7 @@ $(VENV)/.installed-%: $(VENV)/.installed
 	@$(call install_with_either,--no-build-isolation -e ".[$*]")
 	@touch $@
 
-$(VENV)-robots/.installed $(VENV)-metaworld/.installed: $(VENV)-%/.installed: $(VENV)/.uv requirements-%.lock pyproject.toml
+$(VENV)-robots/.installed $(VENV)-metaworld/.installed $(VENV)-ray/.installed: $(VENV)-%/.installed: $(VENV)/.uv requirements-%.lock pyproject.toml
 	@echo "==> creating $(@D), with the packages pinned in requirements-$*.lock"
 	@$(PY) -m venv $(@D)
 	@$(call install_into,$(@D),--no-deps --require-hashes -r requirements-$*.lock)
@@ -174,9 +177,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 lock: $(VENV)/.uv ## pin again what pyproject.toml asks for (UPGRADE=1: newest of all)
 	@echo "==> resolving pyproject.toml into requirements.lock"
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
-	@echo "==> resolving the extras into requirements-robots.lock and requirements-metaworld.lock"
+	@echo "==> resolving the extras into requirements-robots.lock, requirements-metaworld.lock and requirements-ray.lock"
 	@$(COMPILE) --extra dev --extra robots --extra xland --extra wandb -c requirements.lock pyproject.toml -o requirements-robots.lock
 	@$(COMPILE) --extra dev --extra metaworld -c requirements.lock pyproject.toml -o requirements-metaworld.lock
+	@$(COMPILE) --extra dev --extra ray -c requirements.lock pyproject.toml -o requirements-ray.lock
 	@echo "==> resolving uv into requirements-uv.lock"
 	@echo uv | $(COMPILE) --no-annotate - -o requirements-uv.lock
 
@@ -187,4 +191,4 @@ clean: ## remove caches and build products (not runs/, not the environment)
 
 .PHONY: distclean
 distclean: clean ## clean, and remove the environment
-	@rm -rf $(VENV) $(VENV)-robots $(VENV)-metaworld $(MATRIX:%=$(VENV)-matrix-%)
+	@rm -rf $(VENV) $(VENV)-robots $(VENV)-metaworld $(VENV)-ray $(MATRIX:%=$(VENV)-matrix-%)

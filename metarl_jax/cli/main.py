@@ -158,7 +158,12 @@ def _train_distributed(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    from metarl_jax.sweeps import engines
+
+    engines.check(arguments.engine, arguments.address)
     prepare_jax(a_device_for_every_core=True)
+    if arguments.engine != "local":
+        engines.keep_off_accelerators()
     from metarl_jax.sweeps.search_space import is_dimension
 
     source = find_config(arguments.config)
@@ -173,7 +178,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if arguments.lanes is not None and arguments.lanes < 1:
         raise ConfigError(f"lanes = {arguments.lanes}: must be at least 1")
     directory = arguments.run_dir or new_run_dir(f"sweep-{source.stem}", arguments.resume)
-    from metarl_jax.runs import memory
+    from metarl_jax.runs import memory, user_parts
     from metarl_jax.runs.build import build
     from metarl_jax.runs.directory import check_free
     from metarl_jax.runs.training_loop import LANES_AT_A_TIME
@@ -190,16 +195,21 @@ def _sweep(arguments: argparse.Namespace) -> int:
         lanes_at_a_time=arguments.lanes,
         interval=arguments.interval,
     )
-    lanes = {"num_seeds": len(made.settings) * config.num_seeds, "seeds_per_batch": arguments.lanes or LANES_AT_A_TIME}
-    job = build(config.model_copy(update=lanes))
+    at_a_time = arguments.lanes or LANES_AT_A_TIME
+    here = len(made.settings) * config.num_seeds
+    here = here if arguments.engine == "local" else min(here, at_a_time)  # elsewhere, each worker has its own
+    job = build(config.model_copy(update={"num_seeds": here, "seeds_per_batch": at_a_time}))
     say_horizon(job)
     memory.check(job, say)
     say(
         f"{config.algorithm} on {config.env}: {len(made.settings)} trials x {config.num_seeds} seed(s); one program "
         f"varies {', '.join(made.traced) or 'nothing'}; sweep directory {directory}"
     )
-    with interruptible(f"the same command with --run-dir {directory} --resume"):
-        rows = sweep.run(made, directory, resume=arguments.resume, report=say)
+    with (
+        engines.opened(arguments.engine, arguments.address, user_parts.found(config)) as cluster,
+        interruptible(f"the same command with --run-dir {directory} --resume"),
+    ):
+        rows = sweep.run(made, directory, resume=arguments.resume, report=say, cluster=cluster)
     print(sweep.format_rows(made, rows))
     print(directory)
     return 0
@@ -222,20 +232,30 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         cells = choose_cells(name, arguments.cells)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    from metarl_jax.reproductions import on_cluster, records
+    from metarl_jax.sweeps import engines
+
+    engines.check(arguments.engine, arguments.address)
     prepare_jax()
+    if arguments.engine != "local":
+        on_cluster.check(name)
+        engines.keep_off_accelerators()
     import json
     import shutil
 
-    from metarl_jax.reproductions import records
     from metarl_jax.runs.directory import environment_info
 
     entry = REPRODUCTIONS[name]
     directory = arguments.run_dir or Path("runs") / f"reproduce-{name}"
     say(f"{name}: {entry.title}; kept in {directory}, where a second call goes on. CPU time, one core: {entry.cpu}")
     output = arguments.output or directory
-    for folder in (directory, output):
-        files.make_directory(folder, "directory")
-    records.bring(output / name, directory / records.FOLDER)
+    with engines.opened(arguments.engine, arguments.address) as cluster:
+        for folder in (directory, output):
+            files.make_directory(folder, "directory")
+        records.bring(output / name, directory / records.FOLDER)
+        if cluster is not None:
+            with interruptible("the same command"):
+                cells = on_cluster.run(cluster, name, directory, cells, say)
     found = reproduce(name, directory, say, cells)
     asked = ",".join(records.read(directory, entry.cells)) or arguments.cells  # of all whose claims these are
     command = f"metarl reproduce {name}" + (f" --cells {asked}" if asked else "")
@@ -264,8 +284,12 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 def _learn(arguments: argparse.Namespace) -> int:
     prepare_jax(a_device_for_every_core=True)
+    from metarl_jax.sweeps import engines
     from metarl_jax.tuning import commands
 
+    engines.check(arguments.engine, arguments.address)
+    if arguments.engine != "local":
+        engines.keep_off_accelerators()
     with interruptible("the same command"):
         return commands.run_learn(arguments, arguments.run_dir, say)
 

@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--engine", default="local", help="local (default: this process), or ray: a Ray cluster")
+    command.add_argument("--address", metavar="HOST:PORT", help="ray: of a cluster that runs (default: starts one)")
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     top = _Parser(prog="metarl", description="Meta-reinforcement learning in JAX.")
@@ -85,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--lanes", type=int, help="trainings computed at a time (default: 8 on a CPU, else all)")
     sweep.add_argument("--run-dir", type=Path, help="where to keep it (default: runs/sweep-CONFIG-N)")
     sweep.add_argument("--resume", action="store_true", help="go on with the sweep in --run-dir")
+    _add_engine(sweep)
 
     tune = commands.add_parser(
         "tune",
@@ -108,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("--families", metavar="A,B", help="families to learn from (default: all)")
     learn.add_argument("--trials", type=int, default=512, help="trainings a family (default 512)")
     learn.add_argument("--run-dir", type=Path, required=True, help="where to keep it, and where a second call goes on")
+    _add_engine(learn)
 
     evaluate = commands.add_parser(
         "evaluate", help="evaluate a run on held-out tasks", description="Evaluate a run on held-out tasks."
@@ -179,6 +186,7 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--run-dir", type=Path, help="where to keep what it trains (default: runs/reproduce-NAME)")
     again.add_argument("--output", type=Path, metavar="DIR", help="write NAME.json there (default: the run directory)")
+    _add_engine(again)
 
     commands.add_parser("list", help="list environments, algorithms and configurations")
     show = commands.add_parser("show", help="explain an algorithm's keys, a configuration, a run or an environment")

@@ -42,6 +42,8 @@ class Reproduction:
     gpu: str  # measured cost on a GPU, or that it was not measured
     cells: tuple[str, ...] = ()  # of a table that can be run in part
     chosen: tuple[str, ...] = ()  # those run if none are named; `cpu` is their cost
+    apart: bool = False  # whether cells can be run on different machines
+    together: tuple[tuple[str, ...], ...] = ()  # but for these, which use what the first of them has trained
 
 
 _HERE = "metarl_jax.reproductions"
@@ -131,6 +133,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         gpu=NOT_MEASURED,
         cells=("lpg", "lpo", "lirpg"),
         chosen=("lpg", "lpo", "lirpg"),
+        apart=True,
     ),
     "rl2-bandits": Reproduction(
         "RL2 and strategies that are not learned on Bernoulli bandits",
@@ -151,6 +154,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "n500-k50",
         ),
         chosen=("n10-k5", "n10-k10", "n10-k50", "n100-k5"),
+        apart=True,
     ),
     "rl2-tabular-mdps": Reproduction(
         "RL2 and strategies that are not learned on random tabular MDPs",
@@ -171,6 +175,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         gpu=NOT_MEASURED,
         cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rl2-raw", "rivals"),
         chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
+        apart=True,
+        together=(("promp", "rivals"),),
     ),
     "halfcheetah-vel": Reproduction(
         "ProMP and RL2 on HalfCheetah, target velocities",
@@ -181,6 +187,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         gpu=NOT_MEASURED,
         cells=("promp", "rl2", "rivals"),
         chosen=("promp", "rl2", "rivals"),
+        apart=True,
+        together=(("promp", "rivals"),),
     ),
     "ant-dir": Reproduction(
         "ProMP and RL2 on the ant, directions of the plane",
@@ -191,6 +199,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         gpu=NOT_MEASURED,
         cells=("promp", "rl2", "rivals"),
         chosen=("promp", "rl2", "rivals"),
+        apart=True,
+        together=(("promp", "rivals"),),
     ),
     "walker-rand-params": Reproduction(
         "ProMP and RL2 on walkers of random build",
@@ -201,6 +211,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         gpu=NOT_MEASURED,
         cells=("promp", "rl2", "rivals"),
         chosen=("promp", "rl2", "rivals"),
+        apart=True,
+        together=(("promp", "rivals"),),
     ),
     "meta-world-ml1": Reproduction(
         "MAML-TRPO and RL2 on Meta-World's ML1, both rewards, one counted episode a goal",
@@ -216,6 +228,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             for reward in ("v2", "v1")
         ),
         chosen=("button-press-maml-trpo-v2", "button-press-rl2-v2"),
+        apart=True,
     ),
     "meta-world-ml10": Reproduction(
         "MAML-TRPO and RL2 on Meta-World's ML10, one counted episode a goal",
@@ -226,6 +239,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         gpu=NOT_MEASURED,
         cells=("maml-trpo", "rl2", "rl2-normalized"),
         chosen=("rl2",),
+        apart=True,
     ),
     "varibad-gridnavi": Reproduction(
         "VariBAD and RL2 on GridNavi, beside the Bayes-optimal agent",
@@ -300,12 +314,15 @@ def function_of(entry: Reproduction) -> Callable[..., list[Claim]]:
 
 
 def reproduce(
-    name: str, directory: Path, report: Callable[[Any], None] = print, cells: tuple[str, ...] = ()
+    name: str, directory: Path, report: Callable[[Any], None] = print, cells: tuple[str, ...] | None = None
 ) -> dict[str, Any]:
-    """Run one reproduction; returns its result as JSON-ready data: claims, verdict, seeds, and what this call took."""
+    """Run one reproduction; returns its result as JSON-ready data: claims, verdict, seeds, and what this call took.
+
+    Args: cells: those to run (None: the chosen ones); a table that keeps records is judged by all that it has.
+    """
     entry = REPRODUCTIONS[name]
     began, cpu_began = time.perf_counter(), time.process_time()
-    options = {"cells": cells or entry.chosen} if entry.cells else {}
+    options = {"cells": entry.chosen if cells is None else cells} if entry.cells else {}
     claims = function_of(entry)(directory, report, **options)
     return {
         "name": name,

@@ -34,8 +34,15 @@ def addresses(values: Any) -> Iterator[str]:
             yield text
 
 
-def remember(directory: Path, config: Any) -> dict[str, Any]:
-    """What `recall` needs, of a configuration whose parts are imported; written to `directory` if there are any."""
+def remember(directory: Path, config: Any) -> None:
+    """Write what `recall` needs to `directory`, if the configuration, whose parts are imported, has any of a user's."""
+    parts = found(config)
+    if any(parts.values()):
+        files.write_whole(directory / FILE, json.dumps(parts, indent=1) + "\n")
+
+
+def found(config: Any) -> dict[str, Any]:
+    """The user's parts of a configuration: the folders of their modules, and what registered names stand for."""
     used = set(addresses(config.model_dump()))
     names: dict[str, dict[str, str]] = {}
     for kind, (factory_of, _) in KINDS.items():
@@ -51,10 +58,7 @@ def remember(directory: Path, config: Any) -> dict[str, Any]:
         folder = _folder(top)
         if folder is not None:
             folders[top] = str(folder)
-    found = {"folders": folders, "names": names}
-    if used:
-        files.write_whole(directory / FILE, json.dumps(found, indent=1) + "\n")
-    return found
+    return {"folders": folders, "names": names}
 
 
 def recall(directory: Path) -> None:
@@ -64,12 +68,18 @@ def recall(directory: Path) -> None:
     """
     if not (directory / FILE).is_file():
         return
-    found = files.read_json(directory / FILE, "file")
+    there = files.read_json(directory / FILE, "file")
     try:
-        folders = {str(top): str(folder) for top, folder in found["folders"].items()}
-        names = {str(kind): {str(k): str(v) for k, v in known.items()} for kind, known in found["names"].items()}
+        folders = {str(top): str(folder) for top, folder in there["folders"].items()}
+        names = {str(kind): {str(k): str(v) for k, v in known.items()} for kind, known in there["names"].items()}
     except (KeyError, AttributeError):
         raise ConfigError(f"file {directory / FILE}: is damaged (has no folders and names)") from None
+    make_known({"folders": folders, "names": names})
+
+
+def make_known(parts: dict[str, Any]) -> None:
+    """Make parts that were `found` importable, and their names known, if they are not."""
+    folders, names = parts.get("folders", {}), parts.get("names", {})
     for top, folder in folders.items():
         if importlib.util.find_spec(top) is None and Path(folder).is_dir():
             sys.path.append(folder)

@@ -6,6 +6,7 @@ hyperparameters it got: each is drawn anew with probability .25, else multiplied
 exploiting and exploring are one compiled program; every member's hyperparameters are recorded.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from jax import Array
 
 from metarl_jax import tree
 from metarl_jax.runs import training_loop
+from metarl_jax.sweeps import units
 from metarl_jax.sweeps.search_space import Dimension
+from metarl_jax.sweeps.units import Piece
 
 QUANTILE = 0.25
 RESAMPLE = 0.25  # the chance that a hyperparameter is drawn anew
@@ -72,13 +75,18 @@ def make_call(
     *,
     higher_is_better: bool = True,
     batch_size: int | None = None,
+    pieces: Sequence[Piece] = (),
 ) -> Any:
     """(states, values, seeds [seed * member], first iteration) -> (states, values, Record [num_intervals, ...]).
 
     Lanes are seed-major: each seed is a population of its own, within which members copy each other. A member that
     diverged has the lowest fitness, and is replaced as soon as there are others to copy.
+
+    Args: pieces: the batches in which the lanes are computed, where they are part of a larger program; together all.
     """
     train = training_loop.train_lanes(config, interval, batch_size)
+    if pieces:
+        train = units.in_pieces(functools.partial(training_loop.train_lanes, config, interval), pieces)
     num_copied = max(1, int(QUANTILE * num_members))
 
     def evolve(x: tuple[Array, Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:

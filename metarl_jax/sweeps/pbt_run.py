@@ -28,20 +28,29 @@ from metarl_jax.runs.directory import locked
 from metarl_jax.runs.progress import Progress
 from metarl_jax.runs.states import learned_elsewhere, with_params
 from metarl_jax.runs.termination import Terminated, asked_to_end
-from metarl_jax.runs.train import RunFailed
-from metarl_jax.sweeps import best, pbt
+from metarl_jax.sweeps import best, pbt, pbt_units
+from metarl_jax.sweeps.engines import Cluster
+from metarl_jax.sweeps.pbt_units import Population
 from metarl_jax.sweeps.pictures import schedule_picture
 from metarl_jax.sweeps.plan import Sweep, open_directory
 
 
-def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[[Any], None] = print) -> list[dict]:
+def run(
+    made: Sweep,
+    directory: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Any], None] = print,
+    cluster: Cluster | None = None,
+) -> list[dict]:
     """Train the populations, one a seed, or go on where `directory` was left; the rows of the table, the best first.
 
+    Args: cluster: whose workers train, a population each; None: this process does.
     Raises: ConfigError for a directory that holds something else; RunFailed if all members of a population diverged.
     """
     open_directory(made, directory, resume)
     with locked(directory):
-        records, states = _train(made, directory, report)
+        records, states = _train(made, directory, report, cluster)
     rows = _rows(made, records)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
@@ -64,7 +73,7 @@ def run(made: Sweep, directory: Path, *, resume: bool = False, report: Callable[
     return rows
 
 
-def _train(made: Sweep, directory: Path, report: Callable) -> tuple[pbt.Record, Any]:
+def _train(made: Sweep, directory: Path, report: Callable, cluster: Cluster | None) -> tuple[pbt.Record, Any]:
     """The record, and the states at the end, leaves [population * member, ...]."""
     config, members, seeds = made.config, len(made.settings), made.seeds
     lanes = jnp.asarray(np.concatenate([s * members + np.arange(members) for s in seeds]))  # no two alike
@@ -77,12 +86,9 @@ def _train(made: Sweep, directory: Path, report: Callable) -> tuple[pbt.Record, 
         per_call -= 1
     job = build(config)
     init = population.make_init(config)
-
-    @functools.cache  # traced once, for its shapes and to be compiled
-    def make(batch_size: int | None) -> Any:
-        options: dict[str, Any] = {"higher_is_better": job.higher_is_better, "batch_size": batch_size}
-        return pbt.make_call(config, made.dimensions, members, made.interval, per_call, **options)
-
+    make = functools.cache(
+        functools.partial(pbt_units.make_call, made, per_call)
+    )  # traced once, for its shapes and to compile
     shapes = jax.eval_shape(init, values, lanes)
     record = jax.eval_shape(make(made.lanes_at_a_time), shapes, values, lanes, jnp.asarray(0))[2]
     kept = {
@@ -96,10 +102,19 @@ def _train(made: Sweep, directory: Path, report: Callable) -> tuple[pbt.Record, 
         start, kept = checkpoints.restore(kept, end=config.num_iterations)
         done = start // made.interval
         report(f"resuming after iteration {start} of {config.num_iterations}")
-    states = jax.tree.map(jnp.asarray, kept["states"]) if done else init(values, lanes)
     given = None if done else learned_elsewhere(job)  # [seed, ...], and the members of a seed stand next to each other
-    if given is not None:
-        states = with_params(job, states, jax.tree.map(lambda x: jnp.repeat(x, members, axis=0), given))
+    given = jax.tree.map(lambda x: jnp.repeat(x, members, axis=0), given)
+    if cluster is not None and done < total:
+        states = jax.tree.leaves(kept["states"]) if done else None
+        everyone = tuple(range(len(seeds)))
+        whole = Population(everyone, made, done, per_call, lanes, kept["values"], states, given, made.lanes_at_a_time)
+        kept = pbt_units.train_on(cluster, whole, kept, directory, report)
+        checkpoints.save(config.num_iterations, kept)
+        pbt_units.remove(directory)
+        done = total
+    states = jax.tree.map(jnp.asarray, kept["states"]) if done else init(values, lanes)
+    if given is not None and not done:
+        states = with_params(job, states, given)
     values = jax.tree.map(jnp.asarray, kept["values"])
     records: pbt.Record = jax.tree.map(np.array, kept["record"])
     if done < total:
@@ -116,8 +131,7 @@ def _train(made: Sweep, directory: Path, report: Callable) -> tuple[pbt.Record, 
             for whole, new in zip(jax.tree.leaves(records), jax.tree.leaves(found), strict=True):
                 whole[done : done + per_call] = np.asarray(new)
             done += per_call
-            if records.diverged[done - 1].all(axis=1).any():
-                raise RunFailed("every member of a population became NaN or infinite; narrow the ranges, lr first")
+            pbt_units.check(records, done - 1)
             best = sign * records.fitness[done - 1].max()
             progress.update(done * made.interval, time.perf_counter() - began, f"best {job.score} {best:.3f}")
             stop = ending() and done < total

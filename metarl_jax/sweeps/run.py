@@ -2,7 +2,7 @@
 
 A sweep directory holds
   sweep.json        what was asked, and every setting
-  rung-*/group-*/   checkpoints of each program: states, learning curves, when a lane diverged
+  rung-*/group-*/   checkpoints of each program: states, learning curves, when a lane diverged (`lanes`)
   table.csv         a row a trial: setting, score, the score of each seed, iterations, environment steps, divergence
   curves.npz        `score` [trial, seed, iteration], NaN where a trial was not trained, and `seeds`
   sweep.png         score against each key, and parallel coordinates
@@ -16,40 +16,41 @@ import csv
 import functools
 import io
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.runs import files
-from metarl_jax.runs import training_loop as population
 from metarl_jax.runs.build import build
-from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.directory import locked
-from metarl_jax.runs.progress import Progress
-from metarl_jax.runs.states import learned_elsewhere, with_params
-from metarl_jax.runs.termination import Terminated, asked_to_end
 from metarl_jax.runs.train import RunFailed
-from metarl_jax.sweeps import best, pbt_run
+from metarl_jax.sweeps import best, lanes, pbt_run
+from metarl_jax.sweeps.engines import Cluster
 from metarl_jax.sweeps.pictures import sweep_picture
 from metarl_jax.sweeps.plan import ETA, Sweep, groups, make, open_directory, with_static
 
 __all__ = ["Sweep", "final_scores", "format_rows", "make", "run"]
 
 
-def run(sweep: Sweep, directory: Path, *, resume: bool = False, report: Callable[[Any], None] = print) -> list[dict]:
+def run(
+    sweep: Sweep,
+    directory: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Any], None] = print,
+    cluster: Cluster | None = None,
+) -> list[dict]:
     """Train all trials, or go on where `directory` was left; returns the rows of the table, the best first.
 
     A lane that becomes NaN or infinite is reported and ranked last; the others are not touched by it.
 
+    Args: cluster: whose workers train (`engines.opened`); None: this process does.
     Raises: ConfigError for a directory that holds something else; RunFailed if every trial diverged.
     """
     if sweep.method == "pbt":
-        return pbt_run.run(sweep, directory, resume=resume, report=report)
+        return pbt_run.run(sweep, directory, resume=resume, report=report, cluster=cluster)
     open_directory(sweep, directory, resume)
     with locked(directory):
         alive = entered = list(range(len(sweep.settings)))  # of this rung, of the one before
@@ -57,19 +58,29 @@ def run(sweep: Sweep, directory: Path, *, resume: bool = False, report: Callable
         bad = np.full(curves.shape[:2], -1)
         done = np.zeros(len(sweep.settings), int)
         for rung, end in enumerate(sweep.rungs):
+            label = f"rung {rung + 1}/{len(sweep.rungs)}, " if len(sweep.rungs) > 1 else ""
+            programs = []
             for group, (static, trials) in enumerate(groups(sweep).items()):
                 here = [t for t in trials if t in alive]
                 if here:
-                    progress = f"rung {rung + 1}/{len(sweep.rungs)}, " if len(sweep.rungs) > 1 else ""
-                    progress += f"program {group + 1}/{len(groups(sweep))}"
                     config = with_static(sweep, dict(static))
                     place, last = (_place(directory, r, group) for r in (rung, rung - 1))
                     came = [t for t in trials if t in entered]
-                    begin = None if rung == 0 else (sweep.rungs[rung - 1], functools.partial(_survivors, last, came))
-                    lanes = _Lanes(sweep, config, here, curves[here], bad[here])
-                    found = _train(lanes, place, begin, end, progress, report)
-                    curves[here], bad[here] = found
-                    done[here] = end
+                    begin = None
+                    if rung:
+                        begin = (sweep.rungs[rung - 1], functools.partial(lanes.survivors, last, came))
+                    some = lanes.Lanes(sweep, config, here, curves[here], bad[here])
+                    called = f"{label}program {group + 1}/{len(groups(sweep))}"
+                    programs.append(lanes.Program(some, place, begin, end, called))
+            ended: Iterable[tuple[int, tuple[np.ndarray, np.ndarray]]]
+            if cluster is None:
+                ended = ((number, lanes.train(program, report)) for number, program in enumerate(programs))
+            else:
+                ended = lanes.train_on(cluster, programs, label, report)
+            for number, found in ended:
+                here = programs[number].lanes.trials
+                curves[here], bad[here] = found
+                done[here] = end
             rows = _rows(sweep, curves, bad, done)
             _write(sweep, directory, rows, curves)
             if rung + 1 < len(sweep.rungs):
@@ -103,94 +114,14 @@ def _keep_best(
     rung = sweep.rungs.index(int(done[trial]))
     group, (static, trials) = next((g, x) for g, x in enumerate(groups(sweep).items()) if trial in x[1])
     came = [t for t in trials if done[t] >= sweep.rungs[rung]]
-    lanes = _Lanes(sweep, with_static(sweep, dict(static)), [trial], curves[[trial]], np.zeros((1, curves.shape[1])))
-    states = _survivors(_place(directory, rung, group), came, lanes)
+    config = with_static(sweep, dict(static))
+    one = lanes.Lanes(sweep, config, [trial], curves[[trial]], np.zeros((1, curves.shape[1])))
+    states = lanes.survivors(_place(directory, rung, group), came, one)
     best.keep(sweep.config, sweep.settings[trial], int(done[trial]), states, curves[trial], directory)
-
-
-class _Lanes:
-    """The lanes of one program: the trials of a group that are trained on a rung, with every seed."""
-
-    def __init__(self, sweep: Sweep, config: Any, trials: list[int], curves: np.ndarray, bad: np.ndarray):
-        self.sweep, self.config, self.trials = sweep, config, trials
-        self.values, self.seeds = population.lanes([sweep.settings[t] for t in trials], sweep.traced, sweep.seeds)
-        self.init = population.make_init(config)
-        self.curves = curves.reshape(len(self.seeds), -1)  # [lane, iteration]
-        self.bad = bad.reshape(-1)  # [lane] first iteration with NaN or infinity, -1: none
-
-    def of(self) -> dict[str, Any]:
-        """What a checkpoint is of."""
-        return {**self.config.model_dump(), "settings": [self.sweep.settings[t] for t in self.trials]}
-
-    def like(self) -> dict[str, Any]:
-        """The shapes of a checkpoint."""
-        return {"states": jax.eval_shape(self.init, self.values, self.seeds), "curves": self.curves, "bad": self.bad}
-
-
-def _train(
-    lanes: _Lanes, place: Path, begin: tuple[int, Callable] | None, end: int, label: str, report: Callable
-) -> tuple[np.ndarray, np.ndarray]:
-    """Train to iteration `end`: curves [trial, seed, iteration], bad [trial, seed].
-
-    `begin` is (iteration, lanes -> states) where training goes on from another rung; None: from the start.
-    """
-    config, values, seeds, length = lanes.config, lanes.values, lanes.seeds, lanes.sweep.call_length
-    job = build(config)
-    checkpoints = Checkpoints(place, lanes.of())
-    start = 0
-    if checkpoints.iterations():
-        start, kept = checkpoints.restore(lanes.like(), end=end)
-        states, curves, bad = jax.tree.map(jnp.asarray, kept["states"]), np.array(kept["curves"]), np.array(kept["bad"])
-    else:
-        curves, bad = lanes.curves, lanes.bad
-        if begin is None:
-            given = learned_elsewhere(job)  # [seed, ...], and the seeds of a trial stand next to each other
-            states = lanes.init(values, seeds)
-            if given is not None:
-                many = len(lanes.trials)
-                states = with_params(job, states, jax.tree.map(lambda x: jnp.concatenate([x] * many), given))
-        else:
-            start, states = begin[0], begin[1](lanes)
-    if start < end:
-        began, args = time.perf_counter(), (states, values, seeds, jnp.asarray(start))
-        make = functools.partial(population.make_call, config, length)
-        compiled = population.compile_to_fit(make, args, len(seeds), lanes.sweep.lanes_at_a_time)
-        report(f"{label}: {len(seeds)} lanes, compiled in {time.perf_counter() - began:.1f} s")
-        progress = Progress(start, end, job.work_per_iteration * len(seeds), job.unit, report, f"{label}: ")
-        with progress, asked_to_end() as ending:
-            while start < end:
-                began = time.perf_counter()
-                states, score, finite = compiled(states, values, seeds, jnp.asarray(start))
-                curves[:, start : start + length] = np.where(np.isfinite(score), score, np.nan)
-                failed = ~np.asarray(finite)
-                new = (bad < 0) & failed.any(axis=1)
-                bad[new] = start + failed[new].argmax(axis=1)
-                start += length
-                progress.update(start, time.perf_counter() - began)
-                stop = ending()
-                if stop or start % config.checkpoint_every < length or start == end:
-                    checkpoints.save(start, {"states": states, "curves": curves, "bad": bad})
-                if stop:
-                    raise Terminated(f"terminated; --resume goes on from iteration {start} of {label}")
-    checkpoints.close()
-    num_seeds = len(lanes.sweep.seeds)
-    return curves.reshape(-1, num_seeds, curves.shape[1]), bad.reshape(-1, num_seeds)
 
 
 def _place(directory: Path, rung: int, group: int) -> Path:
     return directory / f"rung-{rung}" / f"group-{group}"
-
-
-def _survivors(place: Path, came: list[int], lanes: _Lanes) -> Any:
-    """The states of the lanes at the end of the rung kept at `place`, out of all the trials `came` to its end."""
-    sweep, n = lanes.sweep, len(lanes.sweep.seeds)
-    shape = (len(came), n, lanes.curves.shape[1])
-    before = _Lanes(sweep, lanes.config, came, np.zeros(shape), np.zeros(shape[:2], int))
-    checkpoints = Checkpoints(place, before.of())
-    _, kept = checkpoints.restore(before.like())
-    checkpoints.close()
-    chosen = np.concatenate([came.index(t) * n + np.arange(n) for t in lanes.trials])
-    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[chosen]), kept["states"])
 
 
 def format_rows(sweep: Sweep, rows: list[dict], most: int = 10) -> str:

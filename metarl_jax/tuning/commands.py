@@ -12,6 +12,7 @@ from metarl_jax.options import ConfigError
 from metarl_jax.runs import config as configs
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import shipped_config
+from metarl_jax.sweeps import engines
 from metarl_jax.tuning import landscapes, learned_optimizer, tune
 from metarl_jax.tuning.landscape_families import FAMILIES
 
@@ -78,7 +79,8 @@ def run_learn(arguments: argparse.Namespace, directory: Path, say: Callable[[Any
         raise ConfigError(
             f"{kept}: was learned from {', '.join(load_optimizer(kept).families)}; name another --run-dir"
         )
-    data = landscapes.make(directory, names, say, arguments.trials)
+    with engines.opened(arguments.engine, arguments.address) as cluster:
+        data = landscapes.make(directory, names, say, arguments.trials, cluster)
     landscapes.save(data, directory / LANDSCAPES)
     data = landscapes.load(directory / LANDSCAPES)  # as it was rounded: the file says all that was learned from
     say(f"learning from {len(data.scores):,} trainings of {len(names)} families")

@@ -28,6 +28,7 @@ from metarl_jax.runs.config import load as load_config
 from metarl_jax.runs.config import shipped_config, validate
 from metarl_jax.sweeps import plan as sweep_plan
 from metarl_jax.sweeps import run
+from metarl_jax.sweeps.engines import Cluster
 from metarl_jax.sweeps.plan import Sweep
 from metarl_jax.sweeps.search_space import Dimension, parse
 from metarl_jax.tuning.landscape_families import FAMILIES, SPACE, Family
@@ -87,11 +88,17 @@ def plan(name: str, trials: int = TRIALS) -> Sweep:
     return run.make(tuned_config(FAMILIES[name]), [*SPACE, tasks], method="random", num_trials=trials)
 
 
-def make(directory: Path, names: Sequence[str], report: Callable[[Any], None], trials: int = TRIALS) -> Landscapes:
-    """Run the sweeps that are not yet in `directory`, then `read`."""
+def make(
+    directory: Path,
+    names: Sequence[str],
+    report: Callable[[Any], None],
+    trials: int = TRIALS,
+    cluster: Cluster | None = None,
+) -> Landscapes:
+    """Run the sweeps that are not yet in `directory`, on the workers of a cluster if there is one, then `read`."""
     for name in names:
         report(f"{name}:")
-        run.run(plan(name, trials), directory / name, resume=True, report=report)
+        run.run(plan(name, trials), directory / name, resume=True, report=report, cluster=cluster)
     return read(directory, names)
 
 
