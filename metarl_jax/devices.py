@@ -3,7 +3,8 @@
 Several processes, on one host or on many, have one mesh over the devices of all: each runs the same program on its own.
 
 Work is shared along two axes. *Lanes* (seeds, settings of a sweep, members of a population) depend on nothing but
-themselves: each is the same program on whichever device it runs, so that its bits do not depend on their number.
+themselves: each is the same program on whichever device it runs. (XLA compiles for several devices by more passes, and
+batches of lanes may round otherwise there than on one.)
 *Tasks* of one training are shared where lanes do not fill the devices; their mean is then a sum over devices, which
 rounds in another order.
 """

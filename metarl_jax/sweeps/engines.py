@@ -170,8 +170,6 @@ class Cluster:
         self._kind = "GPU" if self.uses_gpus else "CPU"
         if not self.workers:
             raise ConfigError(f"{where}: has no CPU for tasks; start a node with --num-cpus 1 or more")
-        most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-        self._cores = max(1, int(most))  # of the largest node: a unit that asks for more would wait forever
 
     @property
     def workers(self) -> int:
@@ -192,14 +190,12 @@ class Cluster:
         split: Callable[[Any], list[Any]],
         report: Callable[[Any], None],
         name: Callable[[Any], str],
-        num_devices: Callable[[Any], int] = lambda unit: 1,
     ) -> Iterator[tuple[Any, Any]]:
         """(unit, function(unit)) of all units, as they end; of a unit that did not fit into memory, of its parts.
 
         Args:
             split: a unit -> smaller ones that do the same, or [] if there are none.
             name: a unit in words, for messages.
-            num_devices: how many CPU devices JAX has in the worker of a unit.
         Raises: ConfigError, MissingPackage for what a worker refuses; RunFailed; Terminated after SIGTERM.
         """
         waiting, running, deaths = deque(units), {}, {}  # type: ignore[var-annotated]
@@ -207,7 +203,7 @@ class Cluster:
             while waiting or running:
                 while waiting and len(running) < AHEAD * max(1, self.workers):
                     unit = waiting.popleft()
-                    running[self._send(function, unit, num_devices(unit))] = unit
+                    running[self._send(function, unit)] = unit
                 ready, _ = self._ray.wait(list(running), num_returns=1, timeout=0.5)
                 if ending():
                     raise Terminated("terminated; --resume goes on with what was not finished")
@@ -232,21 +228,21 @@ class Cluster:
                         continue
                     yield unit, found
 
-    def _send(self, function: Callable, unit: Any, num_devices: int) -> Any:
+    def _send(self, function: Callable, unit: Any) -> Any:
         """Deaths are counted here, so Ray retries nothing by itself."""
         options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if self.uses_gpus else {}
-        options = options or {"num_cpus": min(num_devices, self._cores)}
-        task = self._ray.remote(max_retries=0, runtime_env={"env_vars": self._environment(num_devices)}, **options)
+        options = options or {"num_cpus": 1}
+        task = self._ray.remote(max_retries=0, runtime_env={"env_vars": self._environment()}, **options)
         return task(on_worker).remote(function, unit, self.versions, self._parts)
 
-    def _environment(self, num_devices: int) -> dict[str, str]:
-        """What JAX in a worker reads: as here, but for the number of devices."""
+    def _environment(self) -> dict[str, str]:
+        """What JAX in a worker reads: as here, but for one device."""
         same = {k: v for k, v in os.environ.items() if k.startswith("JAX_") and k != "JAX_PLATFORMS"}
         flags = _DEVICES.sub("", os.environ.get("XLA_FLAGS", "")).strip()
         found = {**same, "XLA_FLAGS": flags, "JAX_ENABLE_X64": str(int(jax.config.read("jax_enable_x64")))}
         if self.uses_gpus:
             return found
-        return {**found, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices), "OPENBLAS_NUM_THREADS": "1"}
+        return {**found, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "OPENBLAS_NUM_THREADS": "1"}
 
     def _fault(self, error: Exception, what: str) -> str:
         """ "memory" or "death"; anything else is raised."""

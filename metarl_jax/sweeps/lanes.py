@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import devices
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import training_loop
 from metarl_jax.runs.build import build
@@ -152,7 +151,6 @@ def train_on(
         split=units.halves,
         report=report,
         name=lambda unit: f"{programs[unit.program].label}, {_lanes_of(unit.piece)}",
-        num_devices=lambda unit: unit.piece.devices,
     )
     with Progress(begun, lanes, float(work), job.unit, report, label) as progress:
         began = time.perf_counter()
@@ -206,11 +204,11 @@ class _Parted:
         self.num_kept = self.num_lanes - int(self.missing.sum())
 
     def _pieces(self, cluster: Cluster) -> list[Piece]:
-        """As this process would compute the lanes on its CPU; a GPU takes all that it would in a host of them all."""
+        """As one CPU device would compute the lanes; a GPU takes all that it would in a host of them all."""
         asked = self.program.lanes.sweep.lanes_at_a_time
         if cluster.uses_gpus:
             return units.cut(self.num_lanes, min(cluster.workers, self.num_lanes), asked)
-        return units.cut(self.num_lanes, devices.count(), asked or training_loop.LANES_AT_A_TIME)
+        return units.cut(self.num_lanes, 1, asked or training_loop.LANES_AT_A_TIME)
 
     def _at(self, unit: Unit) -> Checkpoints:
         first, last = unit.piece.lanes[[0, -1]]

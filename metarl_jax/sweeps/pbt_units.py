@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import devices
 from metarl_jax.options import ConfigError
 from metarl_jax.runs import training_loop
 from metarl_jax.runs.build import build
@@ -41,7 +40,6 @@ class Population(NamedTuple):
     given: Any  # learned elsewhere, leaves [lane, ...], or None
     size: int | None  # lanes at a time
     pieces: tuple[Piece, ...] = ()  # or the batches that they are computed in
-    devices: int = 1
 
 
 def make_call(made: Sweep, per_call: int, batch_size: int | None, pieces: tuple[Piece, ...] = ()) -> Any:
@@ -139,7 +137,6 @@ def train_on(
         split=smaller,
         report=report,
         name=lambda unit: f"the population of seed {made.seeds[unit.numbers[0]]}, {unit.size or 'all'} lanes at a time",
-        num_devices=lambda unit: unit.devices,
     )
     work = job.work_per_iteration * members * (config.num_iterations - whole.done * made.interval)
     with Progress(done, len(made.seeds), work, job.unit, report) as progress:
@@ -156,7 +153,7 @@ def train_on(
 
 
 def _units(cluster: Cluster, whole: Population, members: int) -> list[Population]:
-    """A unit a population, computed in the batches in which this process would compute all of them."""
+    """A unit a population, computed in the batches in which one device would compute all of them."""
     num, asked, plain = len(whole.lanes), whole.made.lanes_at_a_time, whole.made.config.model_dump()
     whole = whole._replace(
         made=dataclasses.replace(whole.made, config=plain), lanes=np.asarray(whole.lanes), size=asked,
@@ -164,9 +161,7 @@ def _units(cluster: Cluster, whole: Population, members: int) -> list[Population
         given=None if whole.given is None else [np.asarray(x) for x in jax.tree.leaves(whole.given)],
     )  # fmt: skip
     size = asked or training_loop.LANES_AT_A_TIME
-    pieces = [] if cluster.uses_gpus else units.cut(num, devices.count(), size)
-    if pieces and pieces[0].devices > 1:  # fewer lanes than devices, which share their tasks
-        return [whole._replace(devices=pieces[0].devices)]
+    pieces = [] if cluster.uses_gpus else units.cut(num, 1, size)
     found = []
     for number in whole.numbers:
         first, end = number * members, (number + 1) * members

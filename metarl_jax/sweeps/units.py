@@ -1,8 +1,7 @@
 """Units: the lanes of a program in parts that any process can train.
 
-How XLA rounds depends on how many lanes are computed together. So a program is cut where one process would end a batch
-of lanes: a unit computes batches of the same sizes. Compiled with few optimisations it has the bits of the whole; with
-XLA's usual ones it may round differently where the other process has several devices (docs/how-to/ray.md).
+How XLA rounds depends on how many lanes are computed together. So a program is cut where one device would end a batch
+of lanes: a unit computes batches of the same sizes, and has the bits of the whole.
 """
 
 import functools
@@ -25,7 +24,6 @@ class Piece(NamedTuple):
 
     lanes: np.ndarray
     size: int | None  # lanes computed at a time; None: as many as fit
-    devices: int = 1  # that share their tasks
 
 
 class Unit(NamedTuple):
@@ -52,15 +50,11 @@ class Trained(NamedTuple):
 
 
 def cut(num_lanes: int, devices: int, batch_size: int | None) -> list[Piece]:
-    """The batches in which `devices.over_lanes` and `tree.chunked_map` compute the lanes of one program on a host.
+    """The batches in which `tree.chunked_map` computes the lanes of one program, shared out evenly over devices.
 
-    Where the lanes are fewer than devices these share their tasks: one piece, which needs as many devices. The last
-    batch of a device may be smaller. If it is a single lane it stays with the batch before it, since alone it would
-    be computed without an axis of lanes.
+    The last batch of a device may be smaller. If it is a single lane it stays with the batch before it, since alone it
+    would be computed without an axis of lanes.
     """
-    across = max(d for d in range(1, devices + 1) if devices % d == 0 and d <= num_lanes)
-    if across < devices:
-        return [Piece(np.arange(num_lanes), batch_size, devices)]
     each = -(-num_lanes // devices)
     step = min(batch_size or each, each)
     begins = list(range(0, each, step))

@@ -201,7 +201,7 @@ def test_what_has_ended_is_not_run_again_by_either_engine(cluster, here, tmp_pat
     assert len(kept) == 1
     monkeypatch.setattr(lanes.units, "train", counted)
     run.run(asked(), tmp_path / "ray", resume=True, report=quiet, cluster=cluster)
-    assert len(list(count.iterdir())) == len(units.cut(6, lanes.devices.count(), 2)) - 1
+    assert len(list(count.iterdir())) == len(units.cut(6, 1, 2)) - 1
     same_files(tmp_path / "ray", here)
 
     with pytest.raises(Stop):  # begun by Ray, ended here
@@ -244,7 +244,7 @@ def test_the_command_finds_a_users_own_environment_and_says_little(nodes, tmp_pa
     words = [sys.executable, "-m", "metarl_jax.cli", "sweep", "c.yaml", "lr=log(1e-3,1e-1)", "--trials", "3"]
     words += ["--seeds", "1", "--run-dir"]
     options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
-    options["env"] = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}  # of the host whose bits it has
+    options["env"] = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}  # whose bits it has
     assert subprocess.run([*words, "local"], **options).returncode == 0
     done = subprocess.run([*words, "s", "--engine", "ray", "--address", nodes.address], **options)
     assert done.returncode == 0, done.stderr
