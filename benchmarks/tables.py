@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import choosing, curve_tables, robot_tables
+from benchmarks import growth as growth_on_paper
 from metarl_jax.algorithms.registry import ALGORITHMS
 from metarl_jax.reproductions import REPRODUCTIONS
 
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/architecture.md", "docs/tour.md", "docs/command-line.md", "docs/benchmarks.md",
     "docs/algorithms/index.md", "docs/reproductions.md", "docs/robots.md", "docs/start/first-run.md",
-    "docs/start/choosing.md", "docs/hyperparameters.md",
+    "docs/start/choosing.md", "docs/hyperparameters.md", "docs/scaling.md",
     *(f"docs/algorithms/{name}.md" for name in ALGORITHMS),
 )  # fmt: skip
 KEPT_BY_CELL = ("halfcheetah-dir", "meta-world-ml1", "meta-world-ml10")  # filled cell by cell, over weeks
@@ -312,6 +313,32 @@ def unrolling() -> str:
     return _markdown(["work, NVIDIA H200", "steps a turn", "trace + compile s", "ms", "times faster"], rows)
 
 
+def device_scaling() -> str:
+    """What sharing a training over devices and processes costs."""
+    rows = []
+    for r in _load("benchmarks/results/device_scaling_cpu.json")["rows"]:
+        cells = [str(r["devices"]), str(r["processes"]), f"{r['wall_s']:.3f}", f"{r['speedup']:.2f}"]
+        cells += [
+            f"{r['cpu_ratio']:.2f}",
+            f"{r['collectives']:,.0f}",
+            f"{r['kilobytes']:,.0f}",
+            f"{r['compile_s']:.0f}",
+        ]
+        rows.append([r["work"], *cells])
+    head = ["work", "devices", "processes", "s an iteration", "times faster", "CPU-seconds, ratio", "collectives"]
+    return _markdown([*head, "kB", "compile s"], rows)
+
+
+def growth() -> str:
+    """What more GPUs would do, on paper."""
+    rows = []
+    for r in growth_on_paper.rows():
+        cells = [f"{r['gpus']:,}", f"{r['compute_ms']:,.1f}", f"{r['exchange_ms']:.2f}"]
+        rows.append([r["work"], *cells, f"{r['speedup']:,.1f}", f"{r['efficiency']:.0%}"])
+    head = ["work, on paper", "GPUs", "ms of computing", "ms of exchange", "times faster", "efficiency"]
+    return _markdown(head, rows)
+
+
 def test_costs() -> str:
     """What each file of tests costs; those under 10 s together."""
     rows, few, rest = [], 0, 0.0
@@ -341,6 +368,8 @@ def curve(name: str) -> str:
 
 
 TABLES = {
+    "device_scaling": device_scaling,
+    "growth": growth,
     "test_costs": test_costs,
     "accelerator": accelerator,
     "accelerator_gradients": accelerator_gradients,

@@ -23,6 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from metarl_jax import sharing
 from metarl_jax.options import ConfigError
+from metarl_jax.user_code import said
 
 LANE, TASK = "lane", "task"  # names of mesh axes
 HEARTBEAT_S = 30  # after which a process that is silent is taken for dead, and JAX ends the others
@@ -62,13 +63,13 @@ def join(coordinator: str | None, processes: int | None, place: int | None, star
             heartbeat_timeout_seconds=HEARTBEAT_S,
             shutdown_timeout_seconds=HEARTBEAT_S,
         )
-    except ValueError as error:
-        if coordinator is None:
+    except Exception as error:  # whatever finding a cluster comes to: a missing package, rights, names
+        if coordinator is None and isinstance(error, ValueError):
             raise ConfigError(
                 "--distributed: JAX finds no cluster here (SLURM, Open MPI, Kubernetes, TPU); elsewhere give each "
                 "process --coordinator HOST:PORT --num-processes N --process-id I"
             ) from None
-        raise ConfigError(f"--distributed: {error}") from None
+        raise ConfigError(f"--distributed: {said(error)}") from None
 
 
 def any_process(flag: bool) -> bool:

@@ -40,7 +40,8 @@ def check(arguments: argparse.Namespace) -> None:
         return
     if given and len(given) < len(named):
         missing = " and ".join(name for name in named if name not in given)
-        raise ConfigError(f"--distributed: {' and '.join(given)} needs {missing} beside it")
+        verb = "needs" if len(given) == 1 else "need"
+        raise ConfigError(f"--distributed: {' and '.join(given)} {verb} {missing} beside it")
     if arguments.start_timeout < 1:
         raise ConfigError(f"--start-timeout {arguments.start_timeout}: must be at least 1 second")
     if arguments.run_dir is None:

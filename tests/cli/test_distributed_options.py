@@ -19,7 +19,7 @@ def words(change):
     ("change", "expected"),
     [
         ({"--run-dir": None}, "--distributed: needs --run-dir, a directory on a file system that all processes share"),
-        ({"--process-id": None}, "--distributed: --coordinator and --num-processes needs --process-id beside it"),
+        ({"--process-id": None}, "--distributed: --coordinator and --num-processes need --process-id beside it"),
         ({"--num-processes": "0"}, "--num-processes 0: must be at least 1"),
         ({"--process-id": "2"}, "--process-id 2: must be from 0 to 1, as there are 2 processes"),
         ({"--coordinator": "node1"}, "--coordinator node1: must be HOST:PORT of process 0, such as node1:12345"),
