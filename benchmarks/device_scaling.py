@@ -1,17 +1,17 @@
 """What it costs to share a training: 1 to 8 virtual devices, 1 to 4 processes; time, and bytes exchanged an iteration.
 
-    python -m benchmarks.device_scaling                       about 15 minutes on two idle cores
-    python -m benchmarks.device_scaling --devices 1 2 --processes --repeats 9      what is judged
+    python -m benchmarks.device_scaling                                     about half an hour on two cores
+    python -m benchmarks.device_scaling --devices 1 2 --processes 2         what two cores can show, 6 minutes
 
 population  8 PPO trainings on CartPole, which share nothing
 promp       one ProMP training, 40 tasks x 20 episodes x 100 steps: devices share the tasks
-rl2         one RL2 training, 40 bandits, trials of 100 pulls, GRU: devices share the trials
+rl2         one RL2 training, 400 bandits, trials of 100 pulls, GRU: devices share the trials
 
-Virtual devices are threads of one CPU, each without XLA's own (`--xla_cpu_multi_thread_eigen=false`): two on two cores
-show what sharing gains, more than there are cores what it costs in CPU-seconds. Each number of devices runs in
-processes of its own, in turn, `--repeats` times; a figure is the median. Several processes have one device each, and
-talk by Gloo. Bytes are the results of collectives that one device takes part in, read from the compiled program with
-the lengths of its loops.
+Virtual devices are threads of one CPU, without more of XLA's own (`--xla_cpu_multi_thread_eigen=false`, NPROC=1): two
+on two cores show what sharing gains, more than there are cores what it costs in CPU-seconds. Each number of devices
+runs in processes of its own, in turn, `--repeats` times; a figure is the median. Several processes have one device
+each, and talk by Gloo. Bytes are the results of collectives that one device takes part in, read from the compiled
+program with the lengths of its loops.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def configuration(work: str) -> Any:
     if work == "promp":
         words = ["meta_batch_size=40", "episodes_per_task=20", "num_iterations=4", "iterations_per_call=1"]
         return config.load(shipped_config("promp_point"), words)
-    words = ["env=BernoulliBandit-v0", "env_options={num_arms: 10}", "num_episodes=100", "meta_batch_size=40"]
+    words = ["env=BernoulliBandit-v0", "env_options={num_arms: 10}", "num_episodes=100", "meta_batch_size=400"]
     return config.load(shipped_config("rl2_bandit"), [*words, "num_iterations=4", "iterations_per_call=1"])
 
 
@@ -109,6 +109,7 @@ def run(work: str, devices: int, processes: int, cache: str) -> dict[str, Any]:
     flags = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
     environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment["NPROC"] = "1"  # threads of XLA's pool; there is one for each device in any case
     environment["JAX_NUM_CPU_DEVICES"] = str(devices // processes)
     command = [sys.executable, "-m", "benchmarks.device_scaling", "--child", work, address, str(processes)]
     started = [
@@ -134,6 +135,8 @@ def measure(works: list[str], sizes: list[tuple[int, int]], repeats: int) -> lis
             for _ in range(repeats):
                 for size in sizes:
                     found[size].append(run(work, *size, cache))
+                    last = found[size][-1]
+                    print(f"{work}, devices {size[0]}, processes {size[1]}: {last['wall_s']:.3f} s", file=sys.stderr)
         alone = found.get((1, 1), [])
         for (devices, processes), turns in found.items():
             middle = {key: statistics.median(t[key] for t in turns) for key in ("wall_s", "cpu_s")}

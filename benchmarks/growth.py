@@ -88,7 +88,7 @@ def rows() -> list[dict[str, Any]]:
         add("ProMP, 10,240 tasks each", gpus, alone, exchange(promp, gpus), alone, gpus)
     for gpus in GPUS:
         alone = times["RL2 gru, trials of 100"]
-        add("RL2, 4,096 trials of 100 each", gpus, alone, exchange(rl2, gpus, 4096 / 40 * gpus), alone, gpus)
+        add("RL2, 4,096 trials of 100 each", gpus, alone, exchange(rl2, gpus, 4096 / 400 * gpus), alone, gpus)
     for gpus in GPUS:
         alone = times["PPO CartPole, 4096 members"]
         add("PPO, 4,096 members each", gpus, alone, 0.0, alone, gpus)
