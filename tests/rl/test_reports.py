@@ -8,6 +8,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 import metarl_jax as mrl
+from metarl_jax import sharing
 from metarl_jax.envs import TaskDistribution
 from metarl_jax.envs.protocol import calls_host, has_large_step, reports, tasks_at_a_time
 from metarl_jax.envs.trial import trials
@@ -127,8 +128,8 @@ def test_collection_has_its_own_batch_size(clock, monkeypatch):
     """All tasks at a time where the environment calls the host; the numbers are those of one at a time."""
     env, tasks, policy = clock
     sizes = []
-    real = mrl.tree.chunked_map
-    monkeypatch.setattr(mrl.tree, "chunked_map", lambda f, xs, size=None: (sizes.append(size), real(f, xs, size))[1])
+    real = sharing.chunked_map
+    monkeypatch.setattr(sharing, "chunked_map", lambda f, xs, size=None: (sizes.append(size), real(f, xs, size))[1])
 
     def returns(**options):
         inner = mrl.inner.policy_gradient(policy, 0.1)

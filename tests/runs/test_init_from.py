@@ -13,7 +13,7 @@ from metarl_jax.options import ConfigError
 from metarl_jax.runs import states, train
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
-from metarl_jax.sweeps import pbt_run
+from metarl_jax.sweeps import lanes, pbt_run
 from metarl_jax.sweeps import run as sweep
 
 MAML = {
@@ -99,7 +99,7 @@ def test_every_lane_of_a_sweep_starts_from_what_its_seed_has_learned(first, tmp_
         begun.append(jax.tree.map(np.array, found.params))  # copies: the states are given away
         return found
 
-    monkeypatch.setattr(sweep if method == "grid" else pbt_run, "with_params", with_params)
+    monkeypatch.setattr(lanes if method == "grid" else pbt_run, "with_params", with_params)
     config = validate({**MAML, "init_from": str(place)})
     asked = {"num_trials": 2, "interval": 1} if method == "pbt" else {"grid_points": 2}
     made = sweep.make(config, ["inner_lr=log(.1,.2)"], method=method, **asked)
