@@ -134,7 +134,7 @@ def run_directory(names):
         if not path.name.startswith(".") and path.suffix not in (".png", ".gif")
     }
     pictures = {"learning_curve.png", "adaptation.png", "adaptation.gif"}
-    assert there <= named and named - there == {"parts.json", *pictures}, (there - named, named - there)
+    assert there <= named and named - there == {"memory.json", "parts.json", *pictures}, (there - named, named - there)
     assert all((Path("runs/all") / name).is_file() for name in pictures)
 
 
