@@ -13,8 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from benchmarks import choosing, curve_tables, robot_tables
-from benchmarks import growth as growth_on_paper
+from benchmarks import choosing, curve_tables, device_tables, robot_tables
 from metarl_jax.algorithms.registry import ALGORITHMS
 from metarl_jax.reproductions import REPRODUCTIONS
 
@@ -85,9 +84,10 @@ def transformers() -> str:
     for r in _load("benchmarks/results/transformers_cpu.json")["rows"]:
         if "tokens" in r:
             shares = [f"{r['tokens_per_s']:,.0f}", f"{1e6 / r['tokens_per_s']:.1f}", f"{r['utilisation']:.3f}"]
-            rows.append([r["work"].removesuffix(", float32"), f"{r['parameters']:,}", *shares, f"{r['temp_mb']:,.0f}"])
+            last = [f"{r['temp_mb']:,.0f}", f"{r['apart']:.0e}" if "apart" in r else "-"]
+            rows.append([r["work"].removesuffix(", float32"), f"{r['parameters']:,}", *shares, *last])
     head = ["work", "parameters", "tokens per CPU-s", "CPU-us a token", "model FLOP utilisation", "temp MB"]
-    return _markdown(head, rows)
+    return _markdown([*head, "acting from learning"], rows)
 
 
 def memory_estimates() -> str:
@@ -244,38 +244,29 @@ def _number(x: float | None) -> str:
 
 
 def accelerator() -> str:
-    """Environment steps a second on a GPU: the later run's rows, and the first one's, before the library unrolled."""
-    first, later = (
-        {r["work"]: r for r in _load(f"benchmarks/results/accelerator_nvidia-h200{run}.json")["rows"]}
-        for run in ("", "_a_b_d_f")
-    )
-    rows = []
-    for work, r in first.items():
-        if "env_steps_per_s" not in r or r["part"] not in "abd":
-            continue
-        again = "env_steps_per_s" in later.get(work, {})
-        before, r = r["env_steps_per_s"], later[work] if again else r
-        needed = f"{r['needed_mb']:,.0f}" if "needed_mb" in r else "-"
-        times = f"{r['times_one']:.2f}" if "times_one" in r else "-"
-        ms = r.get("iteration_ms", 1e3 * r["run_s"])
-        cells = [f"{r['compile_s']:.1f}", f"{ms:.1f}", times, f"{r['env_steps_per_s']:,.0f}" if again else "-"]
-        rows.append([work, *cells, f"{before:,.0f}", needed])
-    head = ["work, NVIDIA H200", "trace + compile s", "ms an iteration", "times one member", "env steps a second"]
-    return _markdown([*head, "with one step a turn", "needed MB"], rows)
+    """Environment steps a second on a GPU."""
+    runs = (_load(f"benchmarks/results/accelerator_nvidia-h200{run}.json") for run in ("", "_a_b_d_f"))
+    return _markdown(*device_tables.accelerator(*runs))
 
 
 def accelerator_gradients() -> str:
-    """The meta-gradient on a GPU: ways to differentiate, and precisions."""
-    rows = []
-    for r in _load("benchmarks/results/accelerator_nvidia-h200.json")["rows"]:
-        if r["part"] in "ce" and "run_s" in r:
-            less = f"{r['times_less_memory']:.1f}" if "times_less_memory" in r else "-"
-            faster = r.get("times_faster", 1 / r["slower"] if "slower" in r else None)
-            apart = f"{r['differences']['default']['relative']:.0e}" if r.get("differences") else "-"
-            cells = [f"{r['compile_s']:.1f}", f"{1e3 * r['run_s']:.1f}", f"{r['needed_mb']:,.0f}"]
-            rows.append([r["work"], *cells, f"{faster:.2f}", less, apart])
-    head = ["work, NVIDIA H200", "trace + compile s", "ms", "needed MB", "times faster", "times less memory"]
-    return _markdown([*head, "from the default precision's, relative"], rows)
+    """The meta-gradient on a GPU."""
+    return _markdown(*device_tables.gradients(_load("benchmarks/results/accelerator_nvidia-h200.json")))
+
+
+def unrolling() -> str:
+    """Loops over time with several steps a turn."""
+    return _markdown(*device_tables.unrolling(_load("benchmarks/results/unrolling_gpu.json")))
+
+
+def device_scaling() -> str:
+    """What sharing a training over devices and processes costs."""
+    return _markdown(*device_tables.scaling(_load("benchmarks/results/device_scaling_cpu.json")))
+
+
+def growth() -> str:
+    """What more GPUs would do, on paper."""
+    return _markdown(*device_tables.growth())
 
 
 def robots() -> str:
@@ -301,42 +292,6 @@ def meta_world_ml1() -> str:
 def ways_of_choosing() -> str:
     """How well PPO does on held-out families by the way in which its hyperparameters were chosen."""
     return _markdown(*choosing.hyperparameters(), words=range(2))
-
-
-def unrolling() -> str:
-    """Loops over time with several steps a turn."""
-    rows = []
-    for r in _load("benchmarks/results/unrolling_gpu.json")["rows"]:
-        if "run_ms" in r:
-            cells = [str(r["unroll"]), f"{r['compile_s']:.1f}", f"{r['run_ms']:.1f}", f"{r['times_faster']:.2f}"]
-            rows.append([r["work"], *cells])
-    return _markdown(["work, NVIDIA H200", "steps a turn", "trace + compile s", "ms", "times faster"], rows)
-
-
-def device_scaling() -> str:
-    """What sharing a training over devices and processes costs."""
-    rows = []
-    for r in _load("benchmarks/results/device_scaling_cpu.json")["rows"]:
-        cells = [str(r["devices"]), str(r["processes"]), f"{r['wall_s']:.3f}", f"{r['speedup']:.2f}"]
-        cells += [
-            f"{r['cpu_ratio']:.2f}",
-            f"{r['collectives']:,.0f}",
-            f"{r['kilobytes']:,.0f}",
-            f"{r['compile_s']:.0f}",
-        ]
-        rows.append([r["work"], *cells])
-    head = ["work", "devices", "processes", "s an iteration", "times faster", "CPU-seconds, ratio", "collectives"]
-    return _markdown([*head, "kB", "compile s"], rows)
-
-
-def growth() -> str:
-    """What more GPUs would do, on paper."""
-    rows = []
-    for r in growth_on_paper.rows():
-        cells = [f"{r['gpus']:,}", f"{r['compute_ms']:,.1f}", f"{r['exchange_ms']:.2f}"]
-        rows.append([r["work"], *cells, f"{r['speedup']:,.1f}", f"{r['efficiency']:.0%}"])
-    head = ["work, on paper", "GPUs", "ms of computing", "ms of exchange", "times faster", "efficiency"]
-    return _markdown(head, rows)
 
 
 def test_costs() -> str:

@@ -15,7 +15,8 @@ Model FLOP utilisation counts what the model needs, not what is computed for it 
     acting:   (2 parameters +  4 layers size attended) tokens / seconds / peak
 
 with `attended` the mean number of steps that a step attends to, 0 for a GRU or an LSTM, and `peak` the FLOP/s of a
-large matrix product of the same type on the same device, measured in the same run. Seconds are CPU-seconds on a CPU,
+large matrix product of the same type on the same device, measured in the same run. `apart` is how far the
+log-probabilities of acting are from those of learning, at most. Seconds are CPU-seconds on a CPU,
 and wall-clock elsewhere. Pin the process to one core (`taskset -c 0 ...`).
 """
 
@@ -32,7 +33,7 @@ from metarl_jax.networks import recurrent_policy, transformer_policy
 
 COLUMNS = {
     "work": "", "parameters": ",d", "compile_s": ".1f", "cpu_s": ".3f", "wall_s": ".3f", "tokens_per_s": ",.0f",
-    "utilisation": ".3f", "temp_mb": ",.1f",
+    "utilisation": ".3f", "temp_mb": ",.1f", "apart": ".1e",
 }  # fmt: skip
 NETWORKS = ("gru", "lstm", "transformer")
 PRODUCTS = 10  # one after another in a run of the peak
@@ -89,6 +90,13 @@ def programs(policy: Any) -> dict[str, Any]:
     return {"acting": acting, "learning": jax.grad(loss)}
 
 
+def apart(policy: Any, params: Any, observation: jax.Array) -> float:
+    """The largest difference of a log-probability between acting and learning."""
+    acted = jax.jit(programs(policy)["acting"])(params, observation)
+    learned = jax.jit(lambda p, x: policy.joint(p, x)[0].logits)(params, observation)
+    return float(jnp.max(jnp.abs(jax.nn.log_softmax(acted) - jax.nn.log_softmax(learned))))
+
+
 def rows(options: Any) -> Iterator[dict[str, Any]]:
     """The peak of each type, and below it each network's acting and learning, for each length."""
     for dtype in options.dtypes:
@@ -103,12 +111,13 @@ def rows(options: Any) -> Iterator[dict[str, Any]]:
                     found = common.measure(program, params, observation, repeats=options.repeats)
                     tokens, took = length * options.streams, seconds(found)
                     attended = sum(min(t + 1, context) for t in range(length)) / length
+                    more = {"apart": apart(policy, params, observation)} if work == "acting" else {}
                     flops = model_flops(count, options.num_layers, options.size, attended, work == "learning")
                     yield {
                         "work": f"{name}, {work}, trials of {length}, {dtype}", "network": name, "program": work,
                         "length": length, "context": context, "streams": options.streams, "dtype": dtype,
                         "parameters": count, **found, "tokens": tokens, "tokens_per_s": tokens / took,
-                        "flops_per_token": flops, "utilisation": flops * tokens / took / top["flop_per_s"],
+                        "flops_per_token": flops, "utilisation": flops * tokens / took / top["flop_per_s"], **more,
                     }  # fmt: skip
 
 

@@ -95,7 +95,9 @@ class Shares(NamedTuple):
 
     def map(self, f: Callable, part: Any, batch_size: int | None = None) -> Any:
         """`chunked_map` over the tasks of this device's part."""
-        with shared(None if self.sharing is not None else _SHARING.get()):
+        if self.sharing is None:
+            return chunked_map(f, part, batch_size)
+        with shared(None):
             return chunked_map(f, part, batch_size)
 
     def mean(self, f: Callable, part: Any, batch_size: int | None = None) -> Any:

@@ -24,7 +24,7 @@ def check(arguments: argparse.Namespace) -> int:
     say_horizon(job)
     states.learned_elsewhere(job)
     loggers.check(config.log_to)
-    found, room = memory.check(job, say), memory.available()
+    found, room = memory.check(job, say) or memory.estimate(job), memory.available()
     about = [
         ("configuration", f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s)"),
         ("an iteration", f"{job.work_per_iteration * config.num_seeds:,} {job.unit}"),

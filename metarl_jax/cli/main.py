@@ -131,7 +131,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.distributed:
         device += f", {info['num_devices']} devices of {devices.num_processes()} processes"
     headline = f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s), {device}; run directory {run_dir}"
-    train.train(job, run_dir, resume=arguments.resume, report=tell, headline=headline, call=estimate.call)
+    train.train(
+        job, run_dir, resume=arguments.resume, report=tell, headline=headline, call=estimate.call if estimate else None
+    )
     if arguments.distributed:
         return 0
     return _finish(job, run_dir)

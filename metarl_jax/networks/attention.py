@@ -121,8 +121,7 @@ def flash_fits(q: Any, k: Any, v: Any, window: tuple[int, int] | None) -> bool:
 def ring(num_streams: int, num_heads: int, context: int, width: int, dtype: Any) -> dict[str, jax.Array]:
     """The keys and values of the last `context` steps, none yet, [B, N, C, H]: step t lies at t mod C.
 
-    Heads stand before steps, so that a step's product with all keys reads them in order: on a CPU attention took a
-    tenth of the time at a context of 100, and a seventh at 500, of what it takes with steps before heads.
+    Heads stand before steps, so that a step's product with all keys reads them in order.
     """
     return {name: jnp.zeros((num_streams, num_heads, context, width), dtype) for name in ("key", "value")}
 

@@ -53,34 +53,53 @@ def run(
     """Run those of `cells` on the workers that `directory` does not hold; what each leaves is written there.
 
     Returns the cells that have left no record: `reproduce` makes their claims of their files.
+    Raises: ConfigError for a cell that was begun in `directory` otherwise: a worker would begin it anew.
     """
     todo = [unit for unit in _units(name, cells) if not _marker(directory, unit).exists()]
+    for unit in todo:
+        begun = [cell for cell in _group(name, unit.cells[0]) if (directory / cell).exists()]
+        if begun and not _written_in_part(directory, unit).exists():
+            raise ConfigError(
+                f"cell {begun[0]}: was begun in {directory}, and a worker would begin it anew; go on with "
+                "--engine local, or name another --run-dir"
+            )
     report(f"{len(todo)} units of cells, {cluster.describe()}")
     found = cluster.run(train, todo, split=lambda unit: [], report=report, name=lambda unit: " and ".join(unit.cells))
     for number, (unit, made) in enumerate(found):
+        files.make_directory(directory / ENDED, "directory")
+        _written_in_part(directory, unit).touch()
         for path, content in made.items():
             target = directory / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        files.make_directory(directory / ENDED, "directory")
         files.write_whole(_marker(directory, unit), json.dumps(sorted(made)) + "\n")
+        _written_in_part(directory, unit).unlink()
         report(f"{' and '.join(unit.cells)}: ended, {number + 1} of {len(todo)}")
     there = records.read(directory, cells)
     return tuple(cell for cell in cells if cell not in there)
 
 
 def _units(name: str, cells: tuple[str, ...]) -> list[Cells]:
-    entry, found = REPRODUCTIONS[name], []
+    found: list[Cells] = []
     for cell in cells:
-        group = next((g for g in entry.together if cell in g), (cell,))
-        unit = Cells(name, tuple(c for c in cells if c in group))
+        unit = Cells(name, tuple(c for c in cells if c in _group(name, cell)))
         if unit not in found:
             found.append(unit)
     return found
 
 
+def _group(name: str, cell: str) -> tuple[str, ...]:
+    """The cells that go with one, itself included."""
+    return next((g for g in REPRODUCTIONS[name].together if cell in g), (cell,))
+
+
 def _marker(directory: Path, unit: Cells) -> Path:
     return directory / ENDED / f"{'+'.join(unit.cells)}.json"
+
+
+def _written_in_part(directory: Path, unit: Cells) -> Path:
+    """There while the files of a unit are written."""
+    return _marker(directory, unit).with_suffix(".writing")
 
 
 def _folder(unit: Cells) -> Path:

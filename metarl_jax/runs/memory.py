@@ -54,14 +54,16 @@ def estimate(job: Job) -> Estimate:
     return Estimate(kept, kept + peak(call.traced.jaxpr) + of_host, call)
 
 
-def check(job: Job, report: Callable[[Any], None]) -> Estimate:
+def check(job: Job, report: Callable[[Any], None]) -> Estimate | None:
     """`estimate`, held against the memory there is; what may not fit is reported.
 
+    None, without tracing, on an accelerator: there the compiled program says what it needs (`training_loop.fit`).
     Raises: ConfigError where a run needs more, whatever the estimate's error.
     """
+    if devices.memory() is not None:
+        return None
     found = estimate(job)
-    if devices.memory() is None:  # on an accelerator the compiled program says what it needs: `training_loop.fit`
-        fits(found.total, _largest(job.config), report)
+    fits(found.total, _largest(job.config), report)
     return found
 
 

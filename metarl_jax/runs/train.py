@@ -55,7 +55,7 @@ def compiled_call(
     Seeds are shared out over the devices; the tasks of each, where there are fewer seeds than devices.
 
     Args:
-        call: what was traced before; it is used where it has the length and memory does not matter.
+        call: what was traced before; it is used on a CPU, where it has the length.
         begin: see `training_loop.fit`.
     """
     seeds, config = devices.for_all(seeds_of(job)), job.config

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.options import ConfigError
 from metarl_jax.runs import training_loop
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
@@ -26,8 +25,6 @@ from metarl_jax.sweeps import units
 from metarl_jax.sweeps.engines import Cluster
 from metarl_jax.sweeps.plan import Sweep
 from metarl_jax.sweeps.units import Piece, Trained, Unit
-
-UNITS = "units"  # the folder of those that have ended
 
 
 class Lanes:
@@ -212,7 +209,7 @@ class _Parted:
 
     def _at(self, unit: Unit) -> Checkpoints:
         first, last = unit.piece.lanes[[0, -1]]
-        place = self.program.place / UNITS / f"{unit.start}-lanes-{first}-{last}"
+        place = self.program.place / units.FOLDER / f"{unit.start}-lanes-{first}-{last}"
         return Checkpoints(place, {**self.program.lanes.of(), "seeds": unit.seeds.tolist()})
 
     def _like(self, unit: Unit) -> dict[str, Any]:
@@ -222,18 +219,10 @@ class _Parted:
 
     def _kept(self, unit: Unit) -> Trained | None:
         """What the unit came to before this process was started, if that is here and whole."""
-        if not (self.program.place / UNITS).is_dir():
+        if not (self.program.place / units.FOLDER).is_dir():
             return None
-        checkpoints, like = self._at(unit), self._like(unit)
-        try:
-            if not checkpoints.iterations():
-                return None
-            _, kept = checkpoints.restore(like, end=unit.end)
-        except ConfigError:  # damaged, or of another version: it is trained again
-            return None
-        finally:
-            checkpoints.close()
-        return Trained(kept["states"], kept["score"], kept["finite"])
+        kept = units.left(self._at(unit), self._like(unit), unit.end)
+        return None if kept is None else Trained(kept["states"], kept["score"], kept["finite"])
 
     def keep(self, unit: Unit, trained: Trained) -> int:
         """Write what came back; returns how many lanes that ends."""
@@ -262,5 +251,5 @@ class _Parted:
             states = jax.tree.unflatten(self.structure, self.leaves)
             self.checkpoints.save(program.end, {"states": states, "curves": self.curves, "bad": self.bad})
         self.checkpoints.close()
-        shutil.rmtree(program.place / UNITS, ignore_errors=True)
+        shutil.rmtree(program.place / units.FOLDER, ignore_errors=True)
         return program.lanes.by_trial(self.curves, self.bad)

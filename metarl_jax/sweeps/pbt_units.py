@@ -1,4 +1,4 @@
-"""Population-based training on a cluster: a unit a population, in the batches in which one process computes all."""
+"""Population-based training on a cluster: a unit a population, in the batches in which one device computes all."""
 
 import dataclasses
 import shutil
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.options import ConfigError
 from metarl_jax.runs import training_loop
 from metarl_jax.runs.build import build
 from metarl_jax.runs.checkpoint import Checkpoints
@@ -23,8 +22,6 @@ from metarl_jax.sweeps import pbt, units
 from metarl_jax.sweeps.engines import Cluster
 from metarl_jax.sweeps.plan import Sweep
 from metarl_jax.sweeps.units import Piece
-
-UNITS = "units"  # the folder of populations that have ended
 
 
 class Population(NamedTuple):
@@ -106,7 +103,7 @@ def train_on(
 
     def at(unit: Population) -> Checkpoints:
         name = f"{unit.done}-population-{made.seeds[unit.numbers[0]]}"
-        return Checkpoints(directory / UNITS / name, {**config.model_dump(), "settings": made.settings})
+        return Checkpoints(directory / units.FOLDER / name, {**config.model_dump(), "settings": made.settings})
 
     def put(unit: Population, found: dict[str, Any]) -> None:
         lanes = slice(unit.numbers[0] * members, (unit.numbers[-1] + 1) * members)
@@ -124,7 +121,7 @@ def train_on(
             "values": {k: x[lanes] for k, x in values.items()},
             "record": jax.tree.map(lambda x, few=few, unit=unit: x[unit.done :, few], record),
         }
-        there = _restored(at(unit), like, config.num_iterations) if (directory / UNITS).is_dir() else None
+        there = units.left(at(unit), like, config.num_iterations) if (directory / units.FOLDER).is_dir() else None
         if there is None:
             todo.append(unit)
         else:
@@ -183,16 +180,6 @@ def _units(cluster: Cluster, whole: Population, members: int) -> list[Population
     return found
 
 
-def _restored(checkpoints: Checkpoints, like: dict[str, Any], end: int) -> dict[str, Any] | None:
-    """What is kept of a unit; None where it is missing, damaged or of another version: it is trained again."""
-    try:
-        return checkpoints.restore(like, end=end)[1] if checkpoints.iterations() else None
-    except ConfigError:
-        return None
-    finally:
-        checkpoints.close()
-
-
 def remove(directory: Path) -> None:
     """Remove the units, once the whole is kept."""
-    shutil.rmtree(directory / UNITS, ignore_errors=True)
+    shutil.rmtree(directory / units.FOLDER, ignore_errors=True)

@@ -13,10 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax.options import ConfigError
 from metarl_jax.runs import training_loop
 from metarl_jax.runs.build import build
+from metarl_jax.runs.checkpoint import Checkpoints
 from metarl_jax.runs.config import validate
 from metarl_jax.runs.states import with_params
+
+FOLDER = "units"  # of those that have ended, until all have
 
 
 class Piece(NamedTuple):
@@ -139,6 +143,16 @@ def train(unit: Unit) -> Trained:
         finites.append(np.asarray(finite))
     leaves = [np.asarray(x) for x in jax.tree.leaves(states)]
     return Trained(leaves, np.hstack(scores).astype(np.float64), np.hstack(finites))
+
+
+def left(checkpoints: Checkpoints, like: dict[str, Any], end: int) -> dict[str, Any] | None:
+    """What a unit left that has ended; None where it is missing, damaged or of another version: it is run again."""
+    try:
+        return checkpoints.restore(like, end=end)[1] if checkpoints.iterations() else None
+    except ConfigError:
+        return None
+    finally:
+        checkpoints.close()
 
 
 def note(curves: np.ndarray, bad: np.ndarray, start: int, score: np.ndarray, finite: np.ndarray) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -16,13 +15,14 @@ from processes import METARL, ends, environment, start
 
 PPO = {
     "algorithm": "ppo", "env": "BernoulliBandit-v0", "num_iterations": 6, "num_envs": 2, "num_steps": 8, "hidden": [8],
-    "num_seeds": 8, "anneal_lr": False, "num_epochs": 2, "num_minibatches": 2, "checkpoint_every": 3, "eval_every": 3,
+    "num_seeds": 8, "anneal_lr": False, "num_epochs": 2, "num_minibatches": 2, "checkpoint_every": 1, "eval_every": 3,
+    "iterations_per_call": 1,
 }  # fmt: skip
 PROMP = {
     "algorithm": "promp", "env": "PointNavigation-v0", "num_iterations": 1, "meta_batch_size": 8, "horizon": 5,
     "episodes_per_task": 4, "hidden": [8], "outer_epochs": 2,
 }  # fmt: skip
-LONG = {**PPO, "num_iterations": 100_000, "iterations_per_call": 1, "checkpoint_every": 1, "eval_every": None}
+LONG = {**PPO, "num_iterations": 100_000, "eval_every": None}
 
 
 def written(folder, data):
@@ -113,7 +113,13 @@ def test_tasks_are_shared_by_processes(tmp_path):
 
 
 def worker_of(process):
-    return int(subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()[0])
+    end = time.monotonic() + 60
+    while True:
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).stdout.split()
+        if found:
+            return int(found[0])
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def is_running(pid):
@@ -130,15 +136,32 @@ def wait_for_checkpoint(run, processes):
         time.sleep(0.2)
 
 
+KILLER = """
+import os, time
+from pathlib import Path
+
+def tell(row):
+    target = Path("target")
+    if row["iteration"] == 4 and not Path("done").exists():
+        while not target.exists():
+            time.sleep(0.1)
+        Path("done").touch()
+        os.kill(int(target.read_text()), 9)
+"""
+
+
 @pytest.mark.parametrize("who", ["worker 0", "worker 1", "parent 1"])
-def test_a_process_that_is_killed_ends_the_run_and_it_goes_on(alone, tmp_path, who):
-    run = tmp_path / "run"
-    data = {**PPO, "num_iterations": 100_000, "iterations_per_call": 3}
-    processes = start([[written(tmp_path, data), "--run-dir", run]] * 2)
-    wait_for_checkpoint(run, processes)
+def test_a_process_that_is_killed_ends_the_run_and_it_goes_on(alone, tmp_path, monkeypatch, who):
+    """After the metrics of iteration 4 are written, before its checkpoint; one process goes on to the same end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "killer.py").write_text(KILLER)
+    run, config = tmp_path / "run", written(tmp_path, {**PPO, "log_to": ["killer:tell"]})
+    processes = start([[config, "--run-dir", run]] * 2)
     kind, place = who.split()
-    target, workers = processes[int(place)], [worker_of(p) for p in processes]
-    os.kill(target.pid if kind == "parent" else worker_of(target), signal.SIGKILL)
+    workers = [worker_of(p) for p in processes]
+    (tmp_path / "whole").write_text(str(processes[int(place)].pid if kind == "parent" else workers[int(place)]))
+    (tmp_path / "whole").rename(tmp_path / "target")
+    processes[0].wait(timeout=300)
     found = ends(processes, within=60)
     for i, (status, (_, messages)) in enumerate(found):
         if kind == "parent" and i == int(place):
@@ -147,12 +170,16 @@ def test_a_process_that_is_killed_ends_the_run_and_it_goes_on(alone, tmp_path, w
         last = messages.splitlines()[-1]
         what = "was ended by SIGKILL" if i == int(place) else "has lost another one"
         assert last.startswith(f"error: process {i} of 2 {what}"), messages
-        assert "with --resume go on from the checkpoint of iteration" in last
+        assert last.endswith("with --resume go on from the checkpoint of iteration 3")
         assert messages.count("error:") == 1 and "Traceback" not in messages and "coordination" not in messages
     end = time.monotonic() + 20
     while any(is_running(worker) for worker in workers):
         assert time.monotonic() < end
         time.sleep(0.2)
+    command = [*METARL, "train", config, "--run-dir", run, "--resume"]
+    one = subprocess.run(command, env=environment(1), capture_output=True, text=True)
+    assert one.returncode == 0 and "resuming after iteration 3 of 6" in one.stderr, one.stderr
+    same_run(alone, run)
 
 
 def test_another_number_of_processes_goes_on_to_the_same_metrics(alone, tmp_path):

@@ -8,11 +8,32 @@ import pytest
 from problems import BOTH, acted_in_one_task, flat, make_varibad, on_devices, relative_error
 
 import metarl_jax as mrl
+from metarl_jax import sharing
 from metarl_jax.envs.trial import trials
 from metarl_jax.networks import recurrent_policy
 from metarl_jax.rl import learners
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
+
+
+@pytest.mark.parametrize("num_parts", [2, 3, 8])
+@pytest.mark.parametrize("n", [2, 3, 7, 8])
+def test_any_number_of_tasks_is_shared(num_parts, n):
+    """What the parts have, put together, is the whole in its order; each task counts in one of them."""
+    xs = jnp.arange(n * 3.0).reshape(n, 3) + 1
+
+    def on_one():
+        shares = sharing.shares_of(n)
+        part = shares.part(xs)
+        there = shares.whole(part), shares.whole(jnp.swapaxes(part, 0, 1), 1)
+        return part.shape[0] + 0 * xs[0, 0], there, shares.counts().sum(), shares.mean(lambda x: x * x, part)
+
+    sizes, (rows, columns), counts, means = on_devices(on_one, num_parts)
+    assert set(np.asarray(sizes).tolist()) == {-(-n // num_parts)} and int(counts.sum()) == n
+    for i in range(num_parts):
+        np.testing.assert_array_equal(rows[i], xs)
+        np.testing.assert_array_equal(columns[i], xs.T)
+        np.testing.assert_allclose(means[i], (xs * xs).mean(axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

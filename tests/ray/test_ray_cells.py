@@ -55,6 +55,25 @@ def test_the_files_of_cells_come_back(tmp_path, monkeypatch):
     assert len(cluster.ran) == 2
 
 
+def test_a_cell_that_was_begun_here_is_not_written_over(tmp_path, monkeypatch):
+    """Nor is another one begun before that is said; what was cut off while it was written is written again."""
+    monkeypatch.setattr(on_cluster, "train", lambda unit: {f"{unit.cells[0]}/rl2.npy": b"new"})
+    (tmp_path / "promp").mkdir()
+    (tmp_path / "promp" / "rl2.npy").write_bytes(b"mine")
+    cluster = Here()
+    for cells in (("rl2", "promp"), ("rivals",)):  # which train promp
+        with pytest.raises(
+            ConfigError, match="cell promp: was begun in .*; go on with --engine local, or name another"
+        ):
+            on_cluster.run(cluster, "halfcheetah-dir", tmp_path, cells, lambda _: None)
+    assert cluster.ran == [] and (tmp_path / "promp" / "rl2.npy").read_bytes() == b"mine"
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units" / "promp.writing").touch()
+    on_cluster.run(cluster, "halfcheetah-dir", tmp_path, ("promp",), lambda _: None)
+    assert (tmp_path / "promp" / "rl2.npy").read_bytes() == b"new"
+    assert [path.name for path in (tmp_path / "units").iterdir()] == ["promp.json"]
+
+
 def test_a_table_without_records_is_gone_over_again(tmp_path, monkeypatch):
     monkeypatch.setattr(on_cluster, "train", lambda unit: {f"{unit.cells[0]}/rl2.npy": json.dumps(unit.cells).encode()})
     cells = ("n10-k5", "n10-k10")
