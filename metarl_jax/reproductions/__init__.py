@@ -171,7 +171,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "Rothfuss et al. 2019, ProMP",
         f"{_HERE}.locomotion:halfcheetah_dir",
         seeds=3,
-        cpu="7 hours: 77 minutes for promp, 95 maml-trpo, 40 e-maml, 35 maml-vpg, 67 rl2, 27 rivals",
+        cpu="7 hours: 77 minutes for promp, 95 maml-trpo, 40 e-maml, 35 maml-vpg, 67 rl2, 85 varibad, 27 rivals",
         gpu=NOT_MEASURED,
         cells=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rl2-raw", "rivals"),
         chosen=("promp", "maml-trpo", "e-maml", "maml-vpg", "rl2", "varibad", "rivals"),
