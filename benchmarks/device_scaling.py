@@ -2,16 +2,20 @@
 
     python -m benchmarks.device_scaling                                     about half an hour on two cores
     python -m benchmarks.device_scaling --devices 1 2 --processes 2         what two cores can show, 6 minutes
+    python -m benchmarks.device_scaling --works model --processes --output benchmarks/results/device_models_cpu.json
+                                                                            a model in parts, 6 minutes
 
 population  8 PPO trainings on CartPole, which share nothing
 promp       one ProMP training, 40 tasks x 20 episodes x 100 steps: devices share the tasks
 rl2         one RL2 training, 400 bandits, trials of 100 pulls, GRU: devices share the trials
+model       one RL2 training, 64 bandits, trials of 32 pulls, a transformer of 4 layers of width 256, Adam: devices keep
+            it in parts, as with `--devices-per-model`
 
 Virtual devices are threads of one CPU, without more of XLA's own (`--xla_cpu_multi_thread_eigen=false`, NPROC=1): two
 on two cores show what sharing gains, more than there are cores what it costs in CPU-seconds. Each number of devices
 runs in processes of its own, in turn, `--repeats` times; a figure is the median. Several processes have one device
 each, and talk by Gloo. Bytes are the results of collectives that one device takes part in, read from the compiled
-program with the lengths of its loops.
+program with the lengths of its loops; MB are what each device keeps between iterations and needs within one.
 """
 
 import argparse
@@ -25,12 +29,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-WORKS = ("population", "promp", "rl2")
+WORKS = ("population", "promp", "rl2", "model")
 FLAGS = "--xla_cpu_multi_thread_eigen=false"
 TURNS = 3  # calls that one process times
 COLUMNS = {
     "work": "", "devices": "d", "processes": "d", "compile_s": ".1f", "wall_s": ".3f", "cpu_s": ".3f",
-    "speedup": ".2f", "cpu_ratio": ".2f", "collectives": ",.0f", "kilobytes": ",.1f",
+    "speedup": ".2f", "cpu_ratio": ".2f", "collectives": ",.0f", "kilobytes": ",.1f", "kept_mb": ",.1f",
+    "temp_mb": ",.1f",
 }  # fmt: skip
 
 
@@ -44,8 +49,11 @@ def configuration(work: str) -> Any:
     if work == "promp":
         words = ["meta_batch_size=40", "episodes_per_task=20", "num_iterations=4", "iterations_per_call=1"]
         return config.load(shipped_config("promp_point"), words)
-    words = ["env=BernoulliBandit-v0", "env_options={num_arms: 10}", "num_episodes=100", "meta_batch_size=400"]
-    return config.load(shipped_config("rl2_bandit"), [*words, "num_iterations=4", "iterations_per_call=1"])
+    words = ["env=BernoulliBandit-v0", "env_options={num_arms: 10}", "num_iterations=4", "iterations_per_call=1"]
+    if work == "rl2":
+        return config.load(shipped_config("rl2_bandit"), [*words, "num_episodes=100", "meta_batch_size=400"])
+    sizes = ["num_episodes=32", "meta_batch_size=64", "size=256", "num_layers=4", "num_heads=8"]
+    return config.load(shipped_config("rl2_transformer_bandit"), [*words, *sizes, "trials_per_task=1"])
 
 
 def one(work: str) -> dict[str, Any]:
@@ -63,8 +71,9 @@ def one(work: str) -> dict[str, Any]:
     job = build(configuration(work))
     length = job.config.iterations_per_call
     began = time.perf_counter()
-    call = training_loop.trace_call(job.config, length)
-    compiled = call.traced.lower().compile()
+    with devices.of_each_model(devices.count() if work == "model" else 1):
+        call = training_loop.trace_call(job.config, length)
+        compiled = call.traced.lower().compile()
     compile_s = time.perf_counter() - began
     seeds = devices.for_all(states.seeds_of(job))
     now = devices.for_all(states.initial_states(job))
@@ -75,8 +84,10 @@ def one(work: str) -> dict[str, Any]:
         jax.block_until_ready((now, metrics))
         wall.append(time.perf_counter() - wall_began)
         cpu.append(time.process_time() - cpu_began)
-    counts = exchanged(compiled.as_text())
+    counts, needed = exchanged(compiled.as_text()), compiled.memory_analysis()
     return {
+        "kept_mb": needed.argument_size_in_bytes / 1e6,
+        "temp_mb": needed.temp_size_in_bytes / 1e6,
         "compile_s": compile_s,
         "wall_s": statistics.median(wall[1:]) / length,
         "cpu_s": statistics.median(cpu[1:]) / length,
@@ -140,7 +151,7 @@ def measure(works: list[str], sizes: list[tuple[int, int]], repeats: int) -> lis
         alone = found.get((1, 1), [])
         for (devices, processes), turns in found.items():
             middle = {key: statistics.median(t[key] for t in turns) for key in ("wall_s", "cpu_s")}
-            middle["compile_s"] = turns[0]["compile_s"]
+            middle |= {key: turns[0][key] for key in ("compile_s", "kept_mb", "temp_mb")}
             talked = turns[0]["exchanged"]
             row = {
                 "work": work, "devices": devices, "processes": processes, **middle, "all": turns,
@@ -160,7 +171,7 @@ def main() -> None:
         child(work, coordinator, int(processes), int(place))
         return
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--works", nargs="+", default=list(WORKS), choices=WORKS)
+    p.add_argument("--works", nargs="+", default=list(WORKS[:3]), choices=WORKS, help="default: all but model")
     p.add_argument("--devices", nargs="*", type=int, default=[1, 2, 4, 8], help="virtual devices of one process")
     p.add_argument("--processes", nargs="*", type=int, default=[2, 4], help="processes of one device each")
     p.add_argument("--repeats", type=int, default=3)

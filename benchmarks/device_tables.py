@@ -60,6 +60,17 @@ def scaling(found: dict[str, Any]) -> Table:
     return [*head, "kB", "compile s"], rows
 
 
+def models(kept: Any) -> Table:
+    """What keeping a model in parts costs, and what memory it saves each device."""
+    rows = []
+    for r in kept["rows"]:
+        cells = [str(r["devices"]), f"{r['kept_mb']:.1f}", f"{r['temp_mb']:.1f}", f"{r['wall_s']:.2f}"]
+        cells += [f"{r['cpu_ratio']:.2f}", f"{r['collectives']:,.0f}", f"{r['kilobytes'] / 1e3:,.0f}"]
+        rows.append([*cells, f"{r['compile_s']:.0f}"])
+    head = ["devices of a model", "MB kept", "MB within an iteration", "s an iteration", "CPU-seconds, ratio"]
+    return [*head, "collectives", "MB exchanged", "compile s"], rows
+
+
 def growth() -> Table:
     """More GPUs, on paper."""
     rows = []

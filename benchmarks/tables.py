@@ -264,6 +264,11 @@ def device_scaling() -> str:
     return _markdown(*device_tables.scaling(_load("benchmarks/results/device_scaling_cpu.json")))
 
 
+def device_models() -> str:
+    """What keeping a model in parts costs and saves."""
+    return _markdown(*device_tables.models(_load("benchmarks/results/device_models_cpu.json")))
+
+
 def growth() -> str:
     """What more GPUs would do, on paper."""
     return _markdown(*device_tables.growth())
@@ -324,6 +329,7 @@ def curve(name: str) -> str:
 
 TABLES = {
     "device_scaling": device_scaling,
+    "device_models": device_models,
     "growth": growth,
     "test_costs": test_costs,
     "accelerator": accelerator,

@@ -3,13 +3,16 @@
 Several processes, on one host or on many, have one mesh over the devices of all: each runs the same program on its own.
 
 Work is shared along two axes. *Lanes* (seeds, settings of a sweep, members of a population) depend on nothing but
-themselves: each is the same program on whichever device it runs. (XLA compiles for several devices by more passes, and
-batches of lanes may round otherwise there than on one.)
+themselves: each is the same program on whichever device it runs. (XLA compiles another program for one device than for
+several, and batches of lanes may round otherwise there.)
 *Tasks* of one training are shared where lanes do not fill the devices; their mean is then a sum over devices, which
 rounds in another order.
+
+A model too large for one device is kept by several, which then count as one for lanes and tasks: `of_each_model`.
 """
 
 import contextlib
+import contextvars
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -25,8 +28,9 @@ from metarl_jax import sharing
 from metarl_jax.options import ConfigError
 from metarl_jax.user_code import said
 
-LANE, TASK = "lane", "task"  # names of mesh axes
+LANE, TASK, MODEL = "lane", "task", "model"  # names of mesh axes
 HEARTBEAT_S = 30  # after which a process that is silent is taken for dead, and JAX ends the others
+LEAST = 4096  # numbers in an array that the devices of a model share; parts of less cost more than they save
 START_S = 300  # for which processes wait for each other at the start
 
 
@@ -145,29 +149,31 @@ def one_for_every_core() -> None:
 def over_lanes(call: Callable[..., Any]) -> Callable[..., Any]:
     """`call(*lanes, start) -> (states, *kept)`: the leading axis of all but the last argument is shared by the devices.
 
-    The mesh is lanes x tasks: as many devices on the first axis as there are lanes for (a divisor of their number), the
-    rest on the second, over which each lane shares its tasks or trials. Every result has the lanes as its leading axis.
+    The mesh is lanes x tasks x model. The third axis has the devices `of_each_model`, among which XLA shares its work.
+    Of the groups that are left as many are on the first as there are lanes for (a divisor of their number), the rest on
+    the second, over which each lane shares its tasks or trials. Every result has the lanes as its leading axis.
     Where the devices do not divide the lanes the last lane is computed again and dropped. One device: `call` itself.
     With several processes each gets the whole of `kept`, and its devices' part of the states.
     """
-    devices = count()
-    if devices == 1:
+    if count() == 1:
         return call
+    of_model, groups = _OF_EACH_MODEL.get(), for_lanes()
 
     def shared(*args: Any) -> Any:
         *by_lane, start = args
         lanes = jax.tree.leaves(by_lane)[0].shape[0]
-        across = max(d for d in range(1, devices + 1) if devices % d == 0 and d <= lanes)
+        across = max(d for d in range(1, groups + 1) if groups % d == 0 and d <= lanes)
         spare = -lanes % across
 
         def pad(x: jax.Array) -> jax.Array:
             return jnp.concatenate([x, jnp.repeat(x[-1:], spare, axis=0)]) if spare else x
 
-        shape = (across, devices // across)
-        mesh = jax.make_mesh(shape, (LANE, TASK), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        shape, names = (across, groups // across, of_model), (LANE, TASK, MODEL)
+        mesh = jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * 3)
         lane, whole = PartitionSpec(LANE), PartitionSpec()
         specs = (*(lane for _ in by_lane), whole)
-        mapped = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=lane, check_vma=False)
+        ours = set(names if of_model == 1 else names[:2])  # the third is XLA's
+        mapped = jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=lane, axis_names=ours, check_vma=False)
         with _sharing_tasks(shape[1]):
             found = mapped(*jax.tree.map(pad, by_lane), start)
         states, *kept = jax.tree.map(lambda x: x[:lanes], found)
@@ -190,3 +196,54 @@ def _sharing_tasks(num_parts: int) -> Iterator[None]:
     )
     with sharing.shared(share if num_parts > 1 else None):
         yield
+
+
+# --- models in parts ------------------------------------------------------------------------------------
+
+_OF_EACH_MODEL: contextvars.ContextVar[int] = contextvars.ContextVar("devices of each model", default=1)
+
+
+@contextlib.contextmanager
+def of_each_model(number: int) -> Iterator[None]:
+    """While programs are made: so many devices keep one training's parameters and optimiser state, a part each.
+
+    They compute its layers together, as in Shoeybi et al. 2019 (Megatron-LM): each has columns of the matrices that
+    widen what they take, and rows of those that narrow it. XLA finds what to exchange (Xu et al. 2021, GSPMD).
+
+    Raises: ConfigError unless it divides the number of devices.
+    """
+    if number < 1:
+        raise ConfigError(f"devices-per-model = {number}: must be at least 1")
+    if count() % number:
+        fit = ", ".join(str(n) for n in range(1, count() + 1) if count() % n == 0)
+        there = f"the {count()} devices" if count() > 1 else "the one device"
+        raise ConfigError(f"devices-per-model = {number}: must divide {there} of this training ({fit})")
+    token = _OF_EACH_MODEL.set(number)
+    try:
+        yield
+    finally:
+        _OF_EACH_MODEL.reset(token)
+
+
+def for_lanes() -> int:
+    """Devices, or groups of them that keep a model together, which share lanes and tasks."""
+    return count() // _OF_EACH_MODEL.get()
+
+
+def in_parts(state: Any) -> Any:
+    """A lane's state, of which each device of a model keeps a part: of every large array, along its longest axis.
+
+    It says where arrays are, and changes nothing else: sums over such an axis are in another order.
+    """
+    number = _OF_EACH_MODEL.get()
+    if number == 1:
+        return state
+
+    def one(x: jax.Array) -> jax.Array:
+        fit = [axis for axis, n in enumerate(x.shape) if n % number == 0]
+        if not fit or x.size < LEAST:
+            return x
+        longest = max(fit, key=lambda axis: x.shape[axis])
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * longest, MODEL))
+
+    return jax.tree.map(one, state)

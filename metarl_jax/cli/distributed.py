@@ -6,15 +6,18 @@ on.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from metarl_jax.envs.packages import MissingPackage
 from metarl_jax.options import ConfigError
 
 WORKER = "METARL_WORKER"  # an environment variable, set in a worker
@@ -75,6 +78,25 @@ def join(arguments: argparse.Namespace) -> None:
     import jax
 
     print(f"{PLACE}{jax.process_index()} {jax.process_count()}", file=sys.stderr, flush=True)
+
+
+def has_joined() -> bool:
+    """Whether this process is one of several."""
+    return is_worker() and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """What one process refuses in here, all refuse."""
+    from metarl_jax import devices
+
+    failure = None
+    try:
+        yield
+    except (ConfigError, MissingPackage) as error:
+        failure = error
+    if devices.any_process(failure is not None):
+        raise failure or ConfigError("another process has refused to begin; it says why")
 
 
 def _end_with_parent() -> None:

@@ -51,6 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if error.__cause__ is not None and os.environ.get(TRACEBACK):
             raise
         print(f"error: {printable(str(error))}", file=sys.stderr)
+        arguments.together = distributed.has_joined()
         return 2
     except KeyboardInterrupt as error:
         print(f"\ninterrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
@@ -112,28 +113,32 @@ def _train(arguments: argparse.Namespace) -> int:
         recall(arguments.run_dir)
     else:
         source = find_config(config_name)
-    prepare_jax(a_device_for_every_core=arguments.seeds is not None and arguments.seeds > 1)
-    config = load(source, overrides)
-    run_dir = arguments.run_dir or new_run_dir(source.stem, arguments.resume)
+    several = arguments.devices_per_model > 1 or (arguments.seeds is not None and arguments.seeds > 1)
+    prepare_jax(a_device_for_every_core=several)
+    if arguments.distributed:  # before anything is imported that computes: gymnax, and a user's own code perhaps
+        distributed.join(arguments)
     from metarl_jax import devices
     from metarl_jax.runs import directory, memory, train
     from metarl_jax.runs.build import build
 
-    directory.check_free(run_dir, arguments.resume)
-    if arguments.distributed:
-        distributed.join(arguments)
+    with distributed.agreed():
+        config = load(source, overrides)
+        run_dir = arguments.run_dir or new_run_dir(source.stem, arguments.resume)
+        directory.check_free(run_dir, arguments.resume)
+        job = build(config)
     tell = say if devices.is_first_process() else lambda _: None
-    job = build(config)
     say_horizon(job, tell)
-    estimate = memory.check(job, tell)
     info = directory.environment_info()
     device = f"{info['device']} ({info['backend']})"
     if arguments.distributed:
         device += f", {info['num_devices']} devices of {devices.num_processes()} processes"
+    if arguments.devices_per_model > 1:
+        device += f", {arguments.devices_per_model} for each model"
     headline = f"{config.algorithm} on {config.env}, {config.num_seeds} seed(s), {device}; run directory {run_dir}"
-    train.train(
-        job, run_dir, resume=arguments.resume, report=tell, headline=headline, call=estimate.call if estimate else None
-    )
+    with devices.of_each_model(arguments.devices_per_model):
+        estimate = memory.check(job, tell)
+        call = estimate.call if estimate else None
+        train.train(job, run_dir, resume=arguments.resume, report=tell, headline=headline, call=call)
     if arguments.distributed:
         return 0
     return _finish(job, run_dir)

@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, help="where to keep the run (default: runs/<config>-<time>)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir from its last checkpoint")
     train.add_argument("--seeds", type=int, metavar="N", help="train N seeds in one program (num_seeds)")
+    train.add_argument(
+        "--devices-per-model", type=int, default=1, metavar="N", help="devices that keep each seed's model in parts"
+    )
     several = train.add_argument_group(
         "several processes", "the same command for each, on one host or on many; they share --run-dir"
     )

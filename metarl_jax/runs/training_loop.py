@@ -107,8 +107,8 @@ def train_lanes(
         job = with_values(config, values)
 
         def iteration(state: Any, i: jax.Array) -> tuple[Any, Any]:
-            state, metrics = job.algorithm.step(state, lane_key(seed, i))
-            return state, keep(job, metrics)
+            state, metrics = job.algorithm.step(devices.in_parts(state), lane_key(seed, i))
+            return devices.in_parts(state), keep(job, metrics)
 
         state, kept = jax.lax.scan(iteration, state, start + jnp.arange(num_iterations))
         return state, *kept
@@ -194,7 +194,7 @@ def fit(
         def fewer(n: int, share: float = share) -> int:
             return max(1, min(n // 2, int(n * share)))
 
-        at_once = size or -(-lanes // devices.count())
+        at_once = size or -(-lanes // devices.for_lanes())
         tasks = limits.batch or max(held.tasks, default=1)
         if at_once > 1 and batch_size is None:
             size = fewer(at_once)

@@ -220,3 +220,16 @@ def test_processes_of_different_configurations_are_refused(tmp_path):
     assert found[0][0] == 2 and found[1][0] in (1, 2)
     assert "error: the processes do not train the same" in found[0][1][1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", [(0, 1), (1,)], ids=["in both", "in one"])
+def test_a_mistake_ends_all_processes(tmp_path, wrong):
+    """Each says it in one line; one that has made none says that another has."""
+    other = tmp_path / "other"
+    other.mkdir()
+    configs = [written(tmp_path, PPO), written(other, {**PPO, "lr": -1})]
+    words = [[configs[i in wrong], "--run-dir", tmp_path / "run"] for i in range(2)]
+    for i, (status, (_, messages)) in enumerate(ends(start(words), within=60)):
+        expected = "error: lr = -1" if i in wrong else "error: another process has refused to begin; it says why"
+        assert status == 2 and messages.startswith(expected) and len(messages.splitlines()) == 1, messages
+    assert not (tmp_path / "run").exists()
