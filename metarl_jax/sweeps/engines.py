@@ -242,7 +242,9 @@ class Cluster:
         found = {**same, "XLA_FLAGS": flags, "JAX_ENABLE_X64": str(int(jax.config.read("jax_enable_x64")))}
         if self.uses_gpus:
             return found
-        return {**found, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # NPROC: threads of XLA's pool. A worker has one core, and threads of several workers wait for each other.
+        one = dict.fromkeys(("JAX_NUM_CPU_DEVICES", "OPENBLAS_NUM_THREADS", "NPROC"), "1")
+        return {**found, **one, "JAX_PLATFORMS": "cpu"}
 
     def _fault(self, error: Exception, what: str) -> str:
         """ "memory" or "death"; anything else is raised."""
