@@ -11,12 +11,11 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from metarl_jax import tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
-from metarl_jax.envs.observations import flattener
+from metarl_jax.envs.observations import features_of, flattener
 from metarl_jax.networks import MLP, build_policy, network_part
 from metarl_jax.networks.mlp import Activation
 from metarl_jax.options import (
@@ -69,8 +68,7 @@ def lirpg(
     Discrete actions are one-hot to the network. It starts near 0.
     Not differentiated: values and bootstraps; they are those of the acting agent.
     """
-    space, (size, flat) = env.action_space(env.default_params), flattener(env)
-    actions = int(space.n) if hasattr(space, "n") else int(np.prod(space.shape))
+    (size, flat), (actions, done) = flattener(env), features_of(env.action_space(env.default_params))
     network = MLP(tuple(reward_hidden), 1, reward_activation)
     base = learners.ppo(
         policy,
@@ -88,9 +86,8 @@ def lirpg(
         return {**eta, "output": jax.tree.map(lambda x: 0.01 * x, eta["output"])}
 
     def reward(eta: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
-        seen = flat(observation)
-        done = jax.nn.one_hot(action, actions) if hasattr(space, "n") else action.reshape(*seen.shape[:-1], actions)
-        out: Any = network.apply({"params": eta}, jnp.concatenate([seen, done], axis=-1))
+        seen = jnp.concatenate([flat(observation), done(action)], axis=-1)
+        out: Any = network.apply({"params": eta}, seen)
         return jnp.tanh(out[..., 0])
 
     def learner(eta: Params) -> Learner:

@@ -117,7 +117,9 @@ def lpg(
     Raises: ValueError where actions are not discrete.
     """
     if not hasattr(env.action_space(env.default_params), "n"):
-        raise ValueError("lpg: reads the probabilities of actions, which must be discrete; use lpo, or another env")
+        raise ValueError(
+            "lpg: reads the probabilities of actions, which must be one discrete number; use lpo, or another env"
+        )
     actor, (size, flat) = mlp_policy(env, hidden, activation), flattener(env)
     predictor = Categorical(outcomes, tuple(hidden), activation)
     network = UpdateRule(width, embedding, outcomes)

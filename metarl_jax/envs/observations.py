@@ -1,11 +1,12 @@
-"""What a network or a linear baseline reads of an observation: the one place that asks the observation space.
+"""What a network or a linear baseline reads of an observation, or of an action: the one place that asks its space.
 
 | space                                       | features                                  |
 |---------------------------------------------|-------------------------------------------|
 | `.n` (Discrete)                             | one-hot [n]                               |
 | `.nvec` (several discrete numbers at once)  | their one-hots after one another          |
 | `.shape` (Box, of floats or of integers)    | the numbers themselves, flattened         |
-| `.spaces` (Dict, Tuple)                     | refused: wrap it so that it is one array  |
+| `Joint` (several spaces as one vector)      | those of its parts, one after another     |
+| `.spaces` (Dict, Tuple)                     | refused: `envs.spaces.one_array` first    |
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from metarl_jax.envs.spaces import Joint
 
 Features = Callable[[jax.Array], jax.Array]
 
@@ -25,17 +28,25 @@ def flattener(env: Any) -> tuple[int, Features]:
     """
     space = env.observation_space(env.default_params)
     check_one_array("observation", space, env.name)
+    return features_of(space)
+
+
+def features_of(space: Any) -> tuple[int, Features]:
+    """(size, f) with f: values of a space [..., *shape] -> features [..., size], in JAX's float type."""
+    if isinstance(space, Joint):
+        sizes, parts = zip(*map(features_of, space.parts), strict=True)
+        return sum(sizes), lambda x: jnp.concatenate([f(y) for f, y in zip(parts, space.split(x), strict=True)], -1)
     if hasattr(space, "nvec"):
         return _several(np.asarray(space.nvec))
     if hasattr(space, "n"):
         options = int(space.n)
-        return options, lambda observation: _one_hot(observation, options)
+        return options, lambda value: _one_hot(value, options)
     shape = tuple(space.shape)
     size = int(np.prod(shape))
 
-    def flat(observation: jax.Array) -> jax.Array:
-        lead = observation.shape[: observation.ndim - len(shape)]
-        return jnp.asarray(observation, jnp.result_type(float)).reshape(*lead, size)
+    def flat(value: jax.Array) -> jax.Array:
+        value = jnp.asarray(value, jnp.result_type(float))
+        return value.reshape(*value.shape[: value.ndim - len(shape)], size)
 
     return size, flat
 
@@ -44,8 +55,8 @@ def check_one_array(what: str, space: Any, name: str) -> None:
     """Raises: ValueError for the space of an observation or an action that is not one array."""
     if not hasattr(space, "shape") or hasattr(space, "spaces"):
         raise ValueError(
-            f"{what} space {type(space).__name__} of {name}: cannot be concatenated into one vector; "
-            "wrap the environment so that it is one array"
+            f"{what} space {type(space).__name__} of {name}: is not one array; metarl_jax.envs.spaces.one_array makes "
+            "an environment with one of it"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.envs.spaces import one_array, parts_of
 from metarl_jax.envs.tasks import TaskDistribution
 from metarl_jax.options import ConfigError
 from metarl_jax.user_code import place, said
@@ -35,10 +36,10 @@ class Environment(Protocol):
         """[] bool: a time limit ends the episode in this state."""
 
     def observation_space(self, params: Any) -> Any:
-        """A space with `shape`, or with `n` where observations are the numbers of states."""
+        """A space with `shape`, `n` (observations are the numbers of states), `nvec`, or `spaces` (dictionaries)."""
 
     def action_space(self, params: Any) -> Any:
-        """A space with `sample(key)`, and `n` (discrete) or `shape`, `low` and `high` (box)."""
+        """A space with `sample(key)`, and `n` or `nvec` (discrete), `shape`, `low` and `high` (box), or `spaces`."""
 
 
 def calls_host(env: Any) -> bool:
@@ -111,11 +112,18 @@ def check_environment(name: str, made: Any) -> tuple[Any, Any]:
     if not isinstance(tasks, TaskDistribution):
         tasks = TaskDistribution(sample=tasks.sample, horizon=tasks.horizon)
     try:
-        space, actions = env.observation_space(env.default_params), env.action_space(env.default_params)
-        for what, found in (("observation_space", space), ("action_space", actions)):
+        spaces = env.observation_space(env.default_params), env.action_space(env.default_params)
+        for what, found in zip(("observation_space", "action_space"), spaces, strict=True):
             if not any(hasattr(found, part) for part in ("shape", "n", "nvec", "spaces")):
                 kind = type(found).__name__
                 raise _Wrong(f"its {what} is a {kind}, not a space such as gymnax's spaces.Box(low, high, shape)")
+            for part in parts_of(found):
+                if not any(hasattr(part, name) for name in ("shape", "nvec")):
+                    raise _Wrong(
+                        f"a part of its {what} is a {type(part).__name__}, not a Box, Discrete or MultiDiscrete"
+                    )
+        env = one_array(env)
+        space = env.observation_space(env.default_params)
         first, after = jax.eval_shape(lambda key: _reset_and_step(env, tasks, key), jax.random.key(0))
     except _Wrong as error:
         raise wrong(str(error)) from None

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 from jax import Array
 
-from metarl_jax.envs.observations import check_one_array, flattener
+from metarl_jax.envs.observations import check_one_array, features_of, flattener
+from metarl_jax.envs.spaces import one_array
 from metarl_jax.envs.tasks import TaskDistribution, check_count
 
 
@@ -31,7 +31,7 @@ class TrialState(environment.EnvState):
 class Trials(environment.Environment[TrialState, Any]):
     """`num_episodes` episodes of `env` on one task; the parameters are those of `env`.
 
-    Observation, flat [D + A + 2]: what `env` shows, the previous action (one-hot, or the numbers of a box action), the
+    Observation, flat [D + A + 2]: what `env` shows and the previous action (as `envs.observations` reads both), the
     previous reward, and 1 where the previous step ended an episode. All three are 0 at the start of a trial. An episode
     ends where `env` ends it, or after `horizon` steps; the trial *terminates* with the last of them: its length is part
     of the problem, so nothing is bootstrapped there, and within it the return runs across episodes.
@@ -46,7 +46,7 @@ class Trials(environment.Environment[TrialState, Any]):
         self.observation_size, self._features = flattener(env)
         check_one_array("action", acts, env.name)
         self.num_options = int(acts.n) if hasattr(acts, "n") else None  # discrete actions
-        self.action_size = self.num_options or int(np.prod(acts.shape))
+        self.action_size, self._action_features = features_of(acts)
 
     @property
     def default_params(self) -> Any:
@@ -87,10 +87,7 @@ class Trials(environment.Environment[TrialState, Any]):
             episode_time=jnp.where(over, 0, time),
             time=state.time + 1,
         )
-        before = jnp.asarray(action, float).reshape(-1)
-        if self.num_options is not None:
-            before = jax.nn.one_hot(action, self.num_options, dtype=float)
-        flat = self._flat(observation, before, reward, over)
+        flat = self._flat(observation, self._action_features(jnp.asarray(action)), reward, over)
         return flat, state, reward, self.is_terminated(state, params), {**info, "episode_over": over}
 
     def restart(self, key: Array, observation: Array, state: TrialState, params: Any) -> tuple[Array, TrialState]:
@@ -136,14 +133,14 @@ def trials(env: Any, tasks: TaskDistribution, num_episodes: int, horizon: int | 
 
     Equal arguments give the same instance, so that jit caches keyed on it are reused.
 
-    Raises: ValueError for counts below 1, and for observations or actions that are not one array.
+    Dictionaries and tuples are made one array. Raises: ValueError for counts below 1.
     """
     return _trials(env, num_episodes, tasks.horizon if horizon is None else horizon)
 
 
 @functools.lru_cache(maxsize=None, typed=True)
 def _trials(env: Any, num_episodes: int, horizon: int) -> Trials:
-    return Trials(env, num_episodes, horizon)
+    return Trials(one_array(env), num_episodes, horizon)
 
 
 def episode_ends(next_observation: Array) -> Array:

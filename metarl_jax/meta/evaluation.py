@@ -75,19 +75,10 @@ def policy_returns(
 
 def uniform_policy(env: Any) -> Callable[[Params, jax.Array], Any]:
     """The policy that draws uniformly from the action space, in `Policy.apply` form."""
-    import distrax
+    from metarl_jax.networks.actions import uniform
 
-    space = env.action_space(env.default_params)
-
-    def act(params: Params, observation: jax.Array) -> Any:
-        del params
-        batch = observation.shape[:1]
-        if hasattr(space, "n"):
-            return distrax.Categorical(logits=jnp.zeros((*batch, int(space.n))))
-        low, high = (jnp.broadcast_to(jnp.asarray(b, float), (*batch, *space.shape)) for b in (space.low, space.high))
-        return distrax.Independent(distrax.Uniform(low, high), reinterpreted_batch_ndims=1)
-
-    return act
+    of_batch = uniform(env)
+    return lambda params, observation: of_batch(observation.shape[:1])
 
 
 def oracle_returns(oracle: Callable[[Task], jax.Array], tasks: Task) -> jax.Array:

@@ -2,15 +2,15 @@
 
 from metarl_jax.envs.observations import flattener
 from metarl_jax.networks.belief import belief_network, feature_policy
-from metarl_jax.networks.mlp import MLP, Categorical, Gaussian, mlp_policy, orthogonal
+from metarl_jax.networks.mlp import MLP, Actor, Categorical, mlp_policy, orthogonal
 from metarl_jax.networks.recurrent import recurrent_policy
 from metarl_jax.networks.registry import build_policy, network_part, register
 from metarl_jax.networks.transformer import transformer_policy
 
 __all__ = [
     "MLP",
+    "Actor",
     "Categorical",
-    "Gaussian",
     "belief_network",
     "build_policy",
     "feature_policy",

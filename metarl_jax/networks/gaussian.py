@@ -34,20 +34,15 @@ def num_actions(space: Any) -> int:
     return int(space.shape[0])
 
 
-def box_of(env: Any, squash: bool) -> Box | None:
-    """The box that the actions of `env` are squashed into; None without `squash`.
+def box_of(space: Any, name: str) -> Box:
+    """The box that the actions of an environment of that name are squashed into.
 
-    Raises: ValueError for discrete actions, and for a box without finite bounds.
+    Raises: ValueError for a box without finite bounds.
     """
-    if not squash:
-        return None
     with jax.ensure_compile_time_eval():
-        space = env.action_space(env.default_params)
-        if hasattr(space, "n"):
-            raise ValueError(f"squash = True: needs box actions, and those of {env.name} are discrete; leave it out")
-        low, high = (np.broadcast_to(np.asarray(x, float), space.shape) for x in (space.low, space.high))
+        low, high = (np.broadcast_to(np.asarray(x, float), space.shape).reshape(-1) for x in (space.low, space.high))
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-        raise ValueError(f"squash = True: needs finite bounds, and the actions of {env.name} have none; leave it out")
+        raise ValueError(f"squash = True: needs finite bounds, and the actions of {name} have none; leave it out")
     return Box(tuple(low.tolist()), tuple(high.tolist()))
 
 

@@ -3,49 +3,41 @@
 from collections.abc import Callable
 from typing import Any
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.networks.gaussian import Box, box_of, gaussian, num_actions
+from metarl_jax.networks.actions import Actions, actions_of
 from metarl_jax.options import Float
 from metarl_jax.types import Params, Policy
 
 
 class Heads(nn.Module):
-    """features [..., H] -> distrax distribution over actions, and value [...]: one layer each.
+    """features [..., H] -> distribution over actions (`networks.actions`), and value [...]: one layer each.
 
-    Discrete actions: logits. Box actions: N(mean, std^2) with a learned std that does not depend on the features,
-    squashed into `box` where there is one.
+    The std of box actions is learned, and does not depend on the features.
     """
 
-    num_outputs: int
-    discrete: bool = True
+    actions: Actions
     init_std: Float = 1.0
-    min_std: Float = 1e-6
-    box: Box | None = None
 
     @classmethod
     def of(cls, env: Any, init_std: Float = 1.0, min_std: Float = 1e-6, squash: bool = False) -> "Heads":
-        """The heads for the actions of `env`, discrete or a box of one dimension."""
-        space, box = env.action_space(env.default_params), box_of(env, squash)
-        if hasattr(space, "n"):
-            return cls(int(space.n))
-        return cls(num_actions(space), discrete=False, init_std=init_std, min_std=min_std, box=box)
+        """The heads for the actions of `env`."""
+        return cls(actions_of(env, min_std, squash), init_std)
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[Any, jax.Array]:
-        dtype = features.dtype
+        dtype, actions = features.dtype, self.actions
         small, unit = nn.initializers.orthogonal(0.01), nn.initializers.orthogonal(1.0)
-        out = nn.Dense(self.num_outputs, kernel_init=small, param_dtype=dtype, dtype=dtype, name="actor")(features)
+        out = nn.Dense(actions.num_outputs, kernel_init=small, param_dtype=dtype, dtype=dtype, name="actor")(features)
         value = nn.Dense(1, kernel_init=unit, param_dtype=dtype, dtype=dtype, name="critic")(features)[..., 0]
-        if self.discrete:
-            return distrax.Categorical(logits=out), value
-        start = nn.initializers.constant(np.log(self.init_std))
-        log_std = self.param("log_std", start, (self.num_outputs,), dtype)
-        return gaussian(out, log_std, self.min_std, self.box), value
+        log_std = None
+        if actions.num_stds:
+            start = nn.initializers.constant(np.log(self.init_std))
+            log_std = self.param("log_std", start, (actions.num_stds,), dtype)
+        return actions.distribution(out, log_std), value
 
 
 def memory_policy(env: Any, network: nn.Module, remember: Callable[[int], Any]) -> Policy:

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons: a torso, a categorical and a diagonal Gaussian head, and the policy they make."""
+"""Multi-layer perceptrons: a torso, an actor for any actions, and the policy they make."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.envs.observations import flattener
-from metarl_jax.networks.gaussian import Box, MinStd, Squash, box_of, gaussian, num_actions
+from metarl_jax.networks.actions import Actions, actions_of
+from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.options import Float, NonNegative, Rate, Widths, takes_options
 from metarl_jax.types import Params, Policy
 
@@ -85,24 +86,23 @@ class Categorical(nn.Module):
         return distrax.Categorical(logits=MLP(self.hidden, self.num_actions, self.activation)(observation))
 
 
-class Gaussian(nn.Module):
-    """N(mean(o), diag(std^2)) with a learned std that does not depend on the observation, squashed into `box` if any.
+class Actor(nn.Module):
+    """Policy over any actions: an MLP whose outputs `networks.actions` reads, and a std that does not depend on them.
 
-    std = max(exp(log_std), min_std). Log-probabilities sum over the action dimensions.
+    std = max(exp(log_std), min_std), for the numbers of boxes. Log-probabilities sum over what an action is made of.
     """
 
-    action_dim: int
+    actions: Actions
     hidden: Sequence[int] = (64, 64)
     activation: str = "tanh"
     init_std: Float = 1.0
-    min_std: Float = 1e-6
-    box: Box | None = None
 
     @nn.compact
     def __call__(self, observation: jax.Array) -> Any:
-        mean = MLP(self.hidden, self.action_dim, self.activation)(observation)
-        log_std = self.param("log_std", nn.initializers.constant(np.log(self.init_std)), (self.action_dim,))
-        return gaussian(mean, log_std, self.min_std, self.box)
+        out, log_std = MLP(self.hidden, self.actions.num_outputs, self.activation)(observation), None
+        if self.actions.num_stds:
+            log_std = self.param("log_std", nn.initializers.constant(np.log(self.init_std)), (self.actions.num_stds,))
+        return self.actions.distribution(out, log_std)
 
 
 @takes_options()
@@ -118,7 +118,7 @@ def mlp_policy(
     output_gain: Annotated[NonNegative, "scale of the last layer's initial weights"] = 0.01,
     context_size: int = 0,
 ) -> Policy:
-    """The MLP policy that fits `env`: categorical for a discrete action space, Gaussian for a box.
+    """The MLP policy that fits `env`: categorical for discrete actions, Gaussian for a box, a product for several.
 
     With `squash` the Gaussian goes through tanh into the bounds of the box (`networks.gaussian.Squashed`).
     With `critic`, a second MLP of the same shape estimates the value; the two share no weights.
@@ -126,15 +126,8 @@ def mlp_policy(
     `context_size` the actor also reads `params["context"]` [context_size], zeros where there is none: what CAVIA
     adapts.
     """
-    params = env.default_params
-    space = env.action_space(params)
     size, flat = flattener(env)
-    box = box_of(env, squash)
-    actor: nn.Module
-    if hasattr(space, "n"):
-        actor = Categorical(int(space.n), tuple(hidden), activation)
-    else:
-        actor = Gaussian(num_actions(space), tuple(hidden), activation, init_std, min_std, box)
+    actor = Actor(actions_of(env, min_std, squash), tuple(hidden), activation, init_std)
     value = MLP(tuple(hidden), 1, activation)
 
     def with_context(params: Params, observation: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from metarl_jax import tree
+from metarl_jax.envs.spaces import is_discrete, parts_of
 from metarl_jax.options import Part, takes_options
 from metarl_jax.types import Params, Policy
 
@@ -119,10 +120,8 @@ def normalized(
     shapes: dict[str, tuple[int, ...]] = {"reward": ()} if normalize_rewards else {}
     if normalize_observations:
         space = env.observation_space(env.default_params)
-        if size is None and (hasattr(space, "n") or hasattr(space, "nvec")):
-            raise ValueError(
-                f"{which} = True: observations of {env.name} are discrete, which one-hots are; leave it out"
-            )
+        if size is None and any(map(is_discrete, parts_of(space))):
+            raise ValueError(f"{which} = True: observations of {env.name} are discrete, or parts are; leave it out")
         shapes["observation"] = tuple(space.shape) if size is None else (size,)
 
     def init(key: jax.Array) -> Params:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.envs.observations import flattener
+from metarl_jax.envs.observations import features_of, flattener
+from metarl_jax.envs.spaces import is_discrete, parts_of
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.runs.build import build
 from metarl_jax.runs.training_loop import with_values
@@ -42,12 +43,11 @@ def describe(config: Any, task_seeds: Sequence[int]) -> np.ndarray:
     size = np.abs(reward).mean(axis=1) + 1e-8
     task = jax.tree.map(lambda x: x[0], job.evaluation_tasks(1))
     actions = job.env.action_space(task)
-    discrete = hasattr(actions, "n")
     fixed = [
         np.log10(job.horizon),
         np.log10(flattener(job.env)[0]),
-        0.0 if discrete else 1.0,
-        np.log10(actions.n if discrete else np.prod(actions.shape)),
+        0.0 if all(map(is_discrete, parts_of(actions))) else 1.0,
+        np.log10(features_of(actions)[0]),
     ]
     seen = [
         (reward != 0).mean(axis=1),

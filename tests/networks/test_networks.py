@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import metarl_jax as mrl
-from metarl_jax.networks import Gaussian, mlp_policy
+from metarl_jax.networks import mlp_policy
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def test_gaussian_samples_have_its_moments(point_env):
     np.testing.assert_allclose(log_prob, distribution.log_prob(sample), rtol=1e-4, atol=1e-5)
 
 
-def test_gaussian_std_has_a_floor():
-    network = Gaussian(action_dim=2, hidden=(), min_std=0.1)
-    params = network.init(jax.random.key(0), jnp.zeros(3))
-    params = {"params": {**params["params"], "log_std": jnp.array([-50.0, 0.0])}}
-    np.testing.assert_allclose(network.apply(params, jnp.zeros(3)).stddev(), [0.1, 1.0], rtol=1e-6)
+def test_gaussian_std_has_a_floor(point_env):
+    policy = mlp_policy(point_env, hidden=(), min_std=0.1)
+    params = policy.init(jax.random.key(0))
+    params = {"actor": {**params["actor"], "log_std": jnp.array([-50.0, 0.0])}}
+    np.testing.assert_allclose(policy.apply(params, jnp.zeros(2)).stddev(), [0.1, 1.0], rtol=1e-6)
 
 
 def test_categorical_log_prob(bandit_env):

@@ -100,7 +100,7 @@ def test_train_evaluate(name, tmp_path, capsys):
         ("lpg", {"eval_updates": 3}, "eval_updates = 3: must divide eval_lifetime"),
         ("lpg", {"num_epochs": 2}, "num_epochs = 2: not a key of algorithm lpg"),
         ("lpg", {"num_inner_steps": 3}, "lifetime = 4: must be a multiple of num_inner_steps = 3"),
-        ("lpg", {"env": "PointNavigation-v0"}, "must be discrete; use lpo"),
+        ("lpg", {"env": "PointNavigation-v0"}, "must be one discrete number; use lpo"),
         ("lpo", {"eval_updates": 3, "eval_lifetime": 6}, "lifetime = 4: must be a multiple of eval_updates = 3"),
         ("lpo", {"population_size": 3}, "population_size = 3: must be even"),
         ("lpo", {"lifetime": None, "eval_lifetime": 4}, "lifetime = null: evolution judges whole lives"),

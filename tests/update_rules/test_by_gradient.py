@@ -324,7 +324,7 @@ def test_lpg_reads_nothing_of_the_next_episode():
 
 
 def test_lpg_needs_discrete_actions():
-    with pytest.raises(ValueError, match="must be discrete; use lpo"):
+    with pytest.raises(ValueError, match="must be one discrete number; use lpo"):
         mrl.lpg(mrl.make("PointNavigation-v0")[0])
 
 

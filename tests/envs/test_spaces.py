@@ -1,0 +1,209 @@
+"""Environments of any spaces: dictionaries of observations, several actions at once, for every kind of learner."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from gymnax.environments import environment, spaces
+
+import metarl_jax as mrl
+from metarl_jax.envs.observations import features_of, flattener
+from metarl_jax.envs.spaces import Joint, MultiDiscrete, one_array
+from metarl_jax.envs.tasks import TaskDistribution
+from metarl_jax.envs.trial import trials
+from metarl_jax.networks import mlp_policy
+from metarl_jax.options import ConfigError
+from metarl_jax.rl.rollout import rollout
+from metarl_jax.runs.build import build
+from metarl_jax.runs.config import validate
+
+
+@struct.dataclass
+class Room(environment.EnvParams):
+    wanted: jax.Array = struct.field(default_factory=lambda: jnp.array([1, 2]))
+
+
+@struct.dataclass
+class Seen(environment.EnvState):
+    shown: jax.Array
+    time: jax.Array
+
+
+class Office(environment.Environment):
+    """Shows a picture, a place, a kind and two switches; pays for the wanted ones of the actions taken."""
+
+    name, num_actions = "Office", 0
+
+    def __init__(self, actions):
+        super().__init__()
+        self.actions = actions
+
+    @property
+    def default_params(self):
+        return Room()
+
+    def reset_env(self, key, params):
+        state = Seen(jax.random.randint(key, (), 0, 3), jnp.zeros((), int))
+        return self.look(state), state
+
+    def look(self, state):
+        place = jnp.stack([state.time * 0.1, 1.0 - state.time])
+        inside = {"kind": state.shown, "switches": jnp.stack([state.shown % 2, state.shown])}
+        return {"picture": jnp.full((2, 2, 1), state.shown, float), "rest": (place, inside)}
+
+    def step_env(self, key, state, action, params):
+        if self.actions == "several":
+            chosen, turned = action, 0.0
+        else:
+            assert set(action) == {"turn", "choose"}, action
+            chosen, turned = action["choose"][0], action["turn"]
+            assert turned.shape == (2, 1) and jnp.issubdtype(chosen.dtype, jnp.integer)
+        reward = jnp.mean((chosen == params.wanted).astype(float)) - 0.1 * jnp.sum(jnp.square(turned))
+        state = Seen(jax.random.randint(key, (), 0, 3), state.time + 1)
+        return self.look(state), state, reward, jnp.zeros((), bool), {}
+
+    def is_terminated(self, state, params):
+        return jnp.zeros((), bool)
+
+    def is_truncated(self, state, params):
+        return state.time >= 4
+
+    def action_space(self, params=None):
+        chosen = MultiDiscrete([2, 3])
+        if self.actions == "several":
+            return chosen
+        return spaces.Dict({"turn": spaces.Box(-1.0, 1.0, (2, 1)), "choose": spaces.Tuple([chosen])})
+
+    def observation_space(self, params=None):
+        inside = spaces.Dict({"kind": spaces.Discrete(3), "switches": MultiDiscrete([2, 3])})
+        rest = spaces.Tuple([spaces.Box(-9.0, 9.0, (2,)), inside])
+        return spaces.Dict({"picture": spaces.Box(0.0, 1.0, (2, 2, 1)), "rest": rest})
+
+
+def office(actions="several"):
+    def sample(key):
+        return Room(wanted=jnp.stack([jax.random.randint(key, (), 0, 2), jax.random.randint(key, (), 0, 3)]))
+
+    return Office(actions), TaskDistribution(sample=sample, horizon=4)
+
+
+def broken():
+    env, tasks = office()
+    env.observation_space = lambda params=None: spaces.Dict({"a": object()})
+    return env, tasks
+
+
+@pytest.fixture
+def address(monkeypatch):
+    monkeypatch.setitem(sys.modules, "offices", sys.modules[__name__])
+    return "offices:office"
+
+
+def test_a_joint_space_holds_the_numbers_of_its_parts():
+    space = Joint([spaces.Box(0.0, 1.0, (2, 1)), spaces.Discrete(3), MultiDiscrete([2, 4])])
+    values = [jnp.array([[0.5], [0.25]]), jnp.array(2), jnp.array([1, 3])]
+    vector = space.join(values)
+    np.testing.assert_array_equal(vector, [0.5, 0.25, 2, 1, 3])
+    for value, back in zip(values, space.split(vector), strict=True):
+        assert back.dtype == value.dtype
+        np.testing.assert_array_equal(back, value)
+    batched = space.split(jnp.stack([vector, vector]))
+    assert [x.shape for x in batched] == [(2, 2, 1), (2,), (2, 2)]
+    size, features = features_of(space)
+    np.testing.assert_array_equal(features(vector), [0.5, 0.25, 0, 0, 1, 0, 1, 0, 0, 0, 1])
+    assert size == 11 and space.shape == (5,) and Joint([spaces.Discrete(3)]).dtype == jnp.int32
+    samples = jax.vmap(space.sample)(jax.random.split(jax.random.key(0), 500))
+    assert bool(jax.vmap(space.contains)(samples).all())
+    assert not bool(space.contains(vector.at[2].set(3)))
+    for column, options in ((2, 3), (3, 2), (4, 4)):
+        counts = np.bincount(np.asarray(samples[:, column], int), minlength=options)
+        assert counts.min() > 500 / options * 0.7 and counts.size == options
+
+
+@pytest.mark.parametrize("actions", ["several", "mixed"])
+def test_an_environment_of_one_array_is_the_one_inside(actions):
+    env, tasks = office(actions)
+    flat = one_array(env)
+    key, task = jax.random.key(0), tasks.sample(jax.random.key(1))
+    inside, state = env.reset_env(key, task)
+    seen, same = flat.reset_env(key, task)
+    place, rest = inside["rest"]
+    np.testing.assert_allclose(seen, [*np.ravel(inside["picture"]), *place, rest["kind"], *rest["switches"]])
+    assert flat.name == "Office" and flat.observation_space().shape == seen.shape
+    action = jnp.array([1, 2]) if actions == "several" else jnp.array([0.5, -0.5, 1.0, 2.0])
+    nested = action if actions == "several" else {"turn": action[:2, None], "choose": (jnp.array([1, 2]),)}
+    ours, theirs = flat.step_env(key, same, action, task), env.step_env(key, state, nested, task)
+    np.testing.assert_array_equal(ours[2], theirs[2])
+    np.testing.assert_array_equal(ours[0][:4], np.ravel(theirs[0]["picture"]))
+    plain, _ = mrl.make("PointNavigation-v0")
+    assert one_array(plain) is plain
+    assert trials(env, tasks, 2).observation_size == flattener(flat)[0] == 4 + 2 + 3 + 5
+
+
+RUN = {"num_iterations": 2, "env": "offices:office"}
+LEARNERS = {
+    "ppo": {"num_envs": 4, "num_steps": 8, "hidden": [8], "num_minibatches": 2},
+    "promp": {"meta_batch_size": 2, "episodes_per_task": 2, "hidden": [8]},
+    "maml_trpo": {"meta_batch_size": 2, "episodes_per_task": 2, "hidden": [8]},
+    "rl2": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 8},
+    "varibad": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "hidden": [8], "encoder_size": 8},
+    "lirpg": {
+        "num_agents": 2,
+        "num_envs": 2,
+        "num_steps": 4,
+        "hidden": [8],
+        "num_inner_steps": 2,
+        "lifetime": 4,
+        "eval_updates": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("actions", ["several", "mixed"])
+@pytest.mark.parametrize("algorithm", LEARNERS)
+def test_every_kind_of_learner_trains_on_dictionaries_and_several_actions(address, algorithm, actions):
+    data = {"algorithm": algorithm, **RUN, "env_options": {"actions": actions}, **LEARNERS[algorithm]}
+    job = build(validate(data))
+
+    def two(key):
+        state = job.algorithm.init(key)
+        after, metrics = job.algorithm.step(state, key)
+        return state, job.algorithm.step(after, key)[0], metrics
+
+    before, after, metrics = jax.jit(two)(jax.random.key(0))
+    assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
+    moved = [bool(jnp.any(a != b)) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
+    assert any(moved)
+
+
+def test_ppo_learns_several_actions_at_once(address):
+    """The wanted pair of one task, from a reward that counts both: half of it is to be had by one of them."""
+    env, tasks = mrl.make("offices:office", actions="mixed")
+    policy = mlp_policy(env, (16,), critic=True)
+    task = Room(wanted=jnp.array([1, 2]))
+    algo = mrl.ppo(env, task, policy, num_envs=16, num_steps=16, lr=1e-2, num_iterations=60)
+
+    @jax.jit
+    def trained(key):
+        state, _ = jax.lax.scan(algo.step, algo.init(key), jax.random.split(key, 60))
+        return rollout(env, policy.apply, state.learner.params, key, task, num_steps=4, num_envs=64)[0].reward.mean()
+
+    assert float(trained(jax.random.key(0))) > 0.7
+
+
+def test_a_space_that_nothing_reads_is_one_line(address):
+    with pytest.raises(
+        ConfigError, match="env = offices:broken: a part of its observation_space is a object, not a Box"
+    ):
+        build(validate({"algorithm": "rl2", **RUN, "env": "offices:broken", "num_episodes": 2, "meta_batch_size": 2}))
+    with pytest.raises(
+        ConfigError, match="normalize_observations = True: observations of Office are discrete, or parts"
+    ):
+        build(validate({"algorithm": "ppo", **RUN, **LEARNERS["ppo"], "normalize_observations": True}))
+    with pytest.raises(ConfigError, match="lpg: reads the probabilities of actions, which must be one discrete number"):
+        build(validate({"algorithm": "lpg", **RUN, "num_agents": 2, "num_envs": 2, "num_steps": 4, "eval_updates": 2}))
+    with pytest.raises(ConfigError, match="squash = True: needs box actions, and those of Office are discrete"):
+        build(validate({"algorithm": "ppo", **RUN, **LEARNERS["ppo"], "squash": True}))
