@@ -69,11 +69,19 @@ _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
         "2 arms with p and 1 - p, or 11 with one that tells which pays (Wang et al. 2016)",
     ),
     "GridNavi-v0": ("metarl_jax.envs.grid_navi:grid_navi", "5x5 grid, one of 21 hidden goals, 15 steps (VariBAD)"),
+    "Recommender-v0": (
+        "metarl_jax.envs.recommender:recommender",
+        "a user of hidden, drifting taste, 50 items, clicks by a conditional logit (after RecSim)",
+    ),
     "KrazyWorld-v0": (
         "metarl_jax.envs.krazy_world:krazy_world",
         "10x10 boards of unknown tiles, 3 goals (E-MAML, E-RL2)",
     ),
     "Maze-v0": ("metarl_jax.envs.maze:maze", "procedural 9x9 mazes, hidden goal, partial view (after MetaMaze)"),
+    "Driving-v0": (
+        "metarl_jax.envs.driving.town:driving",
+        "two-lane road with traffic and crossings, unknown rules of the town",
+    ),
     "Sinusoid-v0": (f"{_REGRESSION}:sinusoid", "few-shot sinusoid regression, labelled examples (MAML)"),
     "XOR-v0": (f"{_REGRESSION}:xor", "few-shot XOR on rotated axes, labelled examples"),
     "TwoColours-v0": (

@@ -25,6 +25,8 @@ OWN = [
     "GridNavi-v0",
     "Maze-v0",
     "KrazyWorld-v0",
+    "Recommender-v0",
+    "Driving-v0",
 ]
 
 
