@@ -84,7 +84,7 @@ def actions_of(env: Any, min_std: Float = 1e-6, squash: bool = False) -> Actions
 
     Raises: ValueError for a box of another number of axes than one, and for `squash` without a box or finite bounds.
     """
-    space = env.action_space(env.default_params)
+    space = _space(env)
     if not (hasattr(space, "n") or hasattr(space, "nvec")):
         num_actions(space)  # raises unless it has one axis
     kinds = _kinds(space)
@@ -106,7 +106,7 @@ def actions_of(env: Any, min_std: Float = 1e-6, squash: bool = False) -> Actions
 
 def uniform(env: Any) -> Callable[[tuple[int, ...]], Any]:
     """batch shape -> the uniform distribution over the actions of `env`."""
-    space = env.action_space(env.default_params)
+    space = _space(env)
     kinds = _kinds(space)
 
     def one(kind: _Kind, batch: tuple[int, ...]) -> Any:
@@ -118,6 +118,11 @@ def uniform(env: Any) -> Callable[[tuple[int, ...]], Any]:
         return distrax.Independent(distrax.Uniform(low, high), reinterpreted_batch_ndims=len(shape))
 
     return lambda batch: _together(space, kinds, [one(kind, batch) for kind in kinds])
+
+
+def _space(env: Any) -> Any:
+    with jax.ensure_compile_time_eval():  # its bounds are numbers, also where a constructor is traced
+        return env.action_space(env.default_params)
 
 
 class _Kind(NamedTuple):

@@ -115,26 +115,7 @@ def test_the_same_arguments_give_the_same_instance():
     assert trials(env, tasks, 5) is trials(env, tasks, 5)
 
 
-class Unflat:
-    """An environment whose observation is a dictionary."""
-
-    name = "Unflat"
-    default_params = None
-
-    def observation_space(self, params):
-        from gymnax.environments import spaces
-
-        return spaces.Dict({"a": spaces.Discrete(2)})
-
-    def action_space(self, params):
-        from gymnax.environments import spaces
-
-        return spaces.Discrete(2)
-
-
 def test_what_cannot_be_a_trial_is_refused():
     env, tasks = mrl.make("BernoulliBandit-v0")
-    with pytest.raises(ValueError, match="observation space Dict of Unflat: cannot be concatenated"):
-        trials(Unflat(), tasks, 2)
     with pytest.raises(ValueError, match="num_episodes must be an integer of at least 1, got 0"):
         trials(env, tasks, 0)
