@@ -43,7 +43,7 @@ class Joint:
 
     def __init__(self, parts: Sequence[Any]):
         self.parts = tuple(parts)
-        self.sizes = tuple(int(np.prod(np.shape(part.nvec) if hasattr(part, "nvec") else part.shape)) for part in parts)
+        self.sizes = tuple(int(np.prod(_shape(part))) for part in self.parts)
         self.shape = (sum(self.sizes),)
         self.dtype = jnp.int32 if all(is_discrete(part) for part in parts) else jnp.result_type(float)
 
@@ -65,11 +65,14 @@ class Joint:
         """[..., numbers] -> the values of the parts [..., *their shape], discrete ones as integers."""
         found, start = [], 0
         for part, size in zip(self.parts, self.sizes, strict=True):
-            shape = (*x.shape[:-1], *(np.shape(part.nvec) if hasattr(part, "nvec") else part.shape))
-            value = x[..., start : start + size].reshape(shape)
+            value = x[..., start : start + size].reshape(*x.shape[:-1], *_shape(part))
             found.append(value.astype(jnp.int32) if is_discrete(part) else value)
             start += size
         return found
+
+
+def _shape(space: Any) -> tuple[int, ...]:
+    return np.shape(space.nvec) if hasattr(space, "nvec") else tuple(space.shape)
 
 
 def is_discrete(space: Any) -> bool:

@@ -37,7 +37,7 @@ from jax import Array
 from metarl_jax import tree
 from metarl_jax.envs.recommender import Recommender
 from metarl_jax.envs.tasks import check_count
-from metarl_jax.reference.strategy import Strategy, play
+from metarl_jax.reference.strategy import Strategy, memoryless, play
 
 _JITTER = 1e-6  # on the variances that a taste is drawn from, so that they have a root in float32
 
@@ -77,7 +77,7 @@ def oracle(env: Recommender) -> Strategy:
 
     Exact: `SlateChoice.best_slate` says why no slate has a higher chance of a click, and no slate changes the taste.
     """
-    return _memoryless(lambda key, observation: env.choice.best_slate(observation))
+    return memoryless(lambda key, observation: env.choice.best_slate(observation))
 
 
 def random_slates(env: Recommender) -> Strategy:
@@ -87,7 +87,7 @@ def random_slates(env: Recommender) -> Strategy:
         order = jax.lax.top_k(jax.random.uniform(key, (env.choice.num_items,)), env.slate_size)[1].astype(int)
         return order[0] if env.slate_size == 1 else order
 
-    return _memoryless(act)
+    return memoryless(act)
 
 
 def thompson_sampling(env: Recommender, drift: float | Array | None = None, *, newton_steps: int = 3) -> Strategy:
@@ -222,13 +222,4 @@ def _filtering(
         begin_episode=lambda belief, key: begin(belief),
         act=lambda belief, key, observation: env.choice.best_slate(choose(belief, key)),
         observe=observe,
-    )
-
-
-def _memoryless(act: Callable[[Array, Array], Array]) -> Strategy:
-    return Strategy(
-        init=lambda key: jnp.zeros(0),
-        begin_episode=lambda memory, key: memory,
-        act=lambda memory, key, observation: act(key, observation),
-        observe=lambda memory, *_: memory,
     )

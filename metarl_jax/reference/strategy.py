@@ -31,6 +31,16 @@ class Strategy(NamedTuple):
     observe: Callable[..., Memory]
 
 
+def memoryless(act: Callable[[jax.Array, jax.Array], jax.Array]) -> Strategy:
+    """The strategy of (key, observation) -> action, which learns nothing."""
+    return Strategy(
+        init=lambda key: jnp.zeros(0),
+        begin_episode=lambda memory, key: memory,
+        act=lambda memory, key, observation: act(key, observation),
+        observe=lambda memory, *_: memory,
+    )
+
+
 def play(env: Any, strategy: Strategy, key: jax.Array, task: Any, *, num_episodes: int, horizon: int = 1) -> jax.Array:
     """Rewards [episode, step] of one strategy in one task; its memory survives the episodes.
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import struct
 from gymnax.environments import environment, spaces
+from jax.flatten_util import ravel_pytree
+from problems import flat, store_trial
 
 import metarl_jax as mrl
 from metarl_jax.envs.observations import features_of, flattener
@@ -16,6 +18,7 @@ from metarl_jax.envs.tasks import TaskDistribution
 from metarl_jax.envs.trial import trials
 from metarl_jax.networks import mlp_policy
 from metarl_jax.options import ConfigError
+from metarl_jax.rl import learners
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
@@ -126,21 +129,21 @@ def test_a_joint_space_holds_the_numbers_of_its_parts():
 @pytest.mark.parametrize("actions", ["several", "mixed"])
 def test_an_environment_of_one_array_is_the_one_inside(actions):
     env, tasks = office(actions)
-    flat = one_array(env)
+    whole = one_array(env)
     key, task = jax.random.key(0), tasks.sample(jax.random.key(1))
     inside, state = env.reset_env(key, task)
-    seen, same = flat.reset_env(key, task)
+    seen, same = whole.reset_env(key, task)
     place, rest = inside["rest"]
     np.testing.assert_allclose(seen, [*np.ravel(inside["picture"]), *place, rest["kind"], *rest["switches"]])
-    assert flat.name == "Office" and flat.observation_space().shape == seen.shape
+    assert whole.name == "Office" and whole.observation_space().shape == seen.shape
     action = jnp.array([1, 2]) if actions == "several" else jnp.array([0.5, -0.5, 1.0, 2.0])
     nested = action if actions == "several" else {"turn": action[:2, None], "choose": (jnp.array([1, 2]),)}
-    ours, theirs = flat.step_env(key, same, action, task), env.step_env(key, state, nested, task)
+    ours, theirs = whole.step_env(key, same, action, task), env.step_env(key, state, nested, task)
     np.testing.assert_array_equal(ours[2], theirs[2])
     np.testing.assert_array_equal(ours[0][:4], np.ravel(theirs[0]["picture"]))
     plain, _ = mrl.make("PointNavigation-v0")
     assert one_array(plain) is plain
-    assert trials(env, tasks, 2).observation_size == flattener(flat)[0] == 4 + 2 + 3 + 5
+    assert trials(env, tasks, 2).observation_size == flattener(whole)[0] == 4 + 2 + 3 + 5
 
 
 RUN = {"num_iterations": 2, "env": "offices:office"}
@@ -174,8 +177,23 @@ def test_every_kind_of_learner_trains_on_dictionaries_and_several_actions(addres
 
     before, after, metrics = jax.jit(two)(jax.random.key(0))
     assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
-    moved = [bool(jnp.any(a != b)) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
-    assert any(moved)
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), job.params(before), job.params(after))
+    assert all(jax.tree.leaves(moved)), moved
+
+
+def test_second_order_gradients_through_mixed_actions(x64):
+    """MAML's meta-gradient against central differences of the meta-loss: every leaf, in float64."""
+    env, tasks = one_array(office("mixed")[0]), office("mixed")[1]
+    problem = env, tasks, mlp_policy(env, (4,))
+    inner = learners.policy_gradient(problem[2], 0.3)
+    algo = mrl.maml(*problem, inner, meta_batch_size=2, episodes_per_task=4, num_outer_epochs=1)
+    params, trial = store_trial(algo, problem)
+    _, gradient = jax.jit(algo.meta_gradient)(params, trial)
+    loss, (vector, unravel) = jax.jit(algo.meta_loss), ravel_pytree(params)
+    assert all(bool(jnp.any(x != 0)) for x in jax.tree.leaves(gradient))
+    for place, direction in enumerate(jax.random.normal(jax.random.key(3), (4, vector.size), float)):
+        up, down = (loss(unravel(vector + sign * 1e-5 * direction), trial) for sign in (1, -1))
+        np.testing.assert_allclose(flat(gradient) @ direction, (up - down) / 2e-5, rtol=1e-6, err_msg=str(place))
 
 
 def test_ppo_learns_several_actions_at_once(address):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnax.environments import spaces
+from jax.test_util import check_grads
 
 from metarl_jax.envs.spaces import Joint, MultiDiscrete
 from metarl_jax.networks.actions import Product, actions_of, uniform
@@ -66,8 +67,14 @@ def test_a_mixed_action_is_the_product_of_its_parts(x64, squash):
     np.testing.assert_allclose(joint.log_prob(action), log_prob, rtol=1e-12)
     if squash:
         assert bool(jnp.all(jnp.abs(action[:, :2]) <= 2))
-    grads = jax.grad(lambda x: actions.distribution(x, log_std).log_prob(action).sum())(out)
-    assert bool(jnp.all(jnp.isfinite(grads))) and bool(jnp.all(jnp.any(grads != 0, axis=0)))
+
+    def of_outputs(x, std):
+        d = actions.distribution(x, std)
+        return d.log_prob(action).sum() + d.entropy().sum() + d.kl_divergence(joint).sum()
+
+    grads = jax.grad(of_outputs, argnums=(0, 1))(out + 0.3, log_std + 0.1)
+    assert all(bool(jnp.all(jnp.any(jnp.atleast_2d(x) != 0, axis=0))) for x in grads)
+    check_grads(of_outputs, (out + 0.3 * jnp.sin(out), log_std + 0.1), order=2, modes=["rev"], rtol=1e-5)
 
 
 def test_one_action_keeps_its_distribution():
