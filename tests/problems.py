@@ -82,8 +82,8 @@ def of_family(name, env, tasks, policy, lr=0.1, **options):
 
 def make_varibad(env, tasks, condition="next_state", decoder="mlp", **options):
     """VariBAD with tiny networks."""
-    policy = feature_policy(env, env.observation_size + 2 * 3, (8,))
-    sizes = {"latent_size": 3, "hidden_size": 8, "embedding_size": 8}
+    policy = feature_policy(env, 2 * 3, (8,))
+    sizes = {"latent_size": 3, "hidden_size": 8, "step_size": 8}
     belief = belief_network(env, condition_size(env, condition), decoder=decoder, **sizes)
     options = {"meta_batch_size": 4, "num_minibatches": 2, **options}
     return mrl.varibad(env, tasks, policy, belief, condition=condition, **options)

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from metarl_jax import tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
-from metarl_jax.envs.observations import features_of, flattener
-from metarl_jax.networks import MLP, build_policy, network_part
-from metarl_jax.networks.mlp import Activation
+from metarl_jax.envs.observations import features_of
+from metarl_jax.networks import ENCODING, MLP, build_policy, encoder, network_part
+from metarl_jax.networks.encoder import Activation
 from metarl_jax.options import (
     NonNegative,
     Part,
@@ -36,7 +36,7 @@ NOT_IN_STREAMS = (  # options of whole episodes, and one that the outer critic's
 )  # fmt: skip
 
 
-@takes_options(learners.ppo, without=("adapts", "proximal_coef", *NOT_IN_STREAMS))
+@takes_options(learners.ppo, encoder, without=("adapts", "proximal_coef", "space", *NOT_IN_STREAMS))
 def lirpg(
     env: Any,
     policy: Policy,
@@ -64,12 +64,14 @@ def lirpg(
 
     Args:
         policy: of the agents; its critic learns values of the mixed reward.
+        channels, kernel_size, stride, embedding_size: how the learned reward reads observations (`networks.encoder`).
         intrinsic_coef, extrinsic_coef: c_in and c_ex. With c_ex = 0 the learned reward is all that an agent sees.
     Discrete actions are one-hot to the network. It starts near 0.
     Not differentiated: values and bootstraps; they are those of the acting agent.
     """
-    (size, flat), (actions, done) = flattener(env), features_of(env.action_space(env.default_params))
-    network = MLP(tuple(reward_hidden), 1, reward_activation)
+    reads = encoder(env, reward_activation, **{name: options.pop(name) for name in ENCODING if name in options})
+    size, done = features_of(env.action_space(env.default_params))
+    network = MLP(tuple(reward_hidden), 1, reward_activation, reads)
     base = learners.ppo(
         policy,
         optimizer=learners.optimizer_of(optimizer, lr),
@@ -82,12 +84,11 @@ def lirpg(
     )
 
     def init(key: jax.Array) -> Params:
-        eta = network.init(key, jnp.zeros(size + actions))["params"]
+        eta = network.init(key, reads.nothing(), jnp.zeros(size))["params"]
         return {**eta, "output": jax.tree.map(lambda x: 0.01 * x, eta["output"])}
 
     def reward(eta: Params, observation: jax.Array, action: jax.Array) -> jax.Array:
-        seen = jnp.concatenate([flat(observation), done(action)], axis=-1)
-        out: Any = network.apply({"params": eta}, seen)
+        out: Any = network.apply({"params": eta}, observation, done(action))
         return jnp.tanh(out[..., 0])
 
     def learner(eta: Params) -> Learner:
@@ -115,7 +116,7 @@ def make_rule(c: Any, env: Any) -> tuple[Rule, Policy]:
 
 def make_rival(c: Any, env: Any, policy: Policy) -> tuple[str, Rule]:
     """PPO, or A2C, on the environment's reward alone."""
-    options = {name: getattr(c, name) for name in OPTIONS.keys if name not in OF_THE_REWARD}
+    options = {name: getattr(c, name) for name in OPTIONS.keys if name not in (*OF_THE_REWARD, *ENCODING)}
     surrogate = "vpg" if options.pop("surrogate") == "vpg" else "ppo"
     return beside(policy, surrogate, rival_step(c), **options)
 

@@ -21,10 +21,9 @@ from flax import struct
 from metarl_jax import tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
-from metarl_jax.envs.observations import flattener
 from metarl_jax.gradient import check_differentiable, value_and_grad
-from metarl_jax.networks import MLP, Categorical, mlp_policy, orthogonal
-from metarl_jax.networks.mlp import Activation
+from metarl_jax.networks import ENCODING, MLP, Categorical, encoder, mlp_policy, orthogonal
+from metarl_jax.networks.encoder import Activation
 from metarl_jax.options import (
     NonNegative,
     Part,
@@ -80,7 +79,7 @@ class Directions:
     mask: jax.Array
 
 
-@takes_options()
+@takes_options(encoder, without=("space",))
 def lpg(
     env: Any,
     lr: Annotated[Rate, "step size of the agents"] = 1e-3,
@@ -96,6 +95,7 @@ def lpg(
     prediction_entropy_coef: Annotated[NonNegative, "weight of the prediction's entropy in the meta-loss"] = 1e-3,
     optimizer: Annotated[learners.OptimizerName, "optimiser of the agents"] = "adam",
     max_grad_norm: Annotated[Rate | None, "bound on the norm of an agent's gradient; null: none"] = 0.5,
+    **encoding: Any,
 ) -> Rule:
     r"""A network that is the update: it says what policy and prediction move towards.
 
@@ -120,19 +120,19 @@ def lpg(
         raise ValueError(
             "lpg: reads the probabilities of actions, which must be one discrete number; use lpo, or another env"
         )
-    actor, (size, flat) = mlp_policy(env, hidden, activation), flattener(env)
-    predictor = Categorical(outcomes, tuple(hidden), activation)
+    actor, reads = mlp_policy(env, hidden, activation, **encoding), encoder(env, activation, **encoding)
+    predictor = Categorical(outcomes, tuple(hidden), activation, reads)
     network = UpdateRule(width, embedding, outcomes)
 
     def init_agent(key: jax.Array) -> Params:
         first, second = jax.random.split(key)
-        params = {"prediction": predictor.init(second, jnp.zeros(size))["params"]}
+        params = {"prediction": predictor.init(second, reads.nothing())["params"]}
         return {**actor.init(first), **orthogonal(second, params, {"prediction": 0.01})}
 
     def prediction(params: Params, observation: jax.Array) -> Any:
-        return predictor.apply({"params": params["prediction"]}, flat(observation))
+        return predictor.apply({"params": params["prediction"]}, observation)
 
-    policy = Policy(init_agent, actor.apply, features=lambda params, observation: flat(observation))
+    policy = Policy(init_agent, actor.apply, features=actor.features)
 
     def init(key: jax.Array) -> Params:
         one = jnp.zeros((1, 1))
@@ -213,7 +213,8 @@ A2C = Part(_beside, ("gamma", "gae_lambda", "entropy_coef", "value_coef"))
 
 def make_rule(c: Any, env: Any) -> tuple[Rule, Policy]:
     """The rule that a configuration names, and a policy with a critic like that of its agents."""
-    return OPTIONS(c, env), mlp_policy(env, c.hidden, c.activation, critic=True, init_std=c.init_std)
+    encoding = {name: getattr(c, name) for name in ENCODING}
+    return OPTIONS(c, env), mlp_policy(env, c.hidden, c.activation, critic=True, init_std=c.init_std, **encoding)
 
 
 def make_rival(c: Any, env: Any, policy: Policy) -> tuple[str, Rule]:

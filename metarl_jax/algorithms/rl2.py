@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from metarl_jax import tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.trial_family import TrialOptions, trial_builder
-from metarl_jax.networks import recurrent_policy, transformer_policy
+from metarl_jax.networks import ENCODING, recurrent_policy, transformer_policy
 from metarl_jax.networks.registry import ELSE, REGISTERED, call_own, check_of_ours, own_network
 from metarl_jax.options import (
     ConfigError,
@@ -137,9 +137,9 @@ def rl2(
 # --- as a configuration ---------------------------------------------------------------------------------
 
 OPTIONS = Part(rl2)
-RECURRENT = Part(recurrent_policy, ("chunk", "truncate", "init_std", "min_std", "squash"))
+RECURRENT = Part(recurrent_policy, ("chunk", "truncate", "init_std", "min_std", "squash", *ENCODING))
 OF_TRANSFORMERS = ("num_layers", "num_heads", "compute_dtype", "remat")
-TRANSFORMER = Part(transformer_policy, (*OF_TRANSFORMERS, "init_std", "min_std", "squash"))
+TRANSFORMER = Part(transformer_policy, (*OF_TRANSFORMERS, "init_std", "min_std", "squash", *ENCODING))
 
 OURS = ("gru", "lstm", "transformer")
 

@@ -12,8 +12,8 @@ from metarl_jax import sharing, tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.trial_family import TrialOptions, trial_builder
 from metarl_jax.envs.trial import episode_ends
-from metarl_jax.networks import belief_network, feature_policy
-from metarl_jax.networks.belief import Belief
+from metarl_jax.networks import ENCODING, belief_network, feature_policy
+from metarl_jax.networks.belief import Belief, with_belief
 from metarl_jax.options import (
     NonNegative,
     Part,
@@ -55,7 +55,7 @@ def condition_size(env: Any, condition: str) -> int:
     """
     if condition not in CONDITIONS:
         raise ValueError(f"condition = {condition!r}: must be one of {', '.join(CONDITIONS)}")
-    return env.observation_size + (env.action_size if condition == "state_action" else 0)
+    return env.observation_features[0] + (env.action_features[0] if condition == "state_action" else 0)
 
 
 @takes_options(
@@ -100,8 +100,8 @@ def varibad(
     belief. PPO's gradient does not reach the encoder, whose outputs are data to the policy.
 
     Args:
-        env: `envs.trial.trials(...)`. policy: `networks.belief.feature_policy` on env.observation_size + 2 latent_size
-            features. belief: `networks.belief.belief_network` with `condition_size(env, condition)`; where states are
+        env: `envs.trial.trials(...)`. policy: `networks.belief.feature_policy` on 2 latent_size numbers of the belief.
+            belief: `networks.belief.belief_network` with `condition_size(env, condition)`; where states are
             one-hot, the decoder "table" learns what the decoder "mlp" does not in as many steps.
         condition: what the reward is decoded from beside z: "next_state" (the last step of an episode, after which the
             environment has been reset, is then left out) or "state_action".
@@ -163,13 +163,13 @@ def varibad(
         mean, log_var = belief.encode(params, data.observation)  # [T, B, Z]
         z, std = mean[terms], jnp.exp(0.5 * log_var[terms])
         z = z if noise is None else z + std * noise
-        size = env.observation_size
+        size, state, done = env.observation_size, env.observation_features[1], env.action_features[1]
         if condition == "next_state":
-            told, counts = data.next_observation[..., :size], data.mask
+            told, counts = state(data.next_observation[..., :size]), data.mask
             counts = tree.masked(counts, ~episode_ends(data.next_observation))
         else:
             action = data.next_observation[..., size : size + env.action_size]  # as the environment shows it
-            told, counts = jnp.concatenate([data.observation[..., :size], action], -1), data.mask
+            told, counts = jnp.concatenate([state(data.observation[..., :size]), done(action)], -1), data.mask
         told, paid = tree.masked((told, data.reward), counts)
         predicted = belief.reward(params, z[:, None], told[None])  # [E, T, B]
         if reward_levels is None:
@@ -296,10 +296,10 @@ def _sequential_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
 # --- as a configuration ---------------------------------------------------------------------------------
 
 OPTIONS = Part(varibad)
-POLICY = Part(feature_policy, ("hidden", "activation", "init_std", "min_std", "squash"))
+POLICY = Part(feature_policy, ("hidden", "activation", "init_std", "min_std", "squash", *ENCODING))
 BELIEF = Part(
     belief_network,
-    {name: name for name in ("latent_size", "decoder", "decoder_hidden")} | {"hidden_size": "encoder_size"},
+    {name: name for name in ("latent_size", "decoder", "decoder_hidden", *ENCODING)} | {"hidden_size": "encoder_size"},
 )
 
 
@@ -309,8 +309,8 @@ def belief_of(c: Any, env: Any) -> Belief:
 
 
 def _make(c: Any, env: Any, train: Any, trials_per_task: int, num_minibatches: int) -> tuple[MetaLearner, Policy]:
-    size = env.observation_size + 2 * c.latent_size
-    policy = normalize.NORMALIZED(c, POLICY(c, env, size), env, size=size)
+    size = 2 * c.latent_size
+    policy = normalize.NORMALIZED(c, POLICY(c, env, size), env, space=with_belief(env, size))
     sizes: dict[str, Any] = {"trials_per_task": trials_per_task, "num_minibatches": num_minibatches}
     if trials_per_task != c.trials_per_task:  # evaluation, at which nothing is trained
         sizes["vae_batch_size"] = None

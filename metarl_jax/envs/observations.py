@@ -9,7 +9,7 @@
 | `.spaces` (Dict, Tuple)                     | refused: `envs.spaces.one_array` first    |
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +37,8 @@ def features_of(space: Any) -> tuple[int, Features]:
         sizes, parts = zip(*map(features_of, space.parts), strict=True)
         return sum(sizes), lambda x: jnp.concatenate([f(y) for f, y in zip(parts, space.split(x), strict=True)], -1)
     if hasattr(space, "nvec"):
-        return _several(np.asarray(space.nvec))
+        each, axes = [int(n) for n in np.asarray(space.nvec).reshape(-1)], np.ndim(space.nvec)
+        return sum(each), lambda x: one_hots(x.reshape(*x.shape[: x.ndim - axes], -1), each)
     if hasattr(space, "n"):
         options = int(space.n)
         return options, lambda value: _one_hot(value, options)
@@ -66,14 +67,11 @@ def state_index(observation: jax.Array) -> jax.Array:
     return jnp.argmax(observation) if observation.ndim else observation.astype(int)
 
 
-def _several(options: np.ndarray) -> tuple[int, Features]:
-    ends = [int(n) for n in options.reshape(-1)]
-
-    def one_hots(observation: jax.Array) -> jax.Array:
-        numbers = observation.reshape(*observation.shape[: observation.ndim - options.ndim], len(ends))
-        return jnp.concatenate([_one_hot(numbers[..., i], n) for i, n in enumerate(ends)], axis=-1)
-
-    return sum(ends), one_hots
+def one_hots(x: jax.Array, options: Sequence[int]) -> jax.Array:
+    """Numbers [..., K] -> the one-hot vectors of all, one after another [..., sum of options]; 0 for what is none."""
+    owner = np.repeat(np.arange(len(options)), options)
+    number = np.concatenate([np.arange(n) for n in options])
+    return (x[..., owner] == number).astype(jnp.result_type(float))
 
 
 def _one_hot(observation: jax.Array, options: int) -> jax.Array:

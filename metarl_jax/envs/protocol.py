@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.envs.spaces import one_array, parts_of
+from metarl_jax.envs.spaces import one_array, parts_of, shape_of
 from metarl_jax.envs.tasks import TaskDistribution
 from metarl_jax.options import ConfigError
 from metarl_jax.user_code import place, said
@@ -158,6 +158,7 @@ def _reset_and_step(env: Any, tasks: Any, key: jax.Array) -> tuple[Any, Any]:
     first = env.reset_env(key, task)
     if not isinstance(first, tuple) or len(first) != 2:
         raise _Wrong("reset_env must return (observation, state)")
+    _check_one_size(env, task)
     action = env.action_space(task).sample(key)
     after = env.step_env(key, first[1], action, task)
     if not isinstance(after, tuple) or len(after) != len(STEP):
@@ -166,6 +167,21 @@ def _reset_and_step(env: Any, tasks: Any, key: jax.Array) -> tuple[Any, Any]:
     ends = env.is_truncated(after[1], task)
     as_arrays = jax.tree.map(jnp.asarray, (first, (*after[:4], ends)))
     return as_arrays
+
+
+def _check_one_size(env: Any, task: Any) -> None:
+    """That tasks do not differ in what is seen or done; `task` is traced, so that whatever depends on it shows."""
+    for what, of_what in (("observation_space", "of what is seen"), ("action_space", "of actions")):
+        try:
+            sizes = [part.n if hasattr(part, "n") else shape_of(part) for part in parts_of(getattr(env, what)(task))]
+            differs = any(isinstance(size, jax.core.Tracer) for size in jax.tree.leaves(sizes))
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, TypeError):
+            differs = True
+        if differs:
+            raise _Wrong(
+                f"its {what} depends on the task, and a program has one shape for all; give every task the largest "
+                f"number {of_what}, and let those beyond its own do nothing"
+            )
 
 
 def _is_strong(first: Any, after: Any) -> bool:

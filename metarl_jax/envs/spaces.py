@@ -43,9 +43,13 @@ class Joint:
 
     def __init__(self, parts: Sequence[Any]):
         self.parts = tuple(parts)
-        self.sizes = tuple(int(np.prod(_shape(part))) for part in self.parts)
+        self.sizes = tuple(int(np.prod(shape_of(part))) for part in self.parts)
         self.shape = (sum(self.sizes),)
-        self.dtype = jnp.int32 if all(is_discrete(part) for part in parts) else jnp.result_type(float)
+
+    @property
+    def dtype(self) -> Any:
+        """int32, or the float type that JAX has now."""
+        return jnp.int32 if all(map(is_discrete, self.parts)) else jnp.result_type(float)
 
     def __repr__(self) -> str:
         return f"Joint({', '.join(map(repr, self.parts))})"
@@ -65,19 +69,30 @@ class Joint:
         """[..., numbers] -> the values of the parts [..., *their shape], discrete ones as integers."""
         found, start = [], 0
         for part, size in zip(self.parts, self.sizes, strict=True):
-            value = x[..., start : start + size].reshape(*x.shape[:-1], *_shape(part))
+            value = x[..., start : start + size].reshape(*x.shape[:-1], *shape_of(part))
             found.append(value.astype(jnp.int32) if is_discrete(part) else value)
             start += size
         return found
 
 
-def _shape(space: Any) -> tuple[int, ...]:
+def shape_of(space: Any) -> tuple[int, ...]:
+    """The shape of a value of a space that has no parts."""
     return np.shape(space.nvec) if hasattr(space, "nvec") else tuple(space.shape)
 
 
 def is_discrete(space: Any) -> bool:
     """Whether the values of a space are numbers of options: Discrete and MultiDiscrete."""
     return hasattr(space, "n") or hasattr(space, "nvec")
+
+
+def has_integers(space: Any) -> bool:
+    """Whether the values of a Box are integers."""
+    return jnp.issubdtype(getattr(space, "dtype", float), jnp.integer)
+
+
+def is_quantity(space: Any) -> bool:
+    """Whether values are amounts, not numbers of options, cells of a grid [height, width, numbers] or pixels."""
+    return not is_discrete(space) and not (has_integers(space) and len(shape_of(space)) == 3)
 
 
 def parts_of(space: Any) -> list[Any]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 from jax import Array
 
-from metarl_jax.envs.observations import check_one_array, features_of, flattener
-from metarl_jax.envs.spaces import one_array
+from metarl_jax.envs.observations import check_one_array, features_of
+from metarl_jax.envs.spaces import Joint, is_discrete, one_array, parts_of
 from metarl_jax.envs.tasks import TaskDistribution, check_count
 
 
@@ -31,10 +32,15 @@ class TrialState(environment.EnvState):
 class Trials(environment.Environment[TrialState, Any]):
     """`num_episodes` episodes of `env` on one task; the parameters are those of `env`.
 
-    Observation, flat [D + A + 2]: what `env` shows and the previous action (as `envs.observations` reads both), the
-    previous reward, and 1 where the previous step ended an episode. All three are 0 at the start of a trial. An episode
-    ends where `env` ends it, or after `horizon` steps; the trial *terminates* with the last of them: its length is part
-    of the problem, so nothing is bootstrapped there, and within it the return runs across episodes.
+    Observation, a vector of D + A + 2 numbers (`envs.spaces.Joint`): what `env` shows, the previous action, the
+    previous reward, and 1 where the previous step ended an episode. All three are 0 at the start of a trial; only the
+    numbers of options in an action are -1, which is no option. `networks.encoder` says how such numbers are read.
+    An episode ends where `env` ends it, or after `horizon` steps; the trial *terminates* with the last of them: its
+    length is part of the problem, so nothing is bootstrapped there, and within it the return runs across episodes.
+
+    Attributes:
+        observation_size, action_size: D and A.
+        observation_features, action_features: (size, f), what `envs.observations` makes of the D and of the A numbers.
     """
 
     def __init__(self, env: Any, num_episodes: int, horizon: int):
@@ -42,11 +48,17 @@ class Trials(environment.Environment[TrialState, Any]):
         self.env = env
         self.num_episodes = check_count("num_episodes", num_episodes)
         self.horizon = check_count("horizon", horizon)
-        acts = env.action_space(env.default_params)
-        self.observation_size, self._features = flattener(env)
+        with jax.ensure_compile_time_eval():  # bounds are numbers, also where this is made while a program is traced
+            shows, acts = env.observation_space(env.default_params), env.action_space(env.default_params)
+        check_one_array("observation", shows, env.name)
         check_one_array("action", acts, env.name)
         self.num_options = int(acts.n) if hasattr(acts, "n") else None  # discrete actions
-        self.action_size, self._action_features = features_of(acts)
+        self.shown, self._acted = Joint(parts_of(shows)), Joint(parts_of(acts))
+        self.observation_size, self.action_size = self.shown.shape[0], self._acted.shape[0]
+        self.observation_features, self.action_features = features_of(self.shown), features_of(self._acted)
+        self._space = Joint([*self.shown.parts, *self._acted.parts, spaces.Box(-np.inf, np.inf, (2,))])
+        nothing = [-1.0 if is_discrete(part) else 0.0 for part in self._acted.parts]
+        self._no_action = np.repeat(nothing, self._acted.sizes)
 
     @property
     def default_params(self) -> Any:
@@ -56,9 +68,8 @@ class Trials(environment.Environment[TrialState, Any]):
         observation, env_state = self.env.reset_env(key, params)
         zero = jnp.zeros((), int)
         env_state = jax.tree.map(jnp.asarray, env_state)  # some gymnax states begin as Python numbers
-        nothing = jnp.zeros(self.action_size, float)
         state = TrialState(env_state=env_state, episode=zero, episode_time=zero, time=zero)
-        return self._flat(observation, nothing, 0.0, 0.0), state
+        return self._flat(observation, self._no_action, 0.0, 0.0), state
 
     def step_env(
         self, key: Array, state: TrialState, action: int | float | Array, params: Any
@@ -87,15 +98,14 @@ class Trials(environment.Environment[TrialState, Any]):
             episode_time=jnp.where(over, 0, time),
             time=state.time + 1,
         )
-        flat = self._flat(observation, self._action_features(jnp.asarray(action)), reward, over)
+        flat = self._flat(observation, action, reward, over)
         return flat, state, reward, self.is_terminated(state, params), {**info, "episode_over": over}
 
     def restart(self, key: Array, observation: Array, state: TrialState, params: Any) -> tuple[Array, TrialState]:
         """The next episode of the trial, seen with what the last step of the one before it did; `key`: of that step."""
         _, reset_key = jax.random.split(key)
         first, env_state = self.env.reset_env(reset_key, params)
-        features = self._features(first)
-        return jnp.concatenate([features, observation[features.size :]]), state.replace(env_state=env_state)
+        return observation.at[: self.observation_size].set(_numbers(first)), state.replace(env_state=env_state)
 
     def is_terminated(self, state: TrialState, params: Any) -> Array:
         return state.episode >= self.num_episodes
@@ -103,9 +113,8 @@ class Trials(environment.Environment[TrialState, Any]):
     def is_truncated(self, state: TrialState, params: Any) -> Array:
         return jnp.zeros((), bool)
 
-    def _flat(self, observation: Any, action: Array, reward: Any, over: Any) -> Array:
-        last = jnp.stack([jnp.asarray(reward, float), jnp.asarray(over, float)])
-        return jnp.concatenate([self._features(observation), action, last])
+    def _flat(self, observation: Any, action: Any, reward: Any, over: Any) -> Array:
+        return jnp.concatenate([_numbers(x) for x in (observation, action, reward, over)])
 
     @property
     def name(self) -> str:
@@ -123,9 +132,8 @@ class Trials(environment.Environment[TrialState, Any]):
     def action_space(self, params: Any = None) -> Any:
         return self.env.action_space(self.default_params if params is None else params)
 
-    def observation_space(self, params: Any = None) -> spaces.Box:
-        size = self.observation_size + self.action_size + 2
-        return spaces.Box(-jnp.inf, jnp.inf, (size,), jnp.float32)
+    def observation_space(self, params: Any = None) -> Joint:
+        return self._space
 
 
 def trials(env: Any, tasks: TaskDistribution, num_episodes: int, horizon: int | None = None) -> Trials:
@@ -141,6 +149,10 @@ def trials(env: Any, tasks: TaskDistribution, num_episodes: int, horizon: int | 
 @functools.lru_cache(maxsize=None, typed=True)
 def _trials(env: Any, num_episodes: int, horizon: int) -> Trials:
     return Trials(one_array(env), num_episodes, horizon)
+
+
+def _numbers(x: Any) -> Array:
+    return jnp.asarray(x, jnp.result_type(float)).reshape(-1)
 
 
 def episode_ends(next_observation: Array) -> Array:

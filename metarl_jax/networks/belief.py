@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
 from pydantic import Field
 
+from metarl_jax.envs.spaces import Joint
+from metarl_jax.networks.encoder import Activation, Encoder, activation, encoder
 from metarl_jax.networks.gaussian import MinStd, Squash
-from metarl_jax.networks.memory import Heads
-from metarl_jax.networks.mlp import Activation, activation
+from metarl_jax.networks.memory import Heads, memory_encoder
 from metarl_jax.networks.recurrent import Recurrent
 from metarl_jax.options import Positive, Rate, Width, Widths, takes_options
 from metarl_jax.types import Params, Policy
@@ -29,24 +32,25 @@ class Belief(NamedTuple):
     latent_size: int
 
 
-class Encoder(nn.Module):
-    """observation -> ReLU layer -> GRU -> mean and log-variance."""
+class BeliefEncoder(nn.Module):
+    """observation -> its encoder -> ReLU layer -> GRU -> mean and log-variance."""
 
+    encoder: Encoder
     latent_size: int
     hidden_size: int
-    embedding_size: int
+    step_size: int
 
     def setup(self) -> None:
         """The layers."""
         dtype = jnp.result_type(float)  # float64 where JAX is told so
-        self.embedding = nn.Dense(self.embedding_size, param_dtype=dtype)
+        self.embedding = nn.Dense(self.step_size, param_dtype=dtype)
         self.torso = Recurrent(self.hidden_size)
         self.mean = nn.Dense(self.latent_size, param_dtype=dtype)
         self.log_var = nn.Dense(self.latent_size, param_dtype=dtype)
 
     def __call__(self, x: jax.Array, carry: Any = None) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         """[T, B, D] -> carry, (mean, log_var) [T, B, Z]."""
-        carry, h = self.torso(nn.relu(self.embedding(x)), carry)
+        carry, h = self.torso(nn.relu(self.embedding(self.encoder(x))), carry)
         return carry, (self.mean(h), jnp.clip(self.log_var(h), MIN_LOG_VAR, MAX_LOG_VAR))
 
 
@@ -90,51 +94,56 @@ class TableDecoder(nn.Module):
 
 
 class FeatureActorCritic(nn.Module):
-    """features [..., F] -> MLP -> distribution and value [...]."""
+    """observation and belief [..., F] -> encoder -> MLP -> distribution and value [...]."""
 
+    encoder: Encoder
     hidden: Sequence[int]
     activation: str
     heads: Heads
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[Any, jax.Array]:
+        x = self.encoder(x)
         for width in self.hidden:
             x = activation(self.activation)(nn.Dense(width, param_dtype=jnp.result_type(float))(x))
         return self.heads(x)
 
 
-@takes_options()
+@takes_options(encoder, without=("space",))
 def belief_network(
     env: Any,
     condition_size: int,
     *,
     latent_size: Annotated[Positive, "dimensions of the belief"] = 5,
     hidden_size: Annotated[Width, "hidden units of the encoder's GRU"] = 64,
-    embedding_size: Annotated[Width, "units that the encoder embeds a step in"] = 32,
+    step_size: Annotated[Width, "units that the encoder of the belief makes of a step"] = 32,
     decoder: Annotated[
         Literal["mlp", "table"], "what predicts rewards; table: one for each state, which must be one-hot"
     ] = "mlp",
     decoder_hidden: Annotated[Widths, Field(min_length=1), "hidden layer widths of the decoder"] = (32, 32),
+    **encoding: Any,
 ) -> Belief:
     """A GRU encoder of the trials of `env` (`envs.trial`) and a decoder of rewards given z and a condition [C].
+
+    A step of a trial is read by a `networks.encoder`; conditions are features without anything learned.
 
     Args:
         decoder: "mlp" reads z and any condition; "table", for one-hot states (and actions, where they are conditions),
             reads z and gives a reward for each state: easier to learn, and T times cheaper for trials of T steps.
     Raises: ValueError for another decoder, and for a table where states or actions are not one-hot.
     """
-    encoder = Encoder(latent_size, hidden_size, embedding_size)
+    reads = memory_encoder(env, **encoding)
+    encoder = BeliefEncoder(reads, latent_size, hidden_size, step_size)
     hidden = tuple(decoder_hidden)
     if decoder == "table":
         _check_table(env, condition_size)
-    decode = TableDecoder(hidden, env.observation_size) if decoder == "table" else RewardDecoder(hidden)
-    size = int(env.observation_space(env.default_params).shape[0])
+    decode = TableDecoder(hidden, env.observation_features[0]) if decoder == "table" else RewardDecoder(hidden)
 
     @jax.jit
     def init(key: jax.Array) -> Params:
         encoder_key, decoder_key = jax.random.split(key)
         return {
-            "encoder": encoder.init(encoder_key, jnp.zeros((1, 1, size)))["params"],
+            "encoder": encoder.init(encoder_key, reads.nothing()[None, None])["params"],
             "decoder": decode.init(decoder_key, jnp.zeros(latent_size), jnp.zeros(condition_size))["params"],
         }
 
@@ -158,31 +167,38 @@ def _check_table(env: Any, condition_size: int) -> None:
     """Raises: ValueError where a state, known by the first one of a trial, or an action is not one-hot."""
     with jax.ensure_compile_time_eval():
         first = env.reset_env(jax.random.key(0), env.default_params)[0][: env.observation_size]
+        first = env.observation_features[1](first)
         one_hot = bool(jnp.all((first == 0) | (first == 1)) & (first.sum() == 1))
-    actions = env.num_options is not None or condition_size == env.observation_size
+    actions = env.num_options is not None or condition_size == env.observation_features[0]
     if not (one_hot and actions):
         what = "actions are" if one_hot else "observations are"
         raise ValueError(f"decoder = 'table': must be 'mlp', as the {what} not one-hot in {env.name}")
 
 
-@takes_options()
+def with_belief(env: Any, num_beliefs: int) -> Joint:
+    """The space of what `env`, of trials, shows of the environment in it, and of so many numbers after that."""
+    return Joint([*env.shown.parts, spaces.Box(-np.inf, np.inf, (num_beliefs,))])
+
+
+@takes_options(encoder, without=("space",))
 def feature_policy(
     env: Any,
-    num_features: int,
+    num_beliefs: int,
     hidden: Annotated[Widths, "hidden layer widths of the policy"] = (32, 32),
     activation: Annotated[Activation, "activation function of the policy"] = "tanh",
     *,
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
     min_std: MinStd = 1e-6,
     squash: Squash = False,
+    **encoding: Any,
 ) -> Policy:
-    """Actor and critic on one MLP that reads features [..., num_features], for the actions of `env`."""
-    heads = Heads.of(env, init_std, min_std, squash)
-    network = FeatureActorCritic(tuple(hidden), activation, heads)
+    """Actor and critic on one MLP that reads what `env`, of trials, shows, and a belief: `with_belief` [..., D + n]."""
+    reads = encoder(env, activation, **encoding, space=with_belief(env, num_beliefs))
+    network = FeatureActorCritic(reads, tuple(hidden), activation, Heads.of(env, init_std, min_std, squash))
 
     @jax.jit
     def init(key: jax.Array) -> Params:
-        return network.init(key, jnp.zeros(num_features))["params"]
+        return network.init(key, reads.nothing())["params"]
 
     def joint(params: Params, features: jax.Array) -> Any:
         return network.apply({"params": params}, features)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.networks.actions import Actions, actions_of
+from metarl_jax.networks.encoder import Encoder, encoder
 from metarl_jax.options import Float
 from metarl_jax.types import Params, Policy
 
@@ -40,8 +41,8 @@ class Heads(nn.Module):
         return actions.distribution(out, log_std), value
 
 
-def memory_policy(env: Any, network: nn.Module, remember: Callable[[int], Any]) -> Policy:
-    """The policy of a module with `__call__(trials [T, B, in])` and `act(memory, observation [B, in])`.
+def memory_encoder(env: Any, **options: Any) -> Encoder:
+    """The encoder of the observations of trials, with the options of `networks.encoder`.
 
     Raises: ValueError for an environment whose observation is not flat: wrap it with `envs.trial.trials`.
     """
@@ -51,12 +52,16 @@ def memory_policy(env: Any, network: nn.Module, remember: Callable[[int], Any]) 
             f"observation of shape {space.shape}: a policy with a memory reads flat vectors; wrap {env.name} in "
             "metarl_jax.envs.trial.trials"
         )
-    size = int(space.shape[0])
+    return encoder(env, **options)
+
+
+def memory_policy(encoder: Encoder, network: nn.Module, remember: Callable[[int], Any]) -> Policy:
+    """The policy of a module with `__call__(trials [T, B, in])` and `act(memory, observation [B, in])`."""
     dtype = jnp.result_type(float)
 
     @jax.jit
     def init(key: jax.Array) -> Params:
-        return network.init(key, jnp.zeros((1, 1, size), dtype))["params"]
+        return network.init(key, encoder.nothing()[None, None].astype(dtype))["params"]
 
     def joint(params: Params, observation: jax.Array) -> tuple[Any, jax.Array]:
         return network.apply({"params": params}, jnp.asarray(observation, dtype))  # type: ignore[return-value]

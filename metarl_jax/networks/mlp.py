@@ -1,7 +1,7 @@
 """Multi-layer perceptrons: a torso, an actor for any actions, and the policy they make."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import distrax
 import flax.linen as nn
@@ -10,33 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.envs.observations import flattener
+from metarl_jax.envs.spaces import shape_of
 from metarl_jax.networks.actions import Actions, actions_of
+from metarl_jax.networks.encoder import Activation, activation, encoder
 from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.options import Float, NonNegative, Rate, Widths, takes_options
 from metarl_jax.types import Params, Policy
 
-Activation = Literal["tanh", "relu", "elu", "gelu", "silu"]
-
-ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "elu": nn.elu, "gelu": nn.gelu, "silu": nn.silu}
-
-
-def activation(name: str) -> Any:
-    """The flax activation function of that name."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation = {name!r}: must be one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
-
 
 class MLP(nn.Module):
-    """x [..., in] -> [..., out], the last layer named `output`."""
+    """x [..., in], and vectors beside it -> [..., out], the last layer named `output`; `encoder` reads x first."""
 
     hidden: Sequence[int]
     out: int
     activation: str = "tanh"
+    encoder: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *beside: jax.Array) -> jax.Array:
         act, dtype = activation(self.activation), jnp.result_type(float)  # float64 where JAX is told so
+        if self.encoder is not None:
+            x = self.encoder(x)
+        if beside:
+            x = jnp.concatenate([x, *beside], axis=-1)
         for width in self.hidden:
             x = act(nn.Dense(width, param_dtype=dtype)(x))
         return nn.Dense(self.out, param_dtype=dtype, name="output")(x)
@@ -80,10 +76,12 @@ class Categorical(nn.Module):
     num_actions: int
     hidden: Sequence[int] = (64, 64)
     activation: str = "tanh"
+    encoder: nn.Module | None = None
 
     @nn.compact
     def __call__(self, observation: jax.Array) -> distrax.Categorical:
-        return distrax.Categorical(logits=MLP(self.hidden, self.num_actions, self.activation)(observation))
+        logits = MLP(self.hidden, self.num_actions, self.activation, self.encoder)(observation)
+        return distrax.Categorical(logits=logits)
 
 
 class Actor(nn.Module):
@@ -96,16 +94,18 @@ class Actor(nn.Module):
     hidden: Sequence[int] = (64, 64)
     activation: str = "tanh"
     init_std: Float = 1.0
+    encoder: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, observation: jax.Array) -> Any:
-        out, log_std = MLP(self.hidden, self.actions.num_outputs, self.activation)(observation), None
+    def __call__(self, observation: jax.Array, *beside: jax.Array) -> Any:
+        network = MLP(self.hidden, self.actions.num_outputs, self.activation, self.encoder)
+        out, log_std = network(observation, *beside), None
         if self.actions.num_stds:
             log_std = self.param("log_std", nn.initializers.constant(np.log(self.init_std)), (self.actions.num_stds,))
         return self.actions.distribution(out, log_std)
 
 
-@takes_options()
+@takes_options(encoder, without=("space",))
 def mlp_policy(
     env: Any,
     hidden: Annotated[Widths, "hidden layer widths; [] is a linear policy"] = (64, 64),
@@ -117,37 +117,41 @@ def mlp_policy(
     squash: Squash = False,
     output_gain: Annotated[NonNegative, "scale of the last layer's initial weights"] = 0.01,
     context_size: int = 0,
+    **encoding: Any,
 ) -> Policy:
     """The MLP policy that fits `env`: categorical for discrete actions, Gaussian for a box, a product for several.
 
     With `squash` the Gaussian goes through tanh into the bounds of the box (`networks.gaussian.Squashed`).
     With `critic`, a second MLP of the same shape estimates the value; the two share no weights.
-    `hidden=()` gives a linear policy. Discrete observations are one-hot, others flattened (`envs.observations`). With
-    `context_size` the actor also reads `params["context"]` [context_size], zeros where there is none: what CAVIA
-    adapts.
+    `hidden=()` gives a linear policy. Actor and critic each read observations with an encoder of their own
+    (`networks.encoder`). With `context_size` the actor also reads `params["context"]` [context_size], zeros where there
+    is none: what CAVIA adapts. The policy's `features` are those of `envs.observations`, without anything learned.
     """
-    size, flat = flattener(env)
-    actor = Actor(actions_of(env, min_std, squash), tuple(hidden), activation, init_std)
-    value = MLP(tuple(hidden), 1, activation)
+    reads, (_, flat) = encoder(env, activation, **encoding), flattener(env)
+    actor = Actor(actions_of(env, min_std, squash), tuple(hidden), activation, init_std, reads)
+    value = MLP(tuple(hidden), 1, activation, reads)
+    axes = len(shape_of(reads.space))
 
-    def with_context(params: Params, observation: jax.Array) -> jax.Array:
+    def beside(params: Params, observation: jax.Array) -> tuple[jax.Array, ...]:
+        """The context, of each observation."""
         if not context_size:
-            return observation
-        context = params.get("context", jnp.zeros(context_size, observation.dtype))
-        return jnp.concatenate([observation, jnp.broadcast_to(context, (*observation.shape[:-1], context_size))], -1)
+            return ()
+        context = params.get("context", jnp.zeros(context_size))
+        return (jnp.broadcast_to(context, (*observation.shape[: observation.ndim - axes], context_size)),)
 
     @jax.jit
     def init(key: jax.Array) -> Params:
-        params = {"actor": actor.init(key, jnp.zeros(size + context_size))["params"]}
+        nothing = reads.nothing()
+        params = {"actor": actor.init(key, nothing, *beside({}, nothing))["params"]}
         if critic:
-            params["critic"] = value.init(key, jnp.zeros(size))["params"]
+            params["critic"] = value.init(key, nothing)["params"]
         return orthogonal(key, params, {"actor": output_gain, "critic": 1.0})
 
     def act(params: Params, observation: jax.Array) -> Any:
-        return actor.apply({"params": params["actor"]}, with_context(params, flat(observation)))
+        return actor.apply({"params": params["actor"]}, observation, *beside(params, observation))
 
     def evaluate(params: Params, observation: jax.Array) -> jax.Array:
-        out: Any = value.apply({"params": params["critic"]}, flat(observation))
+        out: Any = value.apply({"params": params["critic"]}, observation)
         return out[..., 0]
 
     return Policy(init, act, evaluate if critic else None, features=lambda params, observation: flat(observation))

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.networks.encoder import Encoder, encoder
 from metarl_jax.networks.gaussian import MinStd, Squash
-from metarl_jax.networks.memory import Heads, memory_policy
+from metarl_jax.networks.memory import Heads, memory_encoder, memory_policy
 from metarl_jax.options import Positive, Rate, Width, takes_options
 from metarl_jax.types import Policy
 
@@ -62,20 +63,21 @@ class Recurrent(nn.Module):
 class RecurrentActorCritic(nn.Module):
     """Recurrent features and the two heads."""
 
+    encoder: Encoder
     torso: Recurrent
     heads: Heads
 
     def __call__(self, x: jax.Array) -> tuple[Any, jax.Array]:
         """Whole trials [T, B, in] -> distribution and value [T, B]."""
-        return self.heads(self.torso(x)[1])
+        return self.heads(self.torso(self.encoder(x))[1])
 
     def act(self, carry: Any, x: jax.Array) -> tuple[Any, tuple[Any, jax.Array]]:
         """One step [B, in]."""
-        carry, features = self.torso(x[None], carry)
+        carry, features = self.torso(self.encoder(x)[None], carry)
         return carry, self.heads(features[0])
 
 
-@takes_options()
+@takes_options(encoder, without=("space",))
 def recurrent_policy(
     env: Any,
     hidden_size: Annotated[Width, "hidden units"] = 64,
@@ -89,8 +91,9 @@ def recurrent_policy(
     min_std: MinStd = 1e-6,
     squash: Squash = False,
     max_memory: int | None = None,
+    **encoding: Any,
 ) -> Policy:
-    """Actor and critic on one GRU or LSTM, for the flat observations of `envs.trial`.
+    """Actor and critic on one GRU or LSTM, for the flat observations of `envs.trial`, read by an `networks.encoder`.
 
     Args:
         chunk: the scan over time is cut into chunks of so many steps, each computed again in the backward pass:
@@ -104,15 +107,15 @@ def recurrent_policy(
         raise ValueError(f"cell = {cell!r}: must be one of {', '.join(CELLS)}")
     if truncate and chunk is None:
         raise ValueError("truncate = True: needs chunk, the number of steps that a gradient goes back")
-    network = RecurrentActorCritic(
-        Recurrent(hidden_size, cell, chunk, truncate), Heads.of(env, init_std, min_std, squash)
-    )
+    reads = memory_encoder(env, **encoding)
+    torso = Recurrent(hidden_size, cell, chunk, truncate)
+    network = RecurrentActorCritic(reads, torso, Heads.of(env, init_std, min_std, squash))
 
     def remember(num_streams: int) -> Any:
         module = CELLS[cell](hidden_size, param_dtype=jnp.result_type(float), dtype=jnp.result_type(float))
         return module.initialize_carry(jax.random.key(0), (num_streams, 1))
 
-    policy = memory_policy(env, network, remember)
+    policy = memory_policy(reads, network, remember)
     if max_memory is None:
         return policy
 

@@ -7,13 +7,14 @@ that act on one observation, `factory(env, **options)` with `env` from `envs.tri
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
+from metarl_jax.networks.encoder import ENCODING
 from metarl_jax.networks.mlp import mlp_policy
 from metarl_jax.options import ConfigError, Part, is_address, one_of
 from metarl_jax.types import Policy
 from metarl_jax.user_code import load_address, place, said, same_factory
 
 REGISTERED: dict[str, str | Callable[..., Policy]] = {}  # a user's own: name -> factory, or its address
-MLP = Part(mlp_policy, ("hidden", "activation", "init_std", "min_std", "squash"))
+MLP = Part(mlp_policy, ("hidden", "activation", "init_std", "min_std", "squash", *ENCODING))
 
 
 def register(name: str, factory: str | Callable[..., Policy]) -> None:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.networks import attention
+from metarl_jax.networks.encoder import Encoder, encoder
 from metarl_jax.networks.gaussian import MinStd, Squash
-from metarl_jax.networks.memory import Heads, memory_policy
+from metarl_jax.networks.memory import Heads, memory_encoder, memory_policy
 from metarl_jax.options import Layers, Positive, Rate, Width, check_divides, takes_options
 from metarl_jax.types import Params, Policy
 
@@ -62,6 +63,7 @@ class TransformerActorCritic(nn.Module):
     `context` steps.
     """
 
+    encoder: Encoder
     context: int
     heads: Heads
     size: int = 64
@@ -101,7 +103,7 @@ class TransformerActorCritic(nn.Module):
         def layer(x: jax.Array, params: Params) -> tuple[jax.Array, None]:
             return self.block.apply({"params": params}, x, rotation)[0], None  # type: ignore[index]
 
-        x = jnp.swapaxes(self.embedding(x), 0, 1)
+        x = jnp.swapaxes(self.embedding(self.encoder(x)), 0, 1)
         if self.remat:
             x, _ = jax.lax.scan(jax.checkpoint(layer, prevent_cse=False), x, self.layers)
         else:
@@ -116,7 +118,7 @@ class TransformerActorCritic(nn.Module):
         """One step [B, in]."""
         time, rings = memory["time"], []
         rotation = self.rotation(time[None])
-        x = self.embedding(x)[:, None]
+        x = self.embedding(self.encoder(x))[:, None]
         for params, ring in zip(self.each_layer(), memory["layers"], strict=True):
             x, ring = self.block.apply({"params": params}, x, rotation, ring, time)  # type: ignore[misc]
             rings.append(ring)
@@ -129,7 +131,7 @@ class TransformerActorCritic(nn.Module):
         return {"time": jnp.zeros((), int), "layers": rings}
 
 
-@takes_options()
+@takes_options(encoder, without=("space",))
 def transformer_policy(
     env: Any,
     context: Annotated[Positive, "steps that a layer attends to, a step itself included"],
@@ -146,8 +148,10 @@ def transformer_policy(
     init_std: Annotated[Rate, "initial standard deviation of a Gaussian policy"] = 1.0,
     min_std: MinStd = 1e-6,
     squash: Squash = False,
+    **encoding: Any,
 ) -> Policy:
-    r"""Actor and critic on one causal transformer, for the flat observations of `envs.trial`.
+    r"""Actor and critic on one causal transformer, for the flat observations of `envs.trial`, read by a
+    `networks.encoder`.
 
     .. math::
 
@@ -174,6 +178,6 @@ def transformer_policy(
             f"num_heads = {num_heads}: makes heads of odd width {size // num_heads} of size = {size}, and rotary "
             f"positions turn pairs of numbers; {way_out}"
         )
-    heads = Heads.of(env, init_std, min_std, squash)
-    network = TransformerActorCritic(context, heads, size, num_layers, num_heads, compute_dtype, remat)
-    return memory_policy(env, network, network.remember)
+    reads, heads = memory_encoder(env, **encoding), Heads.of(env, init_std, min_std, squash)
+    network = TransformerActorCritic(reads, context, heads, size, num_layers, num_heads, compute_dtype, remat)
+    return memory_policy(reads, network, network.remember)

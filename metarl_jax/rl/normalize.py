@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from metarl_jax import tree
-from metarl_jax.envs.spaces import is_discrete, parts_of
+from metarl_jax.envs.spaces import is_quantity, parts_of
 from metarl_jax.options import Part, takes_options
 from metarl_jax.types import Params, Policy
 
@@ -97,32 +98,37 @@ def normalized(
     normalize_rewards: Annotated[
         bool, "learn from rewards divided by the running deviation of discounted returns"
     ] = False,
-    size: int | None = None,
+    space: Any = None,
 ) -> Policy:
     """`policy` with running statistics among its parameters, which all of its functions read.
 
-    Observations: clip((o - mean) / sqrt(var + 1e-8), +-10), each number by itself. A policy with a memory reads the
-    previous action and reward as parts of its observation, and has them normalised with it.
+    Observations: clip((o - mean) / sqrt(var + 1e-8), +-10), each number by itself. Numbers of options, cells of grids
+    and pixels stay as they are. A policy with a memory reads the previous action and reward as parts of its
+    observation, and has them normalised with it.
     Rewards: those that advantages are made of (`rl.ppo.prepare_batch`), clip(r / sigma, +-10) with sigma the running
     deviation of R_t = r_t + gamma R_{t-1}, from the start of each episode: the reward scaling of VecNormalize in OpenAI
     Baselines (Engstrom et al. 2020, algorithm 1), gymnasium's NormalizeReward. Reported returns stay as they are.
     The data of an iteration count from the next one on. At first nothing is known, and numbers are clipped only.
 
     Args:
-        size: numbers of what the policy reads, where that is not an observation of `env` (VariBAD).
-    Raises: ValueError for discrete observations, and for a policy whose parameters are not a dictionary.
+        space: of what the policy reads, where that is not what `env` shows (VariBAD).
+    Raises: ValueError for observations without a quantity, and for a policy whose parameters are not a dictionary.
     """
     if not (normalize_observations or normalize_rewards):
         return policy
     which = "normalize_observations" if normalize_observations else "normalize_rewards"
     if not isinstance(jax.eval_shape(policy.init, jax.random.key(0)), Mapping):
         raise ValueError(f"{which} = True: needs a policy whose parameters are a dictionary, to put the statistics in")
+    quantities = None  # [D] which numbers are, where not all are
     shapes: dict[str, tuple[int, ...]] = {"reward": ()} if normalize_rewards else {}
     if normalize_observations:
-        space = env.observation_space(env.default_params)
-        if size is None and any(map(is_discrete, parts_of(space))):
-            raise ValueError(f"{which} = True: observations of {env.name} are discrete, or parts are; leave it out")
-        shapes["observation"] = tuple(space.shape) if size is None else (size,)
+        space = env.observation_space(env.default_params) if space is None else space
+        parts = parts_of(space)
+        if not any(map(is_quantity, parts)):
+            raise ValueError(f"{which} = True: observations of {env.name} have no quantity in them; leave it out")
+        shapes["observation"] = tuple(space.shape)
+        if not all(map(is_quantity, parts)):
+            quantities = np.concatenate([np.full(n, is_quantity(p)) for p, n in zip(parts, space.sizes, strict=True)])
 
     def init(key: jax.Array) -> Params:
         return {**policy.init(key), NAME: {name: Moments.of(shape) for name, shape in shapes.items()}}
@@ -131,7 +137,10 @@ def normalized(
         return {name: x for name, x in params.items() if name != NAME}
 
     def seen(params: Params, observation: jax.Array) -> jax.Array:
-        return normalize(params[NAME]["observation"], observation) if normalize_observations else observation
+        if not normalize_observations:
+            return observation
+        normal = normalize(params[NAME]["observation"], observation)
+        return normal if quantities is None else jnp.where(quantities, normal, observation)
 
     def reading(function: Callable | None) -> Any:
         if function is None:

@@ -94,8 +94,8 @@ def rl2_transformer(env, tasks):
 
 
 def varibad(env, tasks):
-    policy = feature_policy(env, env.observation_size + 2 * 2, (4,))
-    belief = belief_network(env, condition_size(env, "state_action"), latent_size=2, hidden_size=4, embedding_size=4)
+    policy = feature_policy(env, 2 * 2, (4,))
+    belief = belief_network(env, condition_size(env, "state_action"), latent_size=2, hidden_size=4, step_size=4)
     options = {"condition": "state_action", "meta_batch_size": 4, "num_minibatches": 2, "num_elbo_terms": 2}
     return mrl.varibad(env, tasks, policy, belief, **options)
 

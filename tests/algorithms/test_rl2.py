@@ -91,7 +91,7 @@ def test_a_long_memory_starts_by_remembering(cell):
         policy = recurrent_policy(env, 64, cell=cell, max_memory=max_memory)
         params = policy.init(jax.random.key(0))
         memory = jax.tree.map(jnp.ones_like, policy.remember(1))
-        observation = jnp.zeros((1, *env.observation_space(env.default_params).shape))
+        observation = env.reset_env(jax.random.key(0), env.default_params)[0][None]  # nothing was done, nothing paid
         last = jax.jit(lambda m: jax.lax.fori_loop(0, 20, lambda _, m: policy.step(params, m, observation)[0], m))(
             memory
         )

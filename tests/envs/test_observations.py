@@ -115,7 +115,7 @@ def test_the_linear_baseline_tells_states_beyond_10_apart():
 
 def test_networks_and_trials_share_the_features():
     env, _, tasks = lake()
-    assert trials(env, tasks, 2, 5).observation_size == flattener(env)[0] == 16
+    assert trials(env, tasks, 2, 5).observation_features[0] == flattener(env)[0] == 16
     rule = mrl.lpg(env, hidden=(4,), outcomes=2)
     params = rule.policy.init(jax.random.key(0))
     assert jax.tree.leaves(params["prediction"])[1].shape[0] == 16

@@ -1,108 +1,25 @@
 """Environments of any spaces: dictionaries of observations, several actions at once, for every kind of learner."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
-from gymnax.environments import environment, spaces
+from gymnax.environments import spaces
 from jax.flatten_util import ravel_pytree
+from offices import LEARNERS, Room, office
 from problems import flat, store_trial
 
 import metarl_jax as mrl
 from metarl_jax.envs.observations import features_of, flattener
 from metarl_jax.envs.spaces import Joint, MultiDiscrete, one_array
-from metarl_jax.envs.tasks import TaskDistribution
 from metarl_jax.envs.trial import trials
 from metarl_jax.networks import mlp_policy
 from metarl_jax.options import ConfigError
 from metarl_jax.rl import learners
+from metarl_jax.rl.normalize import Moments, normalize, normalized, update
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
-
-
-@struct.dataclass
-class Room(environment.EnvParams):
-    wanted: jax.Array = struct.field(default_factory=lambda: jnp.array([1, 2]))
-
-
-@struct.dataclass
-class Seen(environment.EnvState):
-    shown: jax.Array
-    time: jax.Array
-
-
-class Office(environment.Environment):
-    """Shows a picture, a place, a kind and two switches; pays for the wanted ones of the actions taken."""
-
-    name, num_actions = "Office", 0
-
-    def __init__(self, actions):
-        super().__init__()
-        self.actions = actions
-
-    @property
-    def default_params(self):
-        return Room()
-
-    def reset_env(self, key, params):
-        state = Seen(jax.random.randint(key, (), 0, 3), jnp.zeros((), int))
-        return self.look(state), state
-
-    def look(self, state):
-        place = jnp.stack([state.time * 0.1, 1.0 - state.time])
-        inside = {"kind": state.shown, "switches": jnp.stack([state.shown % 2, state.shown])}
-        return {"picture": jnp.full((2, 2, 1), state.shown, float), "rest": (place, inside)}
-
-    def step_env(self, key, state, action, params):
-        if self.actions == "several":
-            chosen, turned = action, 0.0
-        else:
-            assert set(action) == {"turn", "choose"}, action
-            chosen, turned = action["choose"][0], action["turn"]
-            assert turned.shape == (2, 1) and jnp.issubdtype(chosen.dtype, jnp.integer)
-        reward = jnp.mean((chosen == params.wanted).astype(float)) - 0.1 * jnp.sum(jnp.square(turned))
-        state = Seen(jax.random.randint(key, (), 0, 3), state.time + 1)
-        return self.look(state), state, reward, jnp.zeros((), bool), {}
-
-    def is_terminated(self, state, params):
-        return jnp.zeros((), bool)
-
-    def is_truncated(self, state, params):
-        return state.time >= 4
-
-    def action_space(self, params=None):
-        chosen = MultiDiscrete([2, 3])
-        if self.actions == "several":
-            return chosen
-        return spaces.Dict({"turn": spaces.Box(-1.0, 1.0, (2, 1)), "choose": spaces.Tuple([chosen])})
-
-    def observation_space(self, params=None):
-        inside = spaces.Dict({"kind": spaces.Discrete(3), "switches": MultiDiscrete([2, 3])})
-        rest = spaces.Tuple([spaces.Box(-9.0, 9.0, (2,)), inside])
-        return spaces.Dict({"picture": spaces.Box(0.0, 1.0, (2, 2, 1)), "rest": rest})
-
-
-def office(actions="several"):
-    def sample(key):
-        return Room(wanted=jnp.stack([jax.random.randint(key, (), 0, 2), jax.random.randint(key, (), 0, 3)]))
-
-    return Office(actions), TaskDistribution(sample=sample, horizon=4)
-
-
-def broken():
-    env, tasks = office()
-    env.observation_space = lambda params=None: spaces.Dict({"a": object()})
-    return env, tasks
-
-
-@pytest.fixture
-def address(monkeypatch):
-    monkeypatch.setitem(sys.modules, "offices", sys.modules[__name__])
-    return "offices:office"
 
 
 def test_a_joint_space_holds_the_numbers_of_its_parts():
@@ -143,32 +60,21 @@ def test_an_environment_of_one_array_is_the_one_inside(actions):
     np.testing.assert_array_equal(ours[0][:4], np.ravel(theirs[0]["picture"]))
     plain, _ = mrl.make("PointNavigation-v0")
     assert one_array(plain) is plain
-    assert trials(env, tasks, 2).observation_size == flattener(whole)[0] == 4 + 2 + 3 + 5
+    assert trials(env, tasks, 2).observation_features[0] == flattener(whole)[0] == 4 + 2 + 3 + 5
 
 
 RUN = {"num_iterations": 2, "env": "offices:office"}
-LEARNERS = {
-    "ppo": {"num_envs": 4, "num_steps": 8, "hidden": [8], "num_minibatches": 2},
-    "promp": {"meta_batch_size": 2, "episodes_per_task": 2, "hidden": [8]},
-    "rl2": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 8},
-    "varibad": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "hidden": [8], "encoder_size": 8},
-    "lirpg": {
-        "num_agents": 2,
-        "num_envs": 2,
-        "num_steps": 4,
-        "hidden": [8],
-        "num_inner_steps": 2,
-        "lifetime": 4,
-        "eval_updates": 2,
-    },
-}
+ENCODING = {"channels": [8], "kernel_size": 2, "embedding_size": 2}
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "actions"), [*((name, "mixed") for name in LEARNERS), ("ppo", "several"), ("rl2", "several")]
+    ("algorithm", "actions", "encoding"),
+    [*((name, "mixed", ENCODING) for name in LEARNERS), ("ppo", "several", {}), ("rl2", "several", {})],
 )
-def test_every_kind_of_learner_trains_on_dictionaries_and_several_actions(address, algorithm, actions):
-    data = {"algorithm": algorithm, **RUN, "env_options": {"actions": actions}, **LEARNERS[algorithm]}
+def test_every_kind_of_learner_trains_on_dictionaries_and_several_actions(algorithm, actions, encoding):
+    """Also with convolutions and embeddings of its own, all of which move."""
+    name = "rl2" if algorithm == "transformer" else algorithm
+    data = {"algorithm": name, **RUN, "env_options": {"actions": actions}, **LEARNERS[algorithm], **encoding}
     job = build(validate(data))
 
     def two(key):
@@ -179,6 +85,7 @@ def test_every_kind_of_learner_trains_on_dictionaries_and_several_actions(addres
     assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), job.params(before), job.params(after))
     assert all(jax.tree.leaves(moved)), moved
+    assert ("table_0" in str(jax.tree.structure(moved))) == bool(encoding)
 
 
 def test_second_order_gradients_through_mixed_actions(x64):
@@ -196,7 +103,7 @@ def test_second_order_gradients_through_mixed_actions(x64):
         np.testing.assert_allclose(flat(gradient) @ direction, (up - down) / 2e-5, rtol=1e-6, err_msg=str(place))
 
 
-def test_ppo_learns_several_actions_at_once(address):
+def test_ppo_learns_several_actions_at_once():
     """The wanted pair of one task, from a reward that counts both: half of it is to be had by one of them."""
     env, tasks = mrl.make("offices:office", actions="mixed")
     policy = mlp_policy(env, (16,), critic=True)
@@ -211,16 +118,41 @@ def test_ppo_learns_several_actions_at_once(address):
     assert float(trained(jax.random.key(0))) > 0.7
 
 
-def test_a_space_that_nothing_reads_is_one_line(address):
+def test_a_space_that_nothing_reads_is_one_line():
     with pytest.raises(
         ConfigError, match="env = offices:broken: a part of its observation_space is a object, not a Box"
     ):
         build(validate({"algorithm": "rl2", **RUN, "env": "offices:broken", "num_episodes": 2, "meta_batch_size": 2}))
-    with pytest.raises(
-        ConfigError, match="normalize_observations = True: observations of Office are discrete, or parts"
-    ):
-        build(validate({"algorithm": "ppo", **RUN, **LEARNERS["ppo"], "normalize_observations": True}))
+    with pytest.raises(ConfigError, match="env = offices:uneven: its action_space depends on the task, and a program"):
+        mrl.make("offices:uneven")
     with pytest.raises(ConfigError, match="lpg: reads the probabilities of actions, which must be one discrete number"):
         build(validate({"algorithm": "lpg", **RUN, "num_agents": 2, "num_envs": 2, "num_steps": 4, "eval_updates": 2}))
     with pytest.raises(ConfigError, match="squash = True: needs box actions, and those of Office are discrete"):
         build(validate({"algorithm": "ppo", **RUN, **LEARNERS["ppo"], "squash": True}))
+
+
+def test_statistics_are_of_quantities_only():
+    """Of the office's numbers: the picture and the place are normalised, the kind and the switches are not."""
+    env = one_array(office()[0])
+    policy = normalized(mlp_policy(env, (4,), **ENCODING), env, normalize_observations=True)
+    params = policy.init(jax.random.key(0))
+    seen = jnp.array([[1.0, 1, 2, 2, 0.2, -1, 2, 0, 2], [0.0, 1, 0, 1, 0.1, 0, 1, 1, 1]])
+    params["normalizer"]["observation"] = update(Moments.of((9,)), seen * 5 + 3, jnp.ones(2))
+    inside = normalize(params["normalizer"]["observation"], seen).at[:, 6:].set(seen[:, 6:])
+    own = {name: x for name, x in params.items() if name != "normalizer"}
+    got, expected = policy.apply(params, seen), mlp_policy(env, (4,), **ENCODING).apply(own, inside)
+    action = jnp.array([[1, 2], [0, 1]])
+    np.testing.assert_array_equal(got.log_prob(action), expected.log_prob(action))
+    assert bool(jnp.any(got.log_prob(action) != mlp_policy(env, (4,), **ENCODING).apply(own, seen).log_prob(action)))
+
+
+def test_a_trial_shows_options_by_their_numbers():
+    env, tasks = office("mixed")
+    trial = trials(env, tasks, 2)
+    first, state = trial.reset_env(jax.random.key(0), Room())
+    np.testing.assert_array_equal(first[9:], [0, 0, -1, -1, 0, 0])
+    after = trial.step_env(jax.random.key(1), state, jnp.array([0.5, -0.5, 1, 2]), Room())
+    np.testing.assert_allclose(after[0][9:], [0.5, -0.5, 1, 2, after[2], 0], rtol=1e-6)
+    size, features = features_of(trial.observation_space())
+    np.testing.assert_array_equal(features(first)[-9:], 0)  # no action is no option
+    assert size == 4 + 2 + 3 + 5 + 2 + 5 + 2 and features(after[0])[-7:-2].tolist() == [0, 1, 0, 0, 1]

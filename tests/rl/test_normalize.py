@@ -193,7 +193,7 @@ def test_what_cannot_be_normalised_is_refused():
         def observation_space(self, params):
             return spaces.Discrete(4)
 
-    with pytest.raises(ValueError, match="normalize_observations = True: observations of FarSides are discrete"):
+    with pytest.raises(ValueError, match="normalize_observations = True: observations of FarSides have no quantity"):
         normalized(mlp_policy(Discrete()), Discrete(), normalize_observations=True)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import metarl_jax as mrl
+from metarl_jax.envs.observations import features_of
 from metarl_jax.envs.trial import episode_ends, episode_returns, trials
 from metarl_jax.rl.rollout import rollout
 from metarl_jax.rl.trials import sample_tasks, trial_rollout
@@ -32,12 +33,16 @@ def test_what_is_shown_is_observation_action_reward_and_done():
     task = tasks.sample(jax.random.key(1))
     actions = [1, 0, 1, 1, 0, 0]
     seen, rewards, ends, overs = walk(trial, task, actions)
-    assert trial.num_steps == 6 and seen.shape == (7, 3 + 2 + 2)
-    np.testing.assert_array_equal(seen[0], [1, 0, 0, 0, 0, 0, 0])  # state 0; nothing was done before
-    np.testing.assert_array_equal(seen[1:, 3:5], np.eye(2)[actions])
-    np.testing.assert_allclose(seen[1:, 5], rewards, rtol=1e-6)
+    assert trial.num_steps == 6 and seen.shape == (7, 3 + 1 + 2)
+    np.testing.assert_array_equal(seen[0], [1, 0, 0, -1, 0, 0])  # state 0; nothing was done before
+    np.testing.assert_array_equal(seen[1:, 3], actions)
+    np.testing.assert_allclose(seen[1:, 4], rewards, rtol=1e-6)
     assert overs == [False, True] * 3 and ends == [False] * 5 + [True]
-    np.testing.assert_array_equal(seen[1:, 6], overs)
+    np.testing.assert_array_equal(seen[1:, 5], overs)
+    size, features = features_of(trial.observation_space())
+    assert size == 3 + 2 + 2
+    np.testing.assert_array_equal(features(seen)[0], [1, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(features(seen)[1:, 3:5], np.eye(2)[actions])
     np.testing.assert_array_equal(seen[2::2, :3], [[1, 0, 0]] * 3)  # every episode starts in state 0
 
 
@@ -55,7 +60,7 @@ def test_any_environment_makes_trials(name):
     env, tasks = mrl.make(name)
     trial = trials(env, tasks, 2, horizon=30)
     space = trial.action_space()
-    size = int(space.n) if hasattr(space, "n") else space.shape[0]
+    size = 1 if hasattr(space, "n") else space.shape[0]
     observed = env.observation_space(env.default_params).shape[0]
     act = jax.jit(lambda key: rollout(trial, random_policy(trial), {}, key, task, num_steps=60, num_envs=8)[0])
     task = tasks.sample(jax.random.key(0))
@@ -66,7 +71,7 @@ def test_any_environment_makes_trials(name):
     before = np.asarray(data.observation)[1:, :, observed:-2]
     done = np.asarray(data.action)[:-1]
     alive = np.asarray(data.mask)[1:, :, None]
-    shown = np.eye(size)[done] if done.ndim == 2 else done
+    shown = done[..., None] if done.ndim == 2 else done
     np.testing.assert_allclose(before * alive, shown * alive, rtol=1e-6)
 
 
