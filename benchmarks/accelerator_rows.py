@@ -220,31 +220,13 @@ def rl2(session: Session, network: str, pulls: int, most: int) -> Measured:
     return Measured(program, arguments, learner(program.at_a_time).step, {**program.facts, **timed})
 
 
-def rulesets(count: int) -> Any:
-    """A benchmark of XLand-MiniGrid: be beside one of four objects, drawn with the task, no rule of production."""
-    goals, rules = importlib.import_module("xminigrid.core.goals"), importlib.import_module("xminigrid.core.rules")
-    kinds, colors = np.array([3, 4, 5, 7, 11, 12]), np.arange(1, 12)  # what can be picked up; all that is no wall
-    draws = np.random.default_rng(0)
-    pairs = np.stack(np.meshgrid(kinds, colors, indexing="ij"), -1).reshape(-1, 2)
-    tiles = np.stack([draws.permutation(pairs)[:4] for _ in range(count)]).astype(np.uint8)
-    benchmark = importlib.import_module("xminigrid.benchmarks").Benchmark
-    return benchmark(
-        goals=jax.vmap(lambda tile: goals.AgentNearGoal(tile=tile).encode())(jnp.asarray(tiles[:, 0])),
-        rules=jnp.tile(rules.EmptyRule().encode(), (count, 1, 1)),
-        init_tiles=jnp.asarray(tiles),
-        num_rules=jnp.zeros(count, jnp.uint8),
-    )
-
-
 def xland(session: Session, sizes: Sizes) -> Measured | Facts:
-    """An iteration of RL2 on XLand-MiniGrid R1-9x9, one episode a trial: GRU, 1 epoch of 16 minibatches, float32."""
+    """RL2 on XLand-MiniGrid R1-9x9, one episode a trial: GRU, embeddings of 16, 1 epoch of 16 minibatches, float32."""
     if importlib.util.find_spec("xminigrid") is None:
         return {"missing": "not installed", "install": "pip install 'metarl_jax[xland]'"}
-    grid, tasks = mrl.make(
-        "XLand-MiniGrid:R1-9x9", benchmark=rulesets(1024), horizon=sizes.xland_steps, observation="symbolic"
-    )
+    grid, tasks = mrl.make("XLand-MiniGrid:R1-9x9", benchmark="drawn-small", num_tasks=1024, horizon=sizes.xland_steps)
     env = trials(grid, tasks, 1)
-    policy = mrl.networks.recurrent_policy(env, sizes.xland_width)
+    policy = mrl.networks.recurrent_policy(env, sizes.xland_width, embedding_size=16)
 
     def learner(trials_at_once: int) -> Any:
         return mrl.rl2(env, tasks, policy, meta_batch_size=trials_at_once, num_epochs=1, num_minibatches=16)

@@ -37,8 +37,7 @@ def features_of(space: Any) -> tuple[int, Features]:
         sizes, parts = zip(*map(features_of, space.parts), strict=True)
         return sum(sizes), lambda x: jnp.concatenate([f(y) for f, y in zip(parts, space.split(x), strict=True)], -1)
     if hasattr(space, "nvec"):
-        each, axes = [int(n) for n in np.asarray(space.nvec).reshape(-1)], np.ndim(space.nvec)
-        return sum(each), lambda x: one_hots(x.reshape(*x.shape[: x.ndim - axes], -1), each)
+        return _several(np.asarray(space.nvec))
     if hasattr(space, "n"):
         options = int(space.n)
         return options, lambda value: _one_hot(value, options)
@@ -69,9 +68,21 @@ def state_index(observation: jax.Array) -> jax.Array:
 
 def one_hots(x: jax.Array, options: Sequence[int]) -> jax.Array:
     """Numbers [..., K] -> the one-hot vectors of all, one after another [..., sum of options]; 0 for what is none."""
-    owner = np.repeat(np.arange(len(options)), options)
-    number = np.concatenate([np.arange(n) for n in options])
-    return (x[..., owner] == number).astype(jnp.result_type(float))
+    return jnp.concatenate([_one_hot(x[..., i], n) for i, n in enumerate(options)], axis=-1)
+
+
+def _several(options: np.ndarray) -> tuple[int, Features]:
+    """Of several numbers; those of a grid's cells together, so that the program does not grow with the grid."""
+    axes, cell = options.ndim, options.reshape(-1, options.shape[-1])
+    if not np.all(cell == cell[0]):
+        cell = options.reshape(1, -1)
+    each = tuple(int(n) for n in cell[0])
+
+    def flat(x: jax.Array) -> jax.Array:
+        lead = x.shape[: x.ndim - axes]
+        return one_hots(x.reshape(*lead, -1, len(each)), each).reshape(*lead, -1)
+
+    return int(options.sum()), flat
 
 
 def _one_hot(observation: jax.Array, options: int) -> jax.Array:

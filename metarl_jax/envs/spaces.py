@@ -26,7 +26,9 @@ class MultiDiscrete:
         self.dtype = jnp.int32
 
     def __repr__(self) -> str:
-        return f"MultiDiscrete({self.nvec.tolist()})"
+        if self.nvec.ndim == 1:
+            return f"MultiDiscrete({self.nvec.tolist()})"
+        return f"MultiDiscrete({list(self.shape)}, numbers below {self.nvec.min()} to {self.nvec.max()})"
 
     def sample(self, key: jax.Array) -> jax.Array:
         return jax.random.randint(key, self.shape, 0, jnp.asarray(self.nvec), jnp.int32)

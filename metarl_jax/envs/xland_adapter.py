@@ -1,9 +1,8 @@
-"""XLand-MiniGrid (Nikulin et al. 2024): `make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k")`, rulesets as tasks.
+"""XLand-MiniGrid (Nikulin et al. 2024): `make("XLand-MiniGrid:R1-9x9", benchmark="drawn-small")`, rulesets as tasks.
 
-The package `xminigrid` is imported by the first use, and only `benchmark` by name makes it fetch anything: on its
-first use the package downloads that file of rulesets and keeps it in its own cache. A task is one ruleset (goal,
-production rules, objects); where the objects and the agent start is drawn anew in every episode. Reward, as there:
-1 - .9 t / T when the goal is met at step t of T, and the episode terminates; at T it is truncated. No oracle.
+The package `xminigrid` is imported by the first use. A task is one ruleset (goal, production rules, objects); where the
+objects and the agent start is drawn anew in every episode. Reward, as there: 1 - .9 t / T when the goal is met at step
+t of T, and the episode terminates; at T it is truncated. No oracle.
 
 Differences from the package: `params` is the task, not the static sizes; observations carry the agent's direction as
 the package's training scripts add it; its random state is kept as key data, so that every leaf of the state can be
@@ -12,20 +11,23 @@ selected and cast; the package's auto-reset wrapper is not used.
 
 import functools
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 from jax import Array
 
 from metarl_jax.envs.packages import package
 from metarl_jax.envs.registry import did_you_mean
+from metarl_jax.envs.spaces import Joint, MultiDiscrete
 from metarl_jax.envs.tasks import TaskDistribution, as_arrays, check_count, num_members
+from metarl_jax.envs.xland_rulesets import DISTRIBUTIONS, check_drawn, drawn, load_rulesets
 
-OBSERVATIONS = ("one_hot", "symbolic")
 _FAMILY = "XLand-MiniGrid-"
 _NUM_DIRECTIONS = 4
 
@@ -49,22 +51,25 @@ class XLandState(environment.EnvState):
 class XLand(environment.Environment[XLandState, XLandParams]):
     """One of the package's environments. `make_params` turns its static parameters and a ruleset into its own.
 
-    `observation`: "one_hot", the kinds and colours of the view's tiles and the agent's direction, flattened to
-    [V^2 (kinds + colours) + 4]; "symbolic", the package's integers [V, V, 2] without the direction.
+    Observation: integers, the kind and the colour of each tile of the view [V, V, 2] and the agent's direction, as one
+    vector [2 V^2 + 1] (`envs.spaces.Joint`). Networks read it as one-hots, with `embedding_size` as learned vectors and
+    with `channels` by convolutions (`networks.encoder`).
     """
 
     has_dear_reset = True
 
-    def __init__(self, env_id: str, horizon: int | None, observation: str):
+    def __init__(self, env_id: str, horizon: int | None):
         super().__init__()
         xminigrid = _package()
         constants = importlib.import_module("xminigrid.core.constants")
-        self._kinds, self._colors = int(constants.NUM_TILES), int(constants.NUM_COLORS)
-        self._id, self._observation = env_id, observation
+        self._id = env_id
         self._env, static = xminigrid.make(env_id)
         self._static = static if horizon is None else static.replace(max_steps=check_count("horizon", horizon))
         self.horizon = int(self._static.max_steps)
         self.has_rulesets = hasattr(self._static, "ruleset")
+        sizes = (*2 * [self._static.view_size], 1)
+        view = np.tile([int(constants.NUM_TILES), int(constants.NUM_COLORS)], sizes)
+        self._space = Joint([MultiDiscrete(view), spaces.Discrete(_NUM_DIRECTIONS)])
 
     def params(self, ruleset: Any = None) -> XLandParams:
         """The task with this ruleset; None for the one that the package has by default."""
@@ -97,15 +102,7 @@ class XLand(environment.Environment[XLandState, XLandParams]):
         return state.time >= params.max_steps_in_episode
 
     def get_obs(self, state: XLandState, params: XLandParams | None = None, key: Array | None = None) -> Array:
-        tiles = state.timestep.observation.astype(int)  # [V, V, 2] kind and colour
-        if self._observation == "symbolic":
-            return tiles
-        parts = (
-            jax.nn.one_hot(tiles[..., 0], self._kinds, dtype=float),
-            jax.nn.one_hot(tiles[..., 1], self._colors, dtype=float),
-            jax.nn.one_hot(state.timestep.state.agent.direction, _NUM_DIRECTIONS, dtype=float),
-        )
-        return jnp.concatenate([part.reshape(-1) for part in parts])
+        return self._space.join([state.timestep.observation, state.timestep.state.agent.direction])
 
     def _own(self, params: XLandParams) -> Any:
         return self._static.replace(ruleset=params.ruleset) if self.has_rulesets else self._static
@@ -121,11 +118,8 @@ class XLand(environment.Environment[XLandState, XLandParams]):
     def action_space(self, params: XLandParams | None = None) -> spaces.Discrete:
         return spaces.Discrete(self.num_actions)
 
-    def observation_space(self, params: XLandParams | None = None) -> spaces.Box:
-        view = self._static.view_size
-        if self._observation == "symbolic":
-            return spaces.Box(0, max(self._kinds, self._colors) - 1, (view, view, 2), jnp.int32)
-        return spaces.Box(0.0, 1.0, (view**2 * (self._kinds + self._colors) + _NUM_DIRECTIONS,), jnp.float32)
+    def observation_space(self, params: XLandParams | None = None) -> Joint:
+        return self._space
 
 
 def xland(
@@ -133,37 +127,44 @@ def xland(
     *,
     benchmark: Any = None,
     num_tasks: int | None = None,
+    seed: int | None = None,
+    trusted: bool = False,
     horizon: int | None = None,
-    observation: str = "one_hot",
 ) -> tuple[XLand, TaskDistribution]:
     """`(env, tasks)` of an XLand-MiniGrid environment, uniform over the rulesets of a benchmark.
 
     Args:
       env_id: the package's id, "XLand-MiniGrid-R1-9x9" or "R1-9x9" for short; "MiniGrid-..." has a single task.
-      benchmark: its rulesets. A name ("trivial-21k", "small-1m", "medium-1m", ...), which the package downloads once;
-        the path of such a file, which is unpickled, so trust where it is from; or a `Benchmark` of the package.
-      num_tasks: use the first so many rulesets only.
+      benchmark: its rulesets. "drawn-trivial" or "drawn-small" are drawn here, from the distributions of the package's
+        (`envs.xland_rulesets`). "trivial-21k", "small-1m", "medium-1m", ... are files that the package downloads once
+        from where its authors keep them, and unpickles. Or the path of a .npz file that
+        `envs.xland_rulesets.save_rulesets` wrote, or a `Benchmark` of the package.
+      num_tasks: how many are drawn, 10,000 if it is not said; of other benchmarks use the first so many only.
+      seed: of those that are drawn, 0 if it is not said.
+      trusted: whether `benchmark` may be the path of a file of the package's own format. It is unpickled, and a pickle
+        can run any program.
       horizon: steps an episode; default the package's, 3 x height x width.
 
     Raises:
       MissingPackage: an ImportError that names the extra to install.
-      ValueError: for an unknown id, benchmark or observation, or a benchmark for an environment without rulesets.
+      ValueError: for an unknown id or benchmark, a file that is not trusted, a benchmark for an environment without
+        rulesets.
     """
     xminigrid = _package()
-    if observation not in OBSERVATIONS:
-        raise ValueError(f"observation must be one of {', '.join(OBSERVATIONS)}, got {observation!r}")
     known = xminigrid.registered_environments()
     full_id = env_id if env_id in known else _FAMILY + env_id
     if full_id not in known:
         short = [name.removeprefix(_FAMILY) for name in known]
         raise ValueError(f"XLand-MiniGrid has no environment {env_id!r}{did_you_mean(env_id, short)}")
-    env = _environment(full_id, horizon, observation)
+    env = _environment(full_id, horizon)
     if not env.has_rulesets:
-        if benchmark is not None or num_tasks is not None:
-            raise ValueError(f"{full_id} has no rulesets: benchmark and num_tasks are for XLand-MiniGrid-... only")
+        if benchmark is not None or num_tasks is not None or seed is not None:
+            raise ValueError(
+                f"{full_id} has no rulesets: benchmark, num_tasks and seed are for XLand-MiniGrid-... only"
+            )
         members, description = jax.tree.map(lambda leaf: leaf[None], env.params()), f"{full_id}, a single task"
     else:
-        rulesets = _rulesets(benchmark, num_tasks)
+        rulesets = _rulesets(benchmark, num_tasks, seed, trusted)
         members = jax.vmap(env.params)(rulesets)
         description = f"{full_id}, one of {num_members(members)} rulesets"
     return env, TaskDistribution.from_members(members, env.horizon, description=description)
@@ -176,24 +177,44 @@ def _package() -> Any:
     return package("xminigrid", "xland", "XLand-MiniGrid")
 
 
-def _rulesets(benchmark: Any, num_tasks: int | None) -> Any:
+def _rulesets(benchmark: Any, num_tasks: int | None, seed: int | None, trusted: bool) -> Any:
     """Stacked RuleSets, leaves [N, ...]."""
     benchmarks = importlib.import_module("xminigrid.benchmarks")
-    names = benchmarks.registered_benchmarks()
+    names = (*DISTRIBUTIONS, *benchmarks.registered_benchmarks())
     if benchmark is None:
         raise ValueError(f"a task of XLand-MiniGrid is a ruleset: give benchmark, one of {', '.join(names)}, or a file")
+    if seed is not None and benchmark not in DISTRIBUTIONS:
+        raise ValueError(f"seed = {seed}: is for benchmark = {' or '.join(DISTRIBUTIONS)}, whose rulesets are drawn")
     if isinstance(benchmark, str | Path):
-        if str(benchmark) in names:
-            benchmark = benchmarks.load_benchmark(str(benchmark))
-        elif Path(benchmark).is_file():
-            benchmark = benchmarks.load_benchmark_from_path(str(benchmark))
-        else:
-            raise ValueError(
-                f"benchmark {str(benchmark)!r} is no file and no name{did_you_mean(str(benchmark), names)}"
-            )
+        benchmark, num_tasks = _named(benchmarks, str(benchmark), names, num_tasks, seed, trusted)
     elif not hasattr(benchmark, "num_rulesets"):
         raise ValueError(f"benchmark must be one of {', '.join(names)}, or a file; got {benchmark!r}")
     size = benchmark.num_rulesets()
     if num_tasks is not None and check_count("num_tasks", num_tasks) > size:
         raise ValueError(f"num_tasks must be at most {size}, the rulesets of the benchmark, got {num_tasks!r}")
     return jax.vmap(benchmark.get_ruleset)(jnp.arange(num_tasks or size))
+
+
+def _named(
+    benchmarks: Any, name: str, names: Iterable[str], num_tasks: int | None, seed: int | None, trusted: bool
+) -> tuple[Any, int | None]:
+    """(the benchmark of a name or a path, how many of its rulesets are used)."""
+
+    def of(arrays: dict[str, Any]) -> Any:
+        return benchmarks.Benchmark(**{key: jnp.asarray(x) for key, x in arrays.items()})
+
+    if name in DISTRIBUTIONS:
+        count, seed = check_drawn(num_tasks, seed)
+        return of(drawn(name, count, seed)), count
+    if name in names:
+        return benchmarks.load_benchmark(name), num_tasks
+    if not Path(name).is_file():
+        raise ValueError(f"benchmark {name!r} is no file and no name{did_you_mean(name, names)}")
+    if name.endswith(".npz"):
+        return of(load_rulesets(name)), num_tasks
+    if not trusted:
+        raise ValueError(
+            f"benchmark = {name}: would be unpickled, which can run any program; give trusted = True if you know who "
+            "made it, or a .npz file of metarl_jax.envs.xland_rulesets.save_rulesets"
+        )
+    return benchmarks.load_benchmark_from_path(name), num_tasks

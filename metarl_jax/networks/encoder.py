@@ -66,9 +66,13 @@ class Embedding(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype, spread = jnp.result_type(float), nn.initializers.normal(1 / np.sqrt(self.size))
         tables = [self.param(f"table_{i}", spread, (n, self.size), dtype) for i, n in enumerate(self.options)]
-        x = x.astype(jnp.int32)
-        vectors = [jax.nn.one_hot(x[..., i], len(table), dtype=dtype) @ table for i, table in enumerate(tables)]
-        return jnp.concatenate(vectors, axis=-1)
+        numbers = [x[..., i].astype(jnp.int32) for i in range(len(tables))]
+        return jnp.concatenate([_rows(table, n) for table, n in zip(tables, numbers, strict=True)], axis=-1)
+
+
+def _rows(table: jax.Array, number: jax.Array) -> jax.Array:
+    """table [n, size], numbers [...] -> rows [..., size]; an index below 0 would count from the end."""
+    return table.at[jnp.where(number < 0, len(table), number)].get(mode="fill", fill_value=0)
 
 
 class Encoder(nn.Module):

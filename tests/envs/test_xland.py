@@ -1,4 +1,4 @@
-"""The adapter, on a stand-in with the package's interface: the package itself is optional and not installed here."""
+"""The adapter on a stand-in with the package's interface; robots/test_xland_package.py has the package itself."""
 
 import sys
 import types
@@ -12,6 +12,7 @@ import pytest
 from flax import struct
 
 from metarl_jax.envs import make, registered, xland_adapter
+from metarl_jax.envs.observations import flattener
 from metarl_jax.rl.rollout import rollout
 
 KEY = jax.random.key(0)
@@ -144,10 +145,14 @@ def test_rulesets_are_the_tasks(package):
     np.testing.assert_array_equal(few.members.ruleset.goal[:, 0], range(4))
 
 
-def test_a_file_of_rulesets(package, tmp_path):
+def test_a_file_that_is_unpickled_has_to_be_trusted(package, tmp_path):
     path = tmp_path / "rulesets"
     path.touch()
-    assert len(make("XLand-MiniGrid:R1-9x9", benchmark=str(path))[1].members.ruleset.goal) == 2
+    with pytest.raises(
+        ValueError, match="rulesets: would be unpickled, which can run any program; give trusted = True"
+    ):
+        make("XLand-MiniGrid:R1-9x9", benchmark=str(path))
+    assert len(make("XLand-MiniGrid:R1-9x9", benchmark=str(path), trusted=True)[1].members.ruleset.goal) == 2
 
 
 def test_episodes_end_as_in_the_package_and_keep_their_ruleset(package):
@@ -168,20 +173,20 @@ def test_episodes_end_as_in_the_package_and_keep_their_ruleset(package):
         assert not terminated and bool(truncated) == (t == 7)
 
 
-@pytest.mark.parametrize("observation", ["one_hot", "symbolic"])
-def test_observations(package, observation):
-    env, tasks = make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k", observation=observation)
+def test_observations(package):
+    env, tasks = make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k")
     obs, state = env.reset(KEY, tasks.sample(KEY))
     obs, state, *_ = env.step(KEY, state, 1, tasks.sample(KEY))
     position = int(state.timestep.state.agent.position)
     assert obs.shape == env.observation_space().shape and env.num_actions == env.action_space().n == 6
-    if observation == "symbolic":
-        np.testing.assert_array_equal(obs[0, 0], [position, 1])
-    else:
-        kinds, colors, direction = jnp.split(obs, [9 * 13, 9 * 25])
-        np.testing.assert_array_equal(kinds.reshape(9, 13).argmax(1), [position] + [0] * 8)
-        np.testing.assert_array_equal(colors.reshape(9, 12).argmax(1), [1] + [0] * 8)
-        np.testing.assert_array_equal(direction, [0, 1, 0, 0])
+    np.testing.assert_array_equal(obs, [position, 1, *[0] * 16, 1])
+    size, features = flattener(env)
+    tiles, direction = jnp.split(features(obs), [9 * 25])
+    kinds, colors = jnp.split(tiles.reshape(9, 25), [13], axis=1)
+    np.testing.assert_array_equal(kinds.argmax(1), [position] + [0] * 8)
+    np.testing.assert_array_equal(colors.argmax(1), [1] + [0] * 8)
+    np.testing.assert_array_equal(direction, [0, 1, 0, 0])
+    assert size == 9 * 25 + 4
 
 
 def test_it_rolls_out_with_the_library(package):
@@ -210,10 +215,16 @@ def test_environments_without_rulesets_are_one_task(package):
     "name, overrides, line",
     [
         ("R1-9x8", {}, "no environment 'R1-9x8'; did you mean R1-9x9"),
-        ("R1-9x9", {}, "give benchmark, one of trivial-21k"),
-        ("R1-9x9", {"benchmark": "trivial"}, "'trivial' is no file and no name; did you mean trivial-21k"),
+        ("R1-9x9", {}, "give benchmark, one of drawn-trivial, drawn-small, trivial-21k"),
+        ("R1-9x9", {"benchmark": "trivial-2"}, "'trivial-2' is no file and no name; did you mean trivial-21k"),
+        (
+            "R1-9x9",
+            {"benchmark": "trivial-21k", "seed": 3},
+            "seed = 3: is for benchmark = drawn-trivial or drawn-small",
+        ),
+        ("R1-9x9", {"benchmark": "drawn-small", "seed": -1}, "seed must be an integer of at least 0, got -1"),
         ("R1-9x9", {"benchmark": "small-1m", "num_tasks": 11}, "num_tasks must be at most 10.*got 11"),
-        ("R1-9x9", {"benchmark": "small-1m", "observation": "rgb"}, "observation must be one of"),
+        ("R1-9x9", {"benchmark": "small-1m", "observation": "rgb"}, "no option 'observation'"),
         ("R1-9x9", {"benchmark": "small-1m", "horizon": 0}, "horizon must be an integer of at least 1"),
         ("R1-9x9", {"rulesets": 3}, "no option 'rulesets'"),
     ],
