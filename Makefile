@@ -67,10 +67,10 @@ test-docs test-distributed: test-%:
 
 # The optional packages have environments of their own: Meta-World asks for a MuJoCo that is not the newest.
 .PHONY: test-robots test-metaworld test-ray
-test-robots: $(VENV)-robots/.installed ## run the tests of robots, XLand-MiniGrid and Weights & Biases
+test-robots: $(VENV)-robots/.installed ## run the tests of robots, XLand-MiniGrid, Craftax and Weights & Biases
 test-metaworld: $(VENV)-metaworld/.installed ## run those of Meta-World, and those of robots with its MuJoCo
 test-ray: $(VENV)-ray/.installed ## run the tests of sweeps on a Ray cluster of this machine
-test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py tests/envs/test_xland_solvable.py tests/runs/test_loggers.py
+test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py tests/envs/test_xland_solvable.py tests/envs/test_craftax.py tests/runs/test_loggers.py
 test-metaworld: EXTRA_TESTS := tests/metaworld tests/robots/test_physics.py tests/robots/test_film.py
 test-ray: EXTRA_TESTS := tests/ray
 test-ray: WORKERS := 0
@@ -178,7 +178,7 @@ lock: $(VENV)/.uv ## pin again what pyproject.toml asks for (UPGRADE=1: newest o
 	@echo "==> resolving pyproject.toml into requirements.lock"
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
 	@echo "==> resolving the extras into requirements-robots.lock, requirements-metaworld.lock and requirements-ray.lock"
-	@$(COMPILE) --extra dev --extra robots --extra xland --extra wandb -c requirements.lock pyproject.toml -o requirements-robots.lock
+	@$(COMPILE) --extra dev --extra robots --extra xland --extra craftax --extra wandb -c requirements.lock pyproject.toml -o requirements-robots.lock
 	@$(COMPILE) --extra dev --extra metaworld -c requirements.lock pyproject.toml -o requirements-metaworld.lock
 	@$(COMPILE) --extra dev --extra ray -c requirements.lock pyproject.toml -o requirements-ray.lock
 	@echo "==> resolving uv into requirements-uv.lock"

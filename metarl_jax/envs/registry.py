@@ -77,6 +77,10 @@ _ENTRIES: dict[str, tuple[str | Callable[..., Any], str]] = {
         "metarl_jax.envs.krazy_world:krazy_world",
         "10x10 boards of unknown tiles, 3 goals (E-MAML, E-RL2)",
     ),
+    "CraftaxClassic-v0": (
+        "metarl_jax.envs.craftax_adapter:craftax_classic",
+        "Craftax-Classic, a world is a task; needs metarl_jax[craftax]",
+    ),
     "Maze-v0": ("metarl_jax.envs.maze:maze", "procedural 9x9 mazes, hidden goal, partial view (after MetaMaze)"),
     "Driving-v0": (
         "metarl_jax.envs.driving.town:driving",

@@ -13,6 +13,7 @@ NEED = {
     "MetaWorld:ML1-reach": ("mujoco", "metaworld"),
     "MetaWorld:ML10": ("mujoco", "metaworld"),
     "XLand-MiniGrid:R1-9x9": ("xminigrid", "xland"),
+    "CraftaxClassic-v0": ("craftax", "craftax"),
 }
 
 
