@@ -62,12 +62,12 @@ def drawn(name: str, num_tasks: int, seed: int) -> dict[str, np.ndarray]:
     The first n are the same for every larger `num_tasks`.
     """
     d, draws = DISTRIBUTIONS[name], random.Random(seed)
-    num_rules = max(2 * d.depth + d.distractor_rules, 1)
+    num_rules = max(2 * (2**d.depth - 1) + d.distractor_rules, 1)
     num_tiles = 2 * 2**d.depth + d.distractor_objects + 2 * d.distractor_rules
     found: dict[tuple, tuple] = {}
     while len(found) < num_tasks:
-        goal, rules, tiles = one = _ruleset(d, draws)
-        key = _sorted(goal), tuple(sorted(map(_sorted, rules))), tuple(sorted(tiles))
+        goal, each, lying = one = _ruleset(d, draws)
+        key = _sorted(goal), tuple(sorted(map(_sorted, each))), tuple(sorted(lying))
         found.setdefault(key, one)
     size = len(found)
     goals, rules = np.zeros((size, 5), np.uint8), np.zeros((size, num_rules, 7), np.uint8)
@@ -120,7 +120,7 @@ def _sorted(condition: tuple) -> tuple:
     return how, tuple(sorted(taken)), *product
 
 
-def _encoded(codes: tuple[int, ...], how: int, taken: tuple[Tile, ...], product: Tile = (), *, width: int) -> list[int]:
+def _encoded(codes: tuple[int, ...], how: int, taken: tuple[Tile, ...], product: Any = (), *, width: int) -> list[int]:
     numbers = [codes[how], *(n for tile in taken for n in tile), *product]
     return numbers + [0] * (width - len(numbers))
 
@@ -132,7 +132,8 @@ def save_rulesets(path: str | Path, benchmark: Any) -> Path:
         raise ValueError(f"path = {path}: must end in .npz")
     get = benchmark.get if isinstance(benchmark, dict) else lambda name: getattr(benchmark, name)
     arrays = {name: np.asarray(get(name), np.uint8) for name in FIELDS}
-    np.savez_compressed(path, **{**arrays, "num_rules": arrays["num_rules"].reshape(-1)})
+    arrays["num_rules"] = arrays["num_rules"].reshape(-1)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
     return path
 
 
