@@ -70,7 +70,7 @@ test-docs test-distributed: test-%:
 test-robots: $(VENV)-robots/.installed ## run the tests of robots, XLand-MiniGrid and Weights & Biases
 test-metaworld: $(VENV)-metaworld/.installed ## run those of Meta-World, and those of robots with its MuJoCo
 test-ray: $(VENV)-ray/.installed ## run the tests of sweeps on a Ray cluster of this machine
-test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py tests/runs/test_loggers.py
+test-robots: EXTRA_TESTS := tests/robots tests/envs/test_xland.py tests/envs/test_xland_solvable.py tests/runs/test_loggers.py
 test-metaworld: EXTRA_TESTS := tests/metaworld tests/robots/test_physics.py tests/robots/test_film.py
 test-ray: EXTRA_TESTS := tests/ray
 test-ray: WORKERS := 0

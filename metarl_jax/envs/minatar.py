@@ -2,22 +2,30 @@
 
 What differs between tasks has to be found out by playing:
 
-| rule       | what is drawn                                                                | games                  |
-|------------|------------------------------------------------------------------------------|------------------------|
-| `sticky`   | the chance that an action is the one before it, U[0, sticky]                 | all                    |
-| `channels` | which channel of the observation shows what: a permutation                   | all                    |
-| `actions`  | which action does what: a permutation                                        | all                    |
-| `ramping`  | whether the game becomes faster, a fair coin                                 | Asterix, SpaceInvaders |
-| `speeds`   | each interval of its clocks, uniform over a range that begins at its own     | all but Breakout       |
+| rule       | what is drawn                                                            | games                 |
+|------------|--------------------------------------------------------------------------|-----------------------|
+| `sticky`   | the chance that an action is the one before it, U[0, sticky]             | all                   |
+| `channels` | which channel of the observation shows what: a permutation               | all                   |
+| `actions`  | which action does what: a permutation                                    | all                   |
+| `ramping`  | whether the game becomes faster, a fair coin                             | not Breakout, Freeway |
+| `speeds`   | each interval of its clocks, uniform over a range that begins at its own | not Breakout          |
 
 Clocks: Asterix, steps from one enemy or treasure to the next (10) and from one of their moves to the next (5);
+Seaquest, from one enemy to the next (20), of their moves (5), of their shots (10) and of the player's shots (5);
 SpaceInvaders, steps from one move of the aliens (12), of their shots (10) and of the player's shots (5) to the next;
 Freeway, steps from one move of the player to the next (3). The speeds of Freeway's cars are drawn anew in every
-episode, by the game. With `difficulty` d an interval n of the others' clocks is drawn from round(n / (1 + d)), ..., n,
-and one of the player's from n, ..., round(n (1 + d)): tasks are as hard as the game or harder.
+episode and after each crossing, by the game. With `difficulty` d an interval n of the others' clocks is drawn from
+round(n / (1 + d)), ..., n, and one of the player's from n, ..., round(n (1 + d)): tasks are as hard as the game or
+harder. In Asterix enemies then come at the latest after two of their moves: gymnax's ramp would bring the interval
+between moves to 0 otherwise, from where nothing moves any more.
 
-With `rules: []` there is one task, gymnax's game. Differences of that from the original are gymnax's: no sticky
-actions, a limit of 1,000 steps (Freeway 2,500).
+With `rules: []` there is one task, gymnax's game. Where gymnax 1.0.1 differs from MinAtar's own code, it is left:
+- no sticky actions (MinAtar: 0.1). Here an action before the first of an episode is to do nothing; there it is the last
+  of the episode before.
+- a limit of 1,000 steps (MinAtar: none); of 2,500 in Freeway, a truncation (MinAtar: an end, after 2,501).
+- Asterix does not look at one of its 8 lanes, drawn at random, when something new comes. Where that is the only empty
+  one, or none is empty, what is in another lane disappears (MinAtar: it comes into the empty one, or does not come).
+- Seaquest's last observation shows a full gauge of oxygen where it ends by surfacing without a diver.
 """
 
 import functools
@@ -39,10 +47,12 @@ OTHERS = {  # game -> its clocks: those of what the player meets, and the player
     "Asterix": ("init_spawn_speed", "init_move_interval"),
     "Breakout": (),
     "Freeway": (),
+    "Seaquest": ("init_spawn_speed", "init_move_interval", "enemy_shot_interval"),
     "SpaceInvaders": ("enemy_move_interval", "enemy_shot_interval"),
 }
-OWN = {"SpaceInvaders": ("shot_cool_down",), "Freeway": ("player_speed",)}
-RAMPS = ("Asterix", "SpaceInvaders")
+OWN = {"SpaceInvaders": ("shot_cool_down",), "Seaquest": ("shot_cool_down",), "Freeway": ("player_speed",)}
+RAMPS = ("Asterix", "Seaquest", "SpaceInvaders")
+STICK = 0x571C  # of the key of a step; the games use its `split`, whose parts are those of small numbers
 
 
 @struct.dataclass(kw_only=True)
@@ -67,11 +77,15 @@ class GameState(environment.EnvState):
 
 
 class Game(environment.Environment[GameState, GameParams]):
-    """A game by rules that are its parameters. Observation: float [10, 10, channels]."""
+    """A game by rules that are its parameters. Observation: float [10, 10, channels].
+
+    The game inside is computed in 32 bits, which hold all of its numbers: in 64 gymnax's Freeway fails.
+    """
 
     def __init__(self, game: str, horizon: int | None):
         super().__init__()
-        self._game, self.own = gymnax.make(f"{game}-MinAtar")
+        with jax.enable_x64(False), jax.ensure_compile_time_eval():  # its table of actions, an array
+            self._game, self.own = gymnax.make(f"{game}-MinAtar")
         self._name = game
         self.horizon = int(self.own.max_steps_in_episode) if horizon is None else horizon
         self._channels = self._game.obs_shape[-1]
@@ -91,20 +105,23 @@ class Game(environment.Environment[GameState, GameParams]):
         )
 
     def reset_env(self, key: Array, params: GameParams) -> tuple[Array, GameState]:
-        observation, game = self._game.reset_env(key, params.game)
+        with jax.enable_x64(False):
+            observation, game = self._game.reset_env(key, _narrow(params.game))
+            game = _narrow(game)
         if hasattr(game, "ramping"):
             game = game.replace(ramping=params.ramping)
-        game = as_arrays(game)
         state = GameState(game=game, action=jnp.zeros((), int), time=jnp.zeros((), int))
         return observation[..., params.channels].astype(float), state
 
     def step_env(
         self, key: Array, state: GameState, action: int | float | Array, params: GameParams
     ) -> tuple[Array, GameState, Array, Array, dict[Any, Any]]:
-        sticks = jax.random.bernoulli(jax.random.fold_in(key, 1), params.sticky)
+        sticks = jax.random.bernoulli(jax.random.fold_in(key, STICK), params.sticky)
         done = jnp.where(sticks, state.action, params.actions[jnp.asarray(action, int)])
-        observation, game, reward, terminated, _ = self._game.step_env(key, state.game, done, params.game)
-        game = jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), game, state.game)
+        with jax.enable_x64(False):
+            inside = state.game, _narrow(done), _narrow(params.game)
+            observation, game, reward, terminated, _ = self._game.step_env(key, *inside)
+            game = _narrow(game)
         state = GameState(game=game, action=done, time=state.time + 1)
         return observation[..., params.channels].astype(float), state, reward.astype(float), terminated, {}
 
@@ -137,7 +154,7 @@ def minatar(
     difficulty: float = 1.0,
     horizon: int | None = None,
 ) -> tuple[Game, TaskDistribution]:
-    """`(env, tasks)` of one of MinAtar's games: Asterix, Breakout, Freeway, SpaceInvaders.
+    """`(env, tasks)` of one of MinAtar's games: Asterix, Breakout, Freeway, Seaquest, SpaceInvaders.
 
     Args:
       rules: which rules are drawn with the task, of sticky, channels, actions, ramping and speeds; []: none, the game
@@ -180,12 +197,14 @@ def minatar(
             drawn["ramping"] = jax.random.bernoulli(of["ramping"])
         if "speeds" in rules:
             keys = jax.random.split(of["speeds"], len(clocks))
-            drawn["game"] = params.game.replace(
-                **{
-                    name: _interval(k, getattr(env.own, name), sign * difficulty)
-                    for k, (name, sign) in zip(keys, clocks.items(), strict=True)
-                }
-            )
+            intervals = {
+                name: _interval(k, getattr(env.own, name), sign * difficulty)
+                for k, (name, sign) in zip(keys, clocks.items(), strict=True)
+            }
+            if game == "Asterix":
+                most = 2 * intervals["init_move_interval"]
+                intervals["init_spawn_speed"] = jnp.minimum(intervals["init_spawn_speed"], most)
+            drawn["game"] = params.game.replace(**intervals)
         params = params.replace(**drawn)
         if hasattr(params.game, "ramping"):
             params = params.replace(game=params.game.replace(ramping=params.ramping))
@@ -202,6 +221,16 @@ def _interval(key: Array, own: int, harder: float) -> Array:
     """Uniform over the integers from `own` to that of a clock 1 + |harder| times as fast, as slow if it is below 0."""
     other = max(round(own / (1 + harder)), 1) if harder >= 0 else round(own * (1 - harder))
     return jax.random.randint(key, (), min(own, other), max(own, other) + 1)
+
+
+def _narrow(tree: Any) -> Any:
+    """Every leaf as an array of at most 32 bits, with a strong dtype."""
+
+    def narrow(x: Any) -> Array:
+        name = jnp.result_type(x).name
+        return jnp.asarray(x, {"int64": "int32", "float64": "float32"}.get(name, name))
+
+    return jax.tree.map(narrow, tree)
 
 
 _game = functools.lru_cache(maxsize=None, typed=True)(Game)

@@ -38,7 +38,7 @@ _FAMILIES = {
     ),
     MINATAR_PREFIX: (
         "metarl_jax.envs.minatar:minatar",
-        "MinAtar's Asterix, Breakout, Freeway, SpaceInvaders by drawn `rules`",
+        "MinAtar's Asterix, Breakout, Freeway, Seaquest, SpaceInvaders by drawn `rules`",
     ),
     DELAYED_PREFIX: (
         "metarl_jax.envs.delayed:delayed",
@@ -122,8 +122,8 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
 
     Args:
       name: a name from `registered()`, "gymnax:<id>" for any gymnax environment, "XLand-MiniGrid:<id>",
-        "MetaWorld:ML1-<task>" or "MetaWorld:ML10", "Delayed:<name>" for any of them with late rewards, or
-        "my_package.my_module:factory" for one of your own.
+        "MetaWorld:ML1-<task>" or "MetaWorld:ML10", "MinAtar:<game>", "Delayed:<name>" for any of them with late
+        rewards, or "my_package.my_module:factory" for one of your own.
       **overrides: keyword arguments of the factory, such as `horizon=50` or `num_arms=10`.
 
     Raises:

@@ -11,7 +11,6 @@ selected and cast; the package's auto-reset wrapper is not used.
 
 import functools
 import importlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,11 @@ from metarl_jax.envs.packages import package
 from metarl_jax.envs.registry import did_you_mean
 from metarl_jax.envs.spaces import Joint, MultiDiscrete
 from metarl_jax.envs.tasks import TaskDistribution, as_arrays, check_count, num_members
-from metarl_jax.envs.xland_rulesets import DISTRIBUTIONS, check_drawn, drawn, load_rulesets
+from metarl_jax.envs.xland_rulesets import DISTRIBUTIONS, draw_rulesets, load_rulesets
 
 _FAMILY = "XLand-MiniGrid-"
 _NUM_DIRECTIONS = 4
+_DRAWN = 10_000  # rulesets, unless it is said
 
 
 @struct.dataclass(kw_only=True)
@@ -49,11 +49,11 @@ class XLandState(environment.EnvState):
 
 
 class XLand(environment.Environment[XLandState, XLandParams]):
-    """One of the package's environments. `make_params` turns its static parameters and a ruleset into its own.
+    """One of the package's environments.
 
-    Observation: integers, the kind and the colour of each tile of the view [V, V, 2] and the agent's direction, as one
-    vector [2 V^2 + 1] (`envs.spaces.Joint`). Networks read it as one-hots, with `embedding_size` as learned vectors and
-    with `channels` by convolutions (`networks.encoder`).
+    Observation: int32, the kind and the colour of each tile of the view [V, V, 2] and the agent's direction, one vector
+    [2 V^2 + 1] (`envs.spaces.Joint`). Networks read it as one-hots, V^2 (kinds + colours) + 4 numbers, with
+    `embedding_size` as learned vectors, and with `channels` by convolutions over the view (`networks.encoder`).
     """
 
     has_dear_reset = True
@@ -67,9 +67,10 @@ class XLand(environment.Environment[XLandState, XLandParams]):
         self._static = static if horizon is None else static.replace(max_steps=check_count("horizon", horizon))
         self.horizon = int(self._static.max_steps)
         self.has_rulesets = hasattr(self._static, "ruleset")
-        sizes = (*2 * [self._static.view_size], 1)
-        view = np.tile([int(constants.NUM_TILES), int(constants.NUM_COLORS)], sizes)
-        self._space = Joint([MultiDiscrete(view), spaces.Discrete(_NUM_DIRECTIONS)])
+        # Cells inside the outer walls, less the agent's.
+        self.most_objects = (self._static.height - 2) * (self._static.width - 2) - 1
+        view = np.tile([int(constants.NUM_TILES), int(constants.NUM_COLORS)], (*2 * [self._static.view_size], 1))
+        self._space = Joint([MultiDiscrete(view.tolist()), spaces.Discrete(_NUM_DIRECTIONS)])
 
     def params(self, ruleset: Any = None) -> XLandParams:
         """The task with this ruleset; None for the one that the package has by default."""
@@ -135,20 +136,22 @@ def xland(
 
     Args:
       env_id: the package's id, "XLand-MiniGrid-R1-9x9" or "R1-9x9" for short; "MiniGrid-..." has a single task.
-      benchmark: its rulesets. "drawn-trivial" or "drawn-small" are drawn here, from the distributions of the package's
-        (`envs.xland_rulesets`). "trivial-21k", "small-1m", "medium-1m", ... are files that the package downloads once
-        from where its authors keep them, and unpickles. Or the path of a .npz file that
-        `envs.xland_rulesets.save_rulesets` wrote, or a `Benchmark` of the package.
-      num_tasks: how many are drawn, 10,000 if it is not said; of other benchmarks use the first so many only.
-      seed: of those that are drawn, 0 if it is not said.
-      trusted: whether `benchmark` may be the path of a file of the package's own format. It is unpickled, and a pickle
-        can run any program.
+      benchmark: its rulesets, one of
+        "drawn-trivial", "drawn-small": drawn here, like the package's of these names (`envs.xland_rulesets`);
+        "trivial-21k", "small-1m", "medium-1m", ...: files that the package downloads once and keeps;
+        the path of a .npz file of `envs.xland_rulesets.save_rulesets`, from which nothing is unpickled;
+        the path of a file of the package's own format, with `trusted`; or a `Benchmark` of the package.
+      num_tasks: how many are drawn, default 10,000; of another benchmark use the first so many, default all.
+      seed: of those that are drawn, default 0.
+      trusted: a file of the package's format is a pickle, which can run any program. True says that you know who made
+        it. The package's downloads are pickles too, fetched over HTTPS from its authors' repository, or the one that
+        XLAND_MINIGRID_HF_REPO_ID names, into XLAND_MINIGRID_DATA: to name one of them is to trust those.
       horizon: steps an episode; default the package's, 3 x height x width.
 
     Raises:
       MissingPackage: an ImportError that names the extra to install.
-      ValueError: for an unknown id or benchmark, a file that is not trusted, a benchmark for an environment without
-        rulesets.
+      ValueError: for an unknown id or benchmark, a file that is not trusted or is no file of rulesets, a benchmark for
+        an environment without rulesets, and one with more objects than fit into the rooms.
     """
     xminigrid = _package()
     known = xminigrid.registered_environments()
@@ -158,13 +161,15 @@ def xland(
         raise ValueError(f"XLand-MiniGrid has no environment {env_id!r}{did_you_mean(env_id, short)}")
     env = _environment(full_id, horizon)
     if not env.has_rulesets:
-        if benchmark is not None or num_tasks is not None or seed is not None:
-            raise ValueError(
-                f"{full_id} has no rulesets: benchmark, num_tasks and seed are for XLand-MiniGrid-... only"
-            )
+        for name, value in (("benchmark", benchmark), ("num_tasks", num_tasks), ("seed", seed)):
+            if value is not None:
+                raise ValueError(f"{name}: {full_id} has no rulesets, those of XLand-MiniGrid-... have; leave it out")
         members, description = jax.tree.map(lambda leaf: leaf[None], env.params()), f"{full_id}, a single task"
     else:
         rulesets = _rulesets(benchmark, num_tasks, seed, trusted)
+        objects = rulesets.init_tiles.shape[1]
+        if objects > env.most_objects:
+            raise ValueError(f"benchmark: has {objects} objects a task, {full_id} has room for {env.most_objects}")
         members = jax.vmap(env.params)(rulesets)
         description = f"{full_id}, one of {num_members(members)} rulesets"
     return env, TaskDistribution.from_members(members, env.horizon, description=description)
@@ -183,10 +188,25 @@ def _rulesets(benchmark: Any, num_tasks: int | None, seed: int | None, trusted: 
     names = (*DISTRIBUTIONS, *benchmarks.registered_benchmarks())
     if benchmark is None:
         raise ValueError(f"a task of XLand-MiniGrid is a ruleset: give benchmark, one of {', '.join(names)}, or a file")
-    if seed is not None and benchmark not in DISTRIBUTIONS:
-        raise ValueError(f"seed = {seed}: is for benchmark = {' or '.join(DISTRIBUTIONS)}, whose rulesets are drawn")
-    if isinstance(benchmark, str | Path):
-        benchmark, num_tasks = _named(benchmarks, str(benchmark), names, num_tasks, seed, trusted)
+    name = str(benchmark) if isinstance(benchmark, str | Path) else ""
+    if seed is not None and name not in DISTRIBUTIONS:
+        raise ValueError(f"seed = {seed}: is for rulesets that are drawn, {' and '.join(DISTRIBUTIONS)}; leave it out")
+    if name in DISTRIBUTIONS:
+        num_tasks = _DRAWN if num_tasks is None else num_tasks
+        benchmark = _benchmark(draw_rulesets(name, num_tasks, 0 if seed is None else seed))
+    elif name in names:
+        benchmark = benchmarks.load_benchmark(name)
+    elif name and not Path(name).is_file():
+        raise ValueError(f"benchmark {name!r} is no file and no name{did_you_mean(name, names)}")
+    elif name.endswith(".npz"):
+        benchmark = _benchmark(load_rulesets(name))
+    elif name and not trusted:
+        raise ValueError(
+            f"benchmark = {name}: would be unpickled, which can run any program; give trusted=True if you know who "
+            "made it, or a .npz file of metarl_jax.envs.xland_rulesets.save_rulesets"
+        )
+    elif name:
+        benchmark = benchmarks.load_benchmark_from_path(name)
     elif not hasattr(benchmark, "num_rulesets"):
         raise ValueError(f"benchmark must be one of {', '.join(names)}, or a file; got {benchmark!r}")
     size = benchmark.num_rulesets()
@@ -195,26 +215,5 @@ def _rulesets(benchmark: Any, num_tasks: int | None, seed: int | None, trusted: 
     return jax.vmap(benchmark.get_ruleset)(jnp.arange(num_tasks or size))
 
 
-def _named(
-    benchmarks: Any, name: str, names: Iterable[str], num_tasks: int | None, seed: int | None, trusted: bool
-) -> tuple[Any, int | None]:
-    """(the benchmark of a name or a path, how many of its rulesets are used)."""
-
-    def of(arrays: dict[str, Any]) -> Any:
-        return benchmarks.Benchmark(**{key: jnp.asarray(x) for key, x in arrays.items()})
-
-    if name in DISTRIBUTIONS:
-        count, seed = check_drawn(num_tasks, seed)
-        return of(drawn(name, count, seed)), count
-    if name in names:
-        return benchmarks.load_benchmark(name), num_tasks
-    if not Path(name).is_file():
-        raise ValueError(f"benchmark {name!r} is no file and no name{did_you_mean(name, names)}")
-    if name.endswith(".npz"):
-        return of(load_rulesets(name)), num_tasks
-    if not trusted:
-        raise ValueError(
-            f"benchmark = {name}: would be unpickled, which can run any program; give trusted = True if you know who "
-            "made it, or a .npz file of metarl_jax.envs.xland_rulesets.save_rulesets"
-        )
-    return benchmarks.load_benchmark_from_path(name), num_tasks
+def _benchmark(arrays: dict[str, np.ndarray]) -> Any:
+    return importlib.import_module("xminigrid.benchmarks").Benchmark(**jax.tree.map(jnp.asarray, arrays))

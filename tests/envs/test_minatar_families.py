@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import metarl_jax as mrl
-from metarl_jax.envs.minatar import OTHERS, OWN, RAMPS
+from metarl_jax.envs.minatar import OTHERS, OWN, RAMPS, STICK
 
 GAMES = tuple(OTHERS)
 
@@ -18,20 +18,19 @@ def all_rules(game):
 
 
 def walked(env, task, key, length=150):
-    """(observations, rewards, ends, what was done) of random actions, starting again at every end."""
+    """(observations, rewards, ends, what was done) of random actions, from the start again at every end."""
+    seen, fresh = env.reset_env(key, task)
+    fresh = jax.tree.map(jnp.asarray, fresh)
 
     def one(state, key):
-        act_key, step_key, reset_key = jax.random.split(key, 3)
+        act_key, step_key = jax.random.split(key)
         action = jax.random.randint(act_key, (), 0, env.num_actions)
         seen, after, reward, terminated, _ = env.step_env(step_key, state, action, task)
         done = getattr(after, "action", action)
-        fresh = env.reset_env(reset_key, task)[1]
         over = terminated | env.is_truncated(after, task)
         return jax.tree.map(lambda x, y: jnp.where(over, x, y), fresh, after), (seen, reward, terminated, action, done)
 
-    seen, state = env.reset_env(key, task)
-    state = jax.tree.map(jnp.asarray, state)
-    return seen, jax.lax.scan(one, state, jax.random.split(key, length))[1]
+    return seen, jax.lax.scan(one, fresh, jax.random.split(key, length))[1]
 
 
 class Own:
@@ -83,11 +82,69 @@ def test_rules_are_drawn_with_the_task(game):
             np.testing.assert_array_equal(many.game.ramping, many.ramping)
     default = env.default_params.game
     for name in OTHERS[game]:
-        own = int(getattr(default, name))
-        assert sorted(set(getattr(many.game, name).tolist())) == list(range(round(own / 2), own + 1))
+        own, least = int(getattr(default, name)), 4 if (game, name) == ("Asterix", "init_spawn_speed") else None
+        assert sorted(set(getattr(many.game, name).tolist())) == list(range(least or round(own / 2), own + 1))
     for name in OWN.get(game, ()):
         own = int(getattr(default, name))
         assert sorted(set(getattr(many.game, name).tolist())) == list(range(own, 2 * own + 1))
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_types_do_not_change_with_a_step_nor_with_double_precision(game):
+    def use(env, tasks, key):
+        task = tasks.sample(key)
+        seen, state = env.reset_env(key, task)
+        return task, (seen, state), env.step_env(key, state, jnp.zeros((), jnp.int32), task)
+
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            env, tasks = mrl.make(f"MinAtar:{game}", rules=all_rules(game))
+            made = jax.eval_shape(lambda key, env=env, tasks=tasks: use(env, tasks, key), jax.random.key(0))
+            _, first, (seen, state, reward, terminated, _) = made
+            assert seen.dtype == reward.dtype == jnp.result_type(float) and terminated.dtype == bool
+            assert seen.shape == env.observation_space(env.default_params).shape
+            same = jax.tree.map(lambda a, b: a.dtype == b.dtype and a.shape == b.shape, first, (seen, state))
+            assert jax.tree.all(same) and not any(leaf.weak_type for leaf in jax.tree.leaves(made))
+
+
+def test_the_game_in_double_precision_is_that_in_single():
+    def run(x64):
+        with jax.enable_x64(x64):
+            env, tasks = mrl.make("MinAtar:Breakout", rules=[])
+            task, keys = tasks.sample(jax.random.key(0)), jax.random.split(jax.random.key(1), 40)
+
+            def one(state, key):
+                seen, state, reward, terminated, _ = env.step_env(key, state, jnp.ones((), int), task)
+                return state, (seen, reward, terminated)
+
+            return jax.jit(lambda: jax.lax.scan(one, env.reset_env(jax.random.key(2), task)[1], keys)[1])()
+
+    single, double = run(False), run(True)
+    assert double[0].dtype == double[1].dtype == jnp.float64 and double[2].any()
+    for a, b in zip(single, double, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_sticks_does_not_depend_on_what_a_game_draws():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    stick = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, STICK)))(keys)
+    for parts in (2, 3):  # as the games split theirs
+        for part in range(parts):
+            drawn = jax.vmap(lambda key, n=parts, i=part: jax.random.uniform(jax.random.split(key, n)[i]))(keys)
+            assert abs(np.corrcoef(stick, drawn)[0, 1]) < 0.06, (parts, part)
+
+
+@pytest.mark.parametrize("difficulty", [0.5, 1.0, 4.0])
+def test_asterix_never_stops_moving(difficulty):
+    """gymnax's ramp, by itself: the interval between moves falls every other time, as long as either is above 1."""
+    _, tasks = mrl.make("MinAtar:Asterix", rules=["speeds"], difficulty=difficulty)
+    many = jax.jit(jax.vmap(tasks.sample))(jax.random.split(jax.random.key(0), 300)).game
+    pairs = np.unique(np.stack([many.init_spawn_speed, many.init_move_interval], 1), axis=0)
+    for spawn, move in pairs.tolist():
+        index = 0
+        while spawn > 1 or move > 1:
+            spawn, move, index = spawn - (spawn > 1), move - (index % 2), index + 1
+        assert move == 1, pairs
 
 
 def test_channels_are_permuted():
@@ -109,21 +166,29 @@ def test_an_action_sticks_as_often_as_it_is_said_and_is_permuted():
     assert np.all((done[1:] == own[1:]) | stuck | ~within)
 
 
-def test_the_horizon_ends_an_episode_and_ramping_can_be_switched_off():
-    env, tasks = mrl.make("MinAtar:Freeway", horizon=20)
+def test_the_horizon_ends_an_episode():
+    env, tasks = mrl.make("MinAtar:Breakout", horizon=3)
     task = tasks.sample(jax.random.key(0))
     state = env.reset_env(jax.random.key(0), task)[1]
-    for t in range(20):
-        assert not bool(env.is_truncated(state, task)), t
-        state = env.step_env(jax.random.key(t), state, 0, task)[1]
-    assert bool(env.is_truncated(state, task))
+    step = jax.jit(lambda state: env.step_env(jax.random.key(0), state, 0, task)[1])
+    ends = []
+    for _ in range(3):
+        state = step(state)
+        ends.append(bool(env.is_truncated(state, task)))
+    assert tasks.horizon == 3 and ends == [False, False, True]
+
+
+def test_ramping_can_be_switched_off():
     env, _ = mrl.make("MinAtar:SpaceInvaders")
-    for ramping in (True, False):
-        task = env.default_params.replace(ramping=jnp.asarray(ramping))
+
+    @jax.jit
+    def after_a_wave(ramping):
+        task = env.default_params.replace(ramping=ramping)
         state = env.reset_env(jax.random.key(0), task)[1]
-        game = state.game.replace(alien_map=jnp.zeros((10, 10)))
-        after = env.step_env(jax.random.key(0), state.replace(game=game), 0, task)[1]
-        assert int(after.game.enemy_move_interval) == (11 if ramping else 12), "a wave is over"
+        state = state.replace(game=state.game.replace(alien_map=jnp.zeros((10, 10))))
+        return env.step_env(jax.random.key(0), state, 0, task)[1].game.enemy_move_interval
+
+    assert [int(after_a_wave(jnp.asarray(ramping))) for ramping in (True, False)] == [11, 12]
 
 
 @pytest.mark.parametrize(

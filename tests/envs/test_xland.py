@@ -1,214 +1,248 @@
-"""The adapter on a stand-in with the package's interface; robots/test_xland_package.py has the package itself."""
+"""The adapter beside the package itself: the same keys and actions give the same episodes."""
 
-import sys
-import types
-from typing import Any
+import pickle
 
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 
-from metarl_jax.envs import make, registered, xland_adapter
-from metarl_jax.envs.observations import flattener
-from metarl_jax.rl.rollout import rollout
+pytest.importorskip("xminigrid", reason="needs metarl_jax[xland]; make test-robots has it")
+
+import xminigrid  # noqa: E402
+from xminigrid import benchmarks  # noqa: E402
+from xminigrid.core import constants, goals, rules  # noqa: E402
+
+from metarl_jax.envs import make, registered, xland_rulesets  # noqa: E402
+from metarl_jax.envs.observations import flattener  # noqa: E402
+from metarl_jax.envs.trial import trials  # noqa: E402
+from metarl_jax.rl.rollout import rollout  # noqa: E402
+from metarl_jax.runs.build import build  # noqa: E402
+from metarl_jax.runs.config import validate  # noqa: E402
 
 KEY = jax.random.key(0)
+DRAWN = {"benchmark": "drawn-small", "num_tasks": 96}
+STEPS, EPISODES = 60, 96
 
 
-@struct.dataclass
-class RuleSet:
-    goal: Any
-    rules: Any
-    init_tiles: Any
+def actions(key, shape):
+    """Forward in half of the steps."""
+    return jax.random.choice(key, 6, shape, p=jnp.asarray([0.5, 0.1, 0.1, 0.15, 0.1, 0.05]))
 
 
-@struct.dataclass
-class StaticParams:
-    view_size: int = struct.field(pytree_node=False, default=3)
-    max_steps: int = struct.field(pytree_node=False, default=8)
+@pytest.mark.parametrize(
+    "env_id, options",
+    [
+        ("MiniGrid-EmptyRandom-5x5", {}),
+        ("MiniGrid-DoorKey-5x5", {}),
+        ("R1-9x9", DRAWN),
+        ("R4-13x13", {**DRAWN, "horizon": 40}),
+    ],
+)
+def test_episodes_are_those_of_the_package(env_id, options):
+    env, tasks = make("XLand-MiniGrid:" + env_id, **options)
+    theirs, static = xminigrid.make(env.name)
+    static = static.replace(max_steps=options.get("horizon", static.max_steps))
+    keys = jax.random.split(KEY, EPISODES)
+    which = jnp.arange(EPISODES) % len(tasks.members.max_steps_in_episode)
+    chosen = jax.tree.map(lambda leaf: leaf[which], tasks.members)
+    done = actions(jax.random.key(1), (EPISODES, STEPS))
+
+    def ours(key, task, done):
+        def one(state, action):
+            obs, state, reward, terminated, info = env.step_env(key, state, action, task)
+            return state, (obs, reward, terminated, env.is_truncated(state, task))
+
+        obs, state = env.reset_env(key, task)
+        return obs, jax.lax.scan(one, state, done)[1]
+
+    def reference(key, ruleset, done):
+        params = static if ruleset is None else static.replace(ruleset=ruleset)
+
+        def one(now, action):
+            now = theirs.step(params, now, action)
+            late = (now.step_type == 2) & (now.discount > 0)
+            return now, (now.observation, now.state.agent.direction, now.reward, now.discount == 0, late)
+
+        now = theirs.reset(params, key)
+        return (now.observation, now.state.agent.direction), jax.lax.scan(one, now, done)[1]
+
+    first, (seen, reward, terminated, truncated) = jax.jit(jax.vmap(ours))(keys, chosen, done)
+    start, after = jax.jit(jax.vmap(reference))(keys, chosen.ruleset, done)
+
+    def vector(view, direction):
+        view = np.asarray(view)
+        return np.concatenate([view.reshape(*view.shape[:-3], -1), np.asarray(direction)[..., None]], -1)
+
+    np.testing.assert_array_equal(first, vector(*start))
+    np.testing.assert_array_equal(seen, vector(*after[:2]))
+    np.testing.assert_array_equal(reward, after[2])
+    np.testing.assert_array_equal(terminated, after[3])
+    ends = np.arange(1, STEPS + 1) >= int(tasks.horizon)  # theirs at the one step, ours from there on
+    np.testing.assert_array_equal(truncated, np.broadcast_to(ends, truncated.shape))
+    at = np.arange(1, STEPS + 1) == int(tasks.horizon)
+    np.testing.assert_array_equal(after[4], at & ~np.asarray(terminated))
+    assert terminated.any() or "DoorKey" in env_id
+    assert len(np.unique(np.asarray(first), axis=0)) > 3
 
 
-@struct.dataclass
-class RuledParams(StaticParams):
-    ruleset: Any = None
-
-
-@struct.dataclass
-class Agent:
-    position: Any
-    direction: Any
-
-
-@struct.dataclass
-class State:
-    key: Any
-    step_num: Any
-    agent: Agent
-    goal_encoding: Any
-
-
-@struct.dataclass
-class TimeStep:
-    state: State
-    step_type: Any
-    reward: Any
-    discount: Any
-    observation: Any
-
-
-class Corridor:
-    """A drawn start in 0..2; action 0 goes on, the others turn; the goal is met in the cell that the ruleset names."""
-
-    def num_actions(self, params):
-        return 6
-
-    def _observe(self, params, agent):
-        view = jnp.zeros((params.view_size, params.view_size, 2), jnp.uint8)
-        return view.at[0, 0].set(jnp.stack([agent.position, agent.direction]).astype(jnp.uint8))
-
-    def reset(self, params, key):
-        key, start_key = jax.random.split(key)
-        agent = Agent(jax.random.randint(start_key, (), 0, 3), jnp.asarray(0))
-        goal = params.ruleset.goal if isinstance(params, RuledParams) else jnp.asarray([5], jnp.uint8)
-        state = State(key, jnp.asarray(0), agent, goal)
-        step_type = jnp.asarray(0, jnp.uint8)
-        return TimeStep(state, step_type, jnp.asarray(0.0), jnp.asarray(1.0), self._observe(params, agent))
-
-    def step(self, params, timestep, action):
-        old = timestep.state.agent
-        agent = Agent(
-            jnp.where(action == 0, old.position + 1, old.position),
-            jnp.where(action == 0, old.direction, (old.direction + 1) % 4),
-        )
-        state = timestep.state.replace(agent=agent, step_num=timestep.state.step_num + 1)
-        met = agent.position == state.goal_encoding[0]
-        last = met | (state.step_num == params.max_steps)
-        return TimeStep(
-            state,
-            jnp.where(last, 2, 1).astype(jnp.uint8),
-            jnp.where(met, 1.0 - 0.9 * (state.step_num / params.max_steps), 0.0),
-            jnp.where(met, 0.0, 1.0),
-            self._observe(params, agent),
-        )
-
-
-@struct.dataclass
-class Benchmark:
-    goals: Any
-
-    def num_rulesets(self):
-        return len(self.goals)
-
-    def get_ruleset(self, i):
-        return RuleSet(self.goals[i], jnp.zeros((1, 7), jnp.uint8), jnp.zeros((2, 2), jnp.uint8))
-
-
-@pytest.fixture
-def package(monkeypatch):
-    modules = {name: types.ModuleType(name) for name in ("xminigrid", "xminigrid.core", "xminigrid.core.constants")}
-    benchmarks = modules["xminigrid.benchmarks"] = types.ModuleType("xminigrid.benchmarks")
-    top, constants = modules["xminigrid"], modules["xminigrid.core.constants"]
-    constants.NUM_TILES, constants.NUM_COLORS = 13, 12
-    specs = {"XLand-MiniGrid-R1-9x9": RuledParams(), "MiniGrid-Empty-5x5": StaticParams()}
-    top.registered_environments = lambda: tuple(specs)
-    top.make = lambda id: (Corridor(), specs[id])
-    benchmarks.registered_benchmarks = lambda: ("trivial-21k", "small-1m")
-    benchmarks.load_benchmark = lambda name: Benchmark(jnp.arange(3, 13, dtype=jnp.uint8)[:, None])
-    benchmarks.load_benchmark_from_path = lambda path: Benchmark(jnp.arange(3, 5, dtype=jnp.uint8)[:, None])
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    xland_adapter._environment.cache_clear()
-    yield
-    xland_adapter._environment.cache_clear()
-
-
-def test_without_the_package_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "xminigrid", None)
-    line = r"^XLand-MiniGrid needs the package xminigrid: pip install 'metarl_jax\[xland\]'$"
-    for error in (ImportError, ValueError):  # a library's error, and one that the command line prints as a line
-        with pytest.raises(error, match=line):
-            make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k")
-    assert "XLand-MiniGrid:<id>" in registered()
-
-
-def test_rulesets_are_the_tasks(package):
-    env, tasks = make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k")
-    assert env is make("XLand-MiniGrid:XLand-MiniGrid-R1-9x9", benchmark="small-1m")[0]
-    assert env.name == "XLand-MiniGrid-R1-9x9" and tasks.horizon == 8 and "10 rulesets" in tasks.description
-    train, test = tasks.split(0)
-    goals = [set(half.members.ruleset.goal[:, 0].tolist()) for half in (train, test)]
-    assert len(goals[1]) == 2 and not goals[0] & goals[1] and goals[0] | goals[1] == set(range(3, 13))
-    few = make("XLand-MiniGrid:R1-9x9", benchmark=Benchmark(jnp.arange(9)[:, None]), num_tasks=4)[1]
-    np.testing.assert_array_equal(few.members.ruleset.goal[:, 0], range(4))
-
-
-def test_a_file_that_is_unpickled_has_to_be_trusted(package, tmp_path):
-    path = tmp_path / "rulesets"
-    path.touch()
-    with pytest.raises(
-        ValueError, match="rulesets: would be unpickled, which can run any program; give trusted = True"
-    ):
-        make("XLand-MiniGrid:R1-9x9", benchmark=str(path))
-    assert len(make("XLand-MiniGrid:R1-9x9", benchmark=str(path), trusted=True)[1].members.ruleset.goal) == 2
-
-
-def test_episodes_end_as_in_the_package_and_keep_their_ruleset(package):
-    env, tasks = make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k")
-    params = jax.tree.map(lambda leaf: leaf[3], tasks.members)  # the goal is cell 6
-    obs, state = env.reset(KEY, params)
-    starts = []
-    for t in range(40):  # straight on
-        before = int(state.timestep.state.agent.position)
-        starts += [before] if state.time == 0 else []
-        obs, state, reward, terminated, truncated, _ = env.step(jax.random.key(t), state, 0, params)
-        assert bool(terminated) == (before == 5) and not truncated
-        assert float(reward) == pytest.approx(1 - 0.9 * (6 - starts[-1]) / 8 if terminated else 0)
-    assert len(starts) > 5 and len(set(starts)) > 1  # starts differ, the goal does not
-    state = env.reset(KEY, params)[1]
-    for t in range(8):  # on the spot
-        *_, state, reward, terminated, truncated, _ = env.step(KEY, state, 1, params)
-        assert not terminated and bool(truncated) == (t == 7)
-
-
-def test_observations(package):
-    env, tasks = make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k")
+def test_observations_are_read_as_one_hots():
+    env, tasks = make("XLand-MiniGrid:R1-9x9", **DRAWN)
+    space = env.observation_space()
     obs, state = env.reset(KEY, tasks.sample(KEY))
-    obs, state, *_ = env.step(KEY, state, 1, tasks.sample(KEY))
-    position = int(state.timestep.state.agent.position)
-    assert obs.shape == env.observation_space().shape and env.num_actions == env.action_space().n == 6
-    np.testing.assert_array_equal(obs, [position, 1, *[0] * 16, 1])
+    view, direction = space.split(obs)
+    np.testing.assert_array_equal(view, state.timestep.observation)
+    assert direction == state.timestep.state.agent.direction
+    assert space.contains(obs) and obs.shape == space.shape == (51,) and obs.dtype == space.dtype == jnp.int32
     size, features = flattener(env)
-    tiles, direction = jnp.split(features(obs), [9 * 25])
-    kinds, colors = jnp.split(tiles.reshape(9, 25), [13], axis=1)
-    np.testing.assert_array_equal(kinds.argmax(1), [position] + [0] * 8)
-    np.testing.assert_array_equal(colors.argmax(1), [1] + [0] * 8)
-    np.testing.assert_array_equal(direction, [0, 1, 0, 0])
-    assert size == 9 * 25 + 4
+    expected = [np.eye(n)[x] for cell in np.asarray(view).reshape(-1, 2) for n, x in zip((13, 12), cell, strict=True)]
+    np.testing.assert_array_equal(features(obs), np.concatenate([*expected, np.eye(4)[int(direction)]]))
+    assert size == 25 * 25 + 4
+    view = space.parts[0]
+    assert (view.nvec == [constants.NUM_TILES, constants.NUM_COLORS]).all() and env.num_actions == 6
 
 
-def test_it_rolls_out_with_the_library(package):
-    env, tasks = make("XLand-MiniGrid:R1-9x9", benchmark="trivial-21k", horizon=5)
+def test_double_precision(x64):
+    env, tasks = make("XLand-MiniGrid:R1-9x9", **DRAWN)
+    task = tasks.sample(KEY)
+    first = jax.eval_shape(env.reset_env, KEY, task)
+    after = jax.eval_shape(env.step_env, KEY, first[1], 0, task)
+    assert jax.tree.map(lambda x: x.dtype, first) == jax.tree.map(lambda x: x.dtype, after[:2])
+    assert after[2].dtype == jnp.float64
+
+
+def test_trials_of_two_episodes():
+    grid, tasks = make("XLand-MiniGrid:R1-9x9", **DRAWN, horizon=5)
+    env = trials(grid, tasks, 2)
+    task = tasks.sample(KEY)
+
+    def one(state, key):
+        obs, state, reward, terminated, info = env.step_env(key, state, actions(key, ()), task)
+        return state, (obs, state.env_state.timestep, terminated, info["episode_over"])
 
     def run(key):
-        logits = jnp.asarray([3.0, 0, 0, 0, 0, 0])
+        return jax.lax.scan(one, env.reset_env(key, task)[1], jax.random.split(key, 10))[1]
+
+    seen, now, terminated, over = jax.jit(jax.vmap(run))(jax.random.split(KEY, 16))
+    np.testing.assert_array_equal(seen[..., :50].reshape(now.observation.shape), now.observation)
+    np.testing.assert_array_equal(seen[..., 50], now.state.agent.direction)
+    assert seen.shape == (16, 10, 51 + 1 + 2)
+    ends = np.cumsum(over, axis=1)
+    np.testing.assert_array_equal(terminated, ends >= 2)
+    assert 9 in np.argmax(ends == 2, 1)  # all ten steps where no goal was met
+    goal = jnp.broadcast_to(task.ruleset.goal, now.state.goal_encoding.shape)
+    np.testing.assert_array_equal(now.state.goal_encoding, goal)
+
+
+def test_rl2_trains_with_embeddings_and_convolutions():
+    run = {"algorithm": "rl2", "env": "XLand-MiniGrid:R1-9x9", "num_iterations": 2, "num_episodes": 2, "horizon": 8}
+    sizes = {"meta_batch_size": 8, "num_minibatches": 2, "size": 8, "embedding_size": 4, "channels": [4]}
+    job = build(validate({**run, "env_options": DRAWN, **sizes}))
+
+    def two(key):
+        state = job.algorithm.init(key)
+        return state, *jax.lax.scan(job.algorithm.step, state, jax.random.split(key))
+
+    before, after, metrics = jax.jit(two)(KEY)
+    assert all(bool(jnp.all(x)) for x in jax.tree.leaves(metrics["finite"]))
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before.params, after.params)
+    assert all(jax.tree.leaves(moved["encoder"])) and len(jax.tree.leaves(moved["encoder"])) > 4
+
+
+def test_rollouts_reset_episodes():
+    drawn = xland_rulesets.draw_rulesets("drawn-trivial", 200, 0)
+    near = {key: x[drawn["goals"][:, 0] == 3] for key, x in drawn.items()}  # to be beside an object
+    env, tasks = make("XLand-MiniGrid:R1-9x9", benchmark=_benchmark(near), horizon=5)
+
+    def run(key):
+        logits = jnp.asarray([2.0, 1, 1, 0, 0, 0])
         act = lambda params, obs: distrax.Categorical(logits=jnp.broadcast_to(logits, (*obs.shape[:1], 6)))  # noqa: E731
-        return rollout(env, act, {}, key, tasks.sample(key), auto_reset=True, num_steps=20, num_envs=2)[0]
+        return rollout(env, act, {}, key, tasks.sample(key), auto_reset=True, num_steps=20, num_envs=4)[0]
 
     streams = jax.jit(jax.vmap(run))(jax.random.split(KEY, 8))
     assert streams.terminated.sum() > 3 and streams.truncated.sum() > 3
     assert int(streams.episode_length.max()) == 5 and 0 < float(streams.reward.max()) <= 1
 
 
-def test_environments_without_rulesets_are_one_task(package):
-    env, tasks = make("XLand-MiniGrid:MiniGrid-Empty-5x5", horizon=6)
+def test_environments_without_rulesets_are_one_task():
+    env, tasks = make("XLand-MiniGrid:MiniGrid-EmptyRandom-5x5", horizon=6)
     assert tasks.horizon == 6 and not tasks.held_out and tasks.members.ruleset is None
-    obs, _ = env.reset(KEY, tasks.sample(KEY))
-    assert obs.shape == env.observation_space().shape
-    with pytest.raises(ValueError, match="has no rulesets"):
-        make("XLand-MiniGrid:MiniGrid-Empty-5x5", benchmark="trivial-21k")
+    assert len(tasks.members.max_steps_in_episode) == 1 and "a single task" in tasks.description
+
+
+# Rulesets ---------------------------------------------------------------------------------------------------
+
+
+def test_rulesets_are_the_tasks():
+    env, tasks = make("XLand-MiniGrid:R1-9x9", **DRAWN, seed=2)
+    assert env is make("XLand-MiniGrid:XLand-MiniGrid-R1-9x9", benchmark="drawn-trivial", num_tasks=9)[0]
+    assert tasks.horizon == 243 and "96 rulesets" in tasks.description and "XLand-MiniGrid:<id>" in registered()
+    drawn = xland_rulesets.draw_rulesets("drawn-small", 96, 2)
+    np.testing.assert_array_equal(tasks.members.ruleset.rules, drawn["rules"])
+    assert tasks.held_out and len(tasks.split(0)[1].members.max_steps_in_episode) == 19
+    few = make("XLand-MiniGrid:R1-9x9", benchmark=_benchmark(drawn), num_tasks=4)[1]
+    np.testing.assert_array_equal(few.members.ruleset.goal, drawn["goals"][:4])
+
+
+def _benchmark(arrays):
+    return benchmarks.Benchmark(**jax.tree.map(jnp.asarray, arrays))
+
+
+def test_conditions_have_the_numbers_of_the_package():
+    sides = ("Up", "Right", "Down", "Left")
+    names = ["AgentHold", "AgentNear", *(f"AgentNear{side}" for side in sides)]
+    names += ["TileNear", *(f"TileNear{side}" for side in sides)]
+    a, b, product = (3, 1), (4, 2), (5, 3)
+    for how, name in enumerate(names):
+        tiles = (a, b) if how >= xland_rulesets.PUT else (a,)
+        kinds = ("tile_a", "tile_b") if len(tiles) == 2 else ("tile",)
+        of = {kind: jnp.asarray(tile) for kind, tile in zip(kinds, tiles, strict=True)}
+        goal = getattr(goals, f"{name}Goal")(**of).encode()
+        rule = getattr(rules, f"{name}Rule")(**of, prod_tile=jnp.asarray(product)).encode()
+        condition = how, tiles
+        np.testing.assert_array_equal(xland_rulesets._encoded(xland_rulesets.GOAL_CODES, condition, (), 5), goal)
+        np.testing.assert_array_equal(xland_rulesets._encoded(xland_rulesets.RULE_CODES, condition, product, 7), rule)
+    assert len(names) == len(xland_rulesets.GOAL_CODES)
+
+
+def test_tiles_have_the_numbers_of_the_package():
+    kinds, colours = constants.Tiles(), constants.Colors()
+    assert {kind for kind, _ in xland_rulesets.HELD} == set(constants.PICKABLE.tolist())
+    assert {kind for kind, _ in xland_rulesets.SEEN} == {*constants.PICKABLE.tolist(), kinds.GOAL}
+    assert {*range(12)} - set(xland_rulesets.COLOURS) == {colours.EMPTY, colours.BLACK}
+    assert (kinds.FLOOR, colours.BLACK) == xland_rulesets.FLOOR
+    assert (goals.NUM_GOALS, rules.NUM_RULES) == (xland_rulesets.NUM_GOALS, xland_rulesets.NUM_RULES)
+    assert (constants.NUM_TILES, constants.NUM_COLORS) == (xland_rulesets.NUM_KINDS, xland_rulesets.NUM_COLOURS)
+
+
+def test_files_of_rulesets(tmp_path):
+    drawn = xland_rulesets.draw_rulesets("drawn-small", 12, 0)
+    path = xland_rulesets.save_rulesets(tmp_path / "mine.npz", _benchmark(drawn))
+    for given in (path, str(path)):
+        found = make("XLand-MiniGrid:R1-9x9", benchmark=given, num_tasks=10)[1].members.ruleset
+        np.testing.assert_array_equal(found.init_tiles, drawn["init_tiles"][:10])
+    benchmarks.save_bz2_pickle(drawn, str(tmp_path / "theirs"))
+    found = make("XLand-MiniGrid:R1-9x9", benchmark=str(tmp_path / "theirs"), trusted=True)[1].members.ruleset
+    np.testing.assert_array_equal(found.rules, drawn["rules"])
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("it was unpickled",)
+
+
+def test_nothing_is_unpickled_that_is_not_trusted(tmp_path):
+    path = tmp_path / "theirs"
+    for data in (pickle.dumps(Trap()), b""):
+        path.write_bytes(data)
+        line = rf"^benchmark = {path}: would be unpickled, which can run any program; give trusted=True if"
+        with pytest.raises(ValueError, match=line):
+            make("XLand-MiniGrid:R1-9x9", benchmark=str(path))
+    path = path.rename(tmp_path / "theirs.npz")
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ValueError, match=r"theirs\.npz: is no whole \.npz file of rulesets \(BadZipFile\)$"):
+        make("XLand-MiniGrid:R1-9x9", benchmark=str(path), trusted=True)
 
 
 @pytest.mark.parametrize(
@@ -216,19 +250,26 @@ def test_environments_without_rulesets_are_one_task(package):
     [
         ("R1-9x8", {}, "no environment 'R1-9x8'; did you mean R1-9x9"),
         ("R1-9x9", {}, "give benchmark, one of drawn-trivial, drawn-small, trivial-21k"),
-        ("R1-9x9", {"benchmark": "trivial-2"}, "'trivial-2' is no file and no name; did you mean trivial-21k"),
-        (
-            "R1-9x9",
-            {"benchmark": "trivial-21k", "seed": 3},
-            "seed = 3: is for benchmark = drawn-trivial or drawn-small",
-        ),
-        ("R1-9x9", {"benchmark": "drawn-small", "seed": -1}, "seed must be an integer of at least 0, got -1"),
-        ("R1-9x9", {"benchmark": "small-1m", "num_tasks": 11}, "num_tasks must be at most 10.*got 11"),
-        ("R1-9x9", {"benchmark": "small-1m", "observation": "rgb"}, "no option 'observation'"),
-        ("R1-9x9", {"benchmark": "small-1m", "horizon": 0}, "horizon must be an integer of at least 1"),
+        ("R1-9x9", {"benchmark": "trivial"}, "'trivial' is no file and no name; did you mean trivial-21k"),
+        ("R1-9x9", {"benchmark": 3}, "benchmark must be one of drawn-trivial.*got 3"),
+        ("R1-9x9", {**DRAWN, "num_tasks": 0}, "num_tasks must be an integer of at least 1, got 0"),
+        ("R1-9x9", {**DRAWN, "seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ("R1-9x9", {**DRAWN, "horizon": 0}, "horizon must be an integer of at least 1"),
+        ("R1-9x9", {"benchmark": "small-1m", "seed": 1}, "seed = 1: is for rulesets that are drawn, drawn-trivial and"),
         ("R1-9x9", {"rulesets": 3}, "no option 'rulesets'"),
+        ("MiniGrid-Empty-5x5", {"benchmark": "drawn-small"}, "benchmark: MiniGrid-Empty-5x5 has no rulesets"),
+        ("MiniGrid-Empty-5x5", {"seed": 0}, "seed: MiniGrid-Empty-5x5 has no rulesets"),
     ],
 )
-def test_errors_name_the_fault(package, name, overrides, line):
+def test_errors_name_the_fault(name, overrides, line):
     with pytest.raises(ValueError, match=line):
         make("XLand-MiniGrid:" + name, **overrides)
+
+
+def test_a_benchmark_that_is_too_small_or_whose_objects_have_no_room():
+    drawn = xland_rulesets.draw_rulesets("drawn-trivial", 3, 0)
+    with pytest.raises(ValueError, match="num_tasks must be at most 3.*got 4"):
+        make("XLand-MiniGrid:R1-9x9", benchmark=_benchmark(drawn), num_tasks=4)
+    crowded = _benchmark({**drawn, "init_tiles": np.full((3, 49, 2), 3, np.uint8)})
+    with pytest.raises(ValueError, match="benchmark: has 49 objects a task, XLand-MiniGrid-R1-9x9 has room for 48"):
+        make("XLand-MiniGrid:R1-9x9", benchmark=crowded)
