@@ -1,9 +1,11 @@
 """Costs of the peer libraries that the benchmarks compare against, measured with the peers' own code.
 
-Two peers are covered:
+Two peers are covered, by three works:
 
 ``rejax_ppo``
     rejax's PPO on gymnax CartPole at PureJaxRL's default setting.
+``rejax_minatar``
+    rejax's PPO with a convolution on MinAtar's Breakout.
 ``learn2learn_promp``
     One ProMP iteration on 2-D navigation (``Particles2D``), put together from the parts that learn2learn
     and its companion cherry provide.
@@ -152,9 +154,7 @@ def rejax_ppo(
         return _unavailable("rejax", f"not installed: {', '.join(missing)}", REJAX_INSTALL)
     try:
         import gymnax
-        import jax
         from rejax import PPO
-        from rejax.evaluate import evaluate
     except Exception as error:  # an old peer can fail to import in any way
         return _unavailable("rejax", f"import failed: {error!r}", REJAX_INSTALL)
 
@@ -191,6 +191,68 @@ def rejax_ppo(
         skip_initial_evaluation=True,
     ).replace(eval_callback=lambda algo, train_state, key: ())
 
+    measured = _train_rejax(algo, env, env_params, num_seeds, repeats, seed, eval_episodes)
+    steps = iterations * rollout
+    return {
+        **measured,
+        "what": f"PPO CartPole, {num_seeds} seed(s), {steps} steps each",
+        **_timings(measured.pop("cpu"), measured.pop("wall"), [steps * num_seeds] * repeats),
+        "anneal_lr": anneal_lr,
+    }
+
+
+def rejax_minatar(game: str = "Breakout", iterations: int = 12, *, repeats: int = 1, seed: int = 0) -> Result:
+    """Train rejax's PPO with a convolution on a game of MinAtar, as `configs/ppo_minatar.yaml` trains ours.
+
+    64 environments x 128 steps, 4 epochs of 8 minibatches; actor and critic each have 16 filters of 3 x 3 without
+    padding (flax's `nn.Conv`), a layer of 64 units and relu. rejax's own networks flatten images.
+    """
+    missing = _missing(("jax", "gymnax", "rejax"))
+    if missing:
+        return _unavailable("rejax-minatar", f"not installed: {', '.join(missing)}", REJAX_INSTALL)
+    import gymnax
+    from flax import linen as nn
+    from rejax import PPO
+    from rejax.networks import DiscretePolicy, VNetwork
+
+    class Torso(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            x = nn.relu(nn.Conv(16, (3, 3), padding="VALID")(x))
+            return nn.relu(nn.Dense(64)(x.reshape(x.shape[0], -1)))
+
+    class Actor(DiscretePolicy):
+        def setup(self) -> None:
+            self.features = Torso()
+            self.action_logits = nn.Dense(self.action_dim)
+
+    class Critic(VNetwork):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            return nn.Dense(1)(Torso()(x)).squeeze(1)
+
+    num_envs, num_steps = 64, 128
+    base_env, env_params = gymnax.make(f"{game}-MinAtar")
+    env, steps = _FiveValueStep(base_env), iterations * num_envs * num_steps
+    algo = PPO.create(
+        env=env, env_params=env_params, num_envs=num_envs, num_steps=num_steps, num_epochs=4, num_minibatches=8,
+        learning_rate=5e-3, max_grad_norm=0.5, gamma=0.99, gae_lambda=0.95, clip_eps=0.2, vf_coef=0.5, ent_coef=0.01,
+        total_timesteps=steps, eval_freq=steps, skip_initial_evaluation=True,
+    ).replace(eval_callback=lambda algo, train_state, key: ())  # fmt: skip
+    sizes = {"hidden_layer_sizes": (64,), "activation": nn.relu}
+    algo = algo.replace(actor=Actor(base_env.num_actions, **sizes), critic=Critic(**sizes))
+    measured = _train_rejax(algo, env, env_params, 1, repeats, seed, 16)
+    timings = _timings(measured.pop("cpu"), measured.pop("wall"), [steps] * repeats)
+    return {**measured, "peer": "rejax-minatar", "what": f"PPO {game}-MinAtar, {steps} steps", **timings}
+
+
+def _train_rejax(
+    algo: Any, env: Any, env_params: Any, num_seeds: int, repeats: int, seed: int, eval_episodes: int
+) -> Result:
+    """Compile and time rejax's `train`, vmapped over seeds where there are several, then evaluate what it trained."""
+    import jax
+    from rejax.evaluate import evaluate
+
     def train_one(key: Any) -> Any:
         return algo.train(key)[0]
 
@@ -218,16 +280,14 @@ def rejax_ppo(
         wall.append(time.perf_counter() - wall_0)
 
     returns = jax.jit(measure)(train_state, eval_keys).reshape(-1).tolist()
-    env_steps = iterations * rollout * num_seeds
     return {
         "available": True,
         "peer": "rejax",
-        "what": f"PPO CartPole, {num_seeds} seed(s), {iterations * rollout} steps each",
         "compile_s": compile_s,
         "compile_cpu_s": compile_cpu_s,
-        **_timings(cpu, wall, [env_steps] * repeats),
+        "cpu": cpu,
+        "wall": wall,
         "num_seeds": num_seeds,
-        "anneal_lr": anneal_lr,
         "final_return": statistics.fmean(returns),
         "final_return_per_seed": returns,
         "device": jax.devices()[0].device_kind,
@@ -487,11 +547,11 @@ def run_peer(peer: str, options: Sequence[str] = (), *, python: str | None = Non
     ``python`` is the interpreter to use, this one by default. A process that fails gives an unavailable
     result with the last line of what it wrote to stderr.
     """
-    if peer not in ("rejax", "learn2learn"):
+    if peer not in ("rejax", "rejax-minatar", "learn2learn"):
         raise ValueError(f"unknown peer {peer!r}")
     command = [python or sys.executable, os.path.abspath(__file__), peer, *options, "--json"]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # files beside this one must not hide a package
-    install = REJAX_INSTALL if peer == "rejax" else LEARN2LEARN_INSTALL
+    install = LEARN2LEARN_INSTALL if peer == "learn2learn" else REJAX_INSTALL
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -539,7 +599,7 @@ def format_table(results: Sequence[Result]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the peer libraries that the benchmarks compare with.")
-    parser.add_argument("peer", nargs="?", choices=("all", "rejax", "learn2learn"), default="all")
+    parser.add_argument("peer", nargs="?", choices=("all", "rejax", "rejax-minatar", "learn2learn"), default="all")
     parser.add_argument("--json", action="store_true", help="one line of JSON: a result, or a list of them for all")
     parser.add_argument("--peer-python", metavar="PATH", help="interpreter that has the peers, if not this one")
     parser.add_argument("--repeats", type=int, default=1, help="timed runs; medians are reported")
@@ -548,6 +608,7 @@ def _parser() -> argparse.ArgumentParser:
     rejax.add_argument("--seeds", type=int, default=1, help="seeds trained at once")
     rejax.add_argument("--timesteps", type=int, default=500_000)
     rejax.add_argument("--constant-lr", action="store_true", help="do not anneal the learning rate")
+    rejax.add_argument("--iterations", type=int, default=6, help="of rejax-minatar, 8,192 steps each")
     promp = parser.add_argument_group("learn2learn")
     promp.add_argument("--tasks", type=int, default=5)
     promp.add_argument("--episodes", type=int, default=20)
@@ -569,6 +630,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             anneal_lr=not options.constant_lr,
             repeats=options.repeats,
             seed=options.seed,
+        ),
+        "rejax-minatar": lambda: rejax_minatar(
+            iterations=options.iterations, repeats=options.repeats, seed=options.seed
         ),
         "learn2learn": lambda: learn2learn_promp(
             options.tasks,

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from pydantic import Field
 
+from metarl_jax import tree
+from metarl_jax.envs.protocol import references
 from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError, Options, Positive, Seed
 from metarl_jax.rl import losses
@@ -115,7 +118,11 @@ def held_out(config: Any, tasks: Any) -> Callable[[int], Task]:
 def common_references(
     env: Any, tasks: Any, horizon: int, num_episodes: int, episode: int | None = None
 ) -> dict[str, Callable[[jax.Array, Task, int], jax.Array]]:
-    """A random policy, and the oracle where the task distribution has one for episodes of this length."""
+    """A random policy, the oracle where the task distribution has one, and what the environment brings itself.
+
+    The last two only for episodes of the environment's own length. Its own references play a whole trial where `env` is
+    one (`episode`: the steps of each of its episodes), otherwise single episodes, without a memory of those before.
+    """
 
     def random(key: jax.Array, task: Task, num_updates: int) -> jax.Array:
         act = evaluation.uniform_policy(env)
@@ -125,8 +132,21 @@ def common_references(
     def oracle(key: jax.Array, task: Task, num_updates: int) -> jax.Array:
         return evaluation.oracle_returns(tasks.oracle, task)[:, None, None]
 
-    has_oracle = tasks.oracle is not None and (episode or horizon) == tasks.horizon
-    return {RANDOM_POLICY: random, **({ORACLE: oracle} if has_oracle else {})}
+    def own(play: Callable) -> Callable[[jax.Array, Task, int], jax.Array]:
+        def scores(key: jax.Array, task: Task, num_updates: int) -> jax.Array:
+            def one(x: tuple[jax.Array, Task]) -> jax.Array:
+                keys = jax.random.split(jax.random.fold_in(key, x[0]), num_episodes)
+                length = 1 if episode is None else num_updates + 1
+                return jax.vmap(lambda k: play(k, x[1], length), out_axes=1)(keys)
+
+            return tree.chunked_map(one, (jnp.arange(jax.tree.leaves(task)[0].shape[0]), task))
+
+        return scores
+
+    if (episode or horizon) != tasks.horizon:
+        return {RANDOM_POLICY: random}
+    known = {} if tasks.oracle is None else {ORACLE: oracle}
+    return {RANDOM_POLICY: random, **known, **{name: own(play) for name, play in references(env).items()}}
 
 
 # Key of a configuration -> the option of a surrogate that it is, and the keys that name a surrogate which may read it.

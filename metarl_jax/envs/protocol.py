@@ -4,6 +4,7 @@ An environment is a gymnax 1.0 environment, or anything else that has what `Envi
 a state and a task. The task is an argument (`params`), given from outside and constant across resets.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from metarl_jax.envs.spaces import one_array, parts_of, shape_of
 from metarl_jax.envs.tasks import TaskDistribution
 from metarl_jax.options import ConfigError
-from metarl_jax.user_code import place, said
+from metarl_jax.user_code import load_address, place, said
 
 
 @runtime_checkable
@@ -63,6 +64,20 @@ def has_large_step(env: Any) -> bool:
 def has_dear_reset(env: Any) -> bool:
     """A reset costs more than a step, so that it is computed only for lanes that need one."""
     return bool(_trait(env, "has_dear_reset", False))
+
+
+def references(env: Any) -> dict[str, Callable[[jax.Array, Any, int], jax.Array]]:
+    """What agents can be held against: {name: (key, task, number of episodes) -> their undiscounted returns [episode]}.
+
+    An environment declares `references`, a function of itself that makes these, or its address. Each plays the episodes
+    of one task one after another, with one memory, for as many steps as the environment's own; it may know the task.
+    """
+    made = _trait(env, "references", None)
+    while hasattr(env, "env"):
+        env = env.env
+    if made is None:
+        return {}
+    return dict((load_address(made, "references") if isinstance(made, str) else made)(env))
 
 
 def _trait(env: Any, name: str, default: Any) -> Any:

@@ -61,6 +61,8 @@ class RecommenderState(environment.EnvState):
 class Recommender(environment.Environment[RecommenderState, RecommenderParams]):
     """The catalogue and the choice model, in `choice`; who the user is, is in the parameters."""
 
+    references = "metarl_jax.reference.recommender:references"
+
     def __init__(self, choice: SlateChoice, horizon: int, drift: float):
         super().__init__()
         self.choice = choice

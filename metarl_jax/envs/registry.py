@@ -9,6 +9,7 @@ import importlib.metadata
 import inspect
 import numbers
 import os
+import types
 import typing
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
@@ -19,6 +20,7 @@ from metarl_jax.user_code import load_address, same_factory
 GYMNAX_PREFIX = "gymnax:"
 XLAND_PREFIX = "XLand-MiniGrid:"
 META_WORLD_PREFIX = "MetaWorld:"
+MINATAR_PREFIX = "MinAtar:"
 DELAYED_PREFIX = "Delayed:"
 # prefix -> (factory, whose first argument is what follows the prefix; one-line description)
 _FAMILIES = {
@@ -33,6 +35,10 @@ _FAMILIES = {
     META_WORLD_PREFIX: (
         "metarl_jax.envs.metaworld:meta_world",
         "Meta-World, ML1-<task> or ML10; needs metarl_jax[metaworld]",
+    ),
+    MINATAR_PREFIX: (
+        "metarl_jax.envs.minatar:minatar",
+        "MinAtar's Asterix, Breakout, Freeway, Seaquest, SpaceInvaders by drawn `rules`",
     ),
     DELAYED_PREFIX: (
         "metarl_jax.envs.delayed:delayed",
@@ -120,8 +126,8 @@ def make(name: str, **overrides: Any) -> tuple[Any, Any]:
 
     Args:
       name: a name from `registered()`, "gymnax:<id>" for any gymnax environment, "XLand-MiniGrid:<id>",
-        "MetaWorld:ML1-<task>" or "MetaWorld:ML10", "Delayed:<name>" for any of them with late rewards, or
-        "my_package.my_module:factory" for one of your own.
+        "MetaWorld:ML1-<task>" or "MetaWorld:ML10", "MinAtar:<game>", "Delayed:<name>" for any of them with late
+        rewards, or "my_package.my_module:factory" for one of your own.
       **overrides: keyword arguments of the factory, such as `horizon=50` or `num_arms=10`.
 
     Raises:
@@ -248,7 +254,8 @@ def _check_kinds(factory: Callable[..., Any], overrides: dict[str, Any]) -> None
     hints = typing.get_type_hints(factory)
     for key, value in overrides.items():
         hint = hints.get(key)
-        kinds = set(typing.get_args(hint)) or {hint}
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = set(typing.get_args(hint)) if is_union else {hint}
         if not kinds <= set(_KINDS) or (kinds == {int} and isinstance(value, Hashable)):
             continue
         if isinstance(value, bool):

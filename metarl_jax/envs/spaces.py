@@ -20,7 +20,7 @@ import numpy as np
 class MultiDiscrete:
     """Several discrete numbers at once, number i one of 0, ..., nvec[i] - 1; int32 [len(nvec)]."""
 
-    def __init__(self, nvec: Sequence[int]):
+    def __init__(self, nvec: Any):
         self.nvec = np.asarray(nvec, int)
         self.shape = self.nvec.shape
         self.dtype = jnp.int32

@@ -5,6 +5,7 @@ four obstacles ahead: a car of its lane, the line of a crossing where it must wa
 is taken faster than the tyres hold. It is no optimum: it leaves a margin everywhere, and never overtakes.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -133,3 +134,16 @@ def drive(env: Driving, key: Array, town: Town, believed: Town | None = None) ->
         return (state, alive & ~terminated), paid
 
     return jax.lax.scan(step, (state, jnp.ones((), bool)), length=env.horizon)[1]
+
+
+def references(env: Driving) -> dict[str, Callable[[Array, Town, int], Array]]:
+    """{name: (key, town, number of episodes) -> the return of each [episode]} of drivers who learn nothing."""
+
+    def row(believed: Town | None) -> Callable[[Array, Town, int], Array]:
+        def returns(key: Array, town: Town, num_episodes: int) -> Array:
+            keys = jax.random.split(key, num_episodes)
+            return jax.lax.map(lambda k: drive(env, k, town, believed).total, keys)
+
+        return returns
+
+    return {"driver who knows the town": row(None), "driver who does not": row(guess(env))}

@@ -34,7 +34,6 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from metarl_jax import tree
 from metarl_jax.envs.recommender import Recommender
 from metarl_jax.envs.tasks import check_count
 from metarl_jax.reference.strategy import Strategy, memoryless, play
@@ -168,34 +167,16 @@ def begin(belief: Belief) -> Belief:
     return Belief(mean=jnp.tile(belief.mean[:d], 2), covariance=jnp.tile(belief.covariance[:d, :d], (2, 2)))
 
 
-def table_rows(
-    env: Recommender, *, num_episodes: int, num_trials: int
-) -> dict[str, Callable[[Array, Any, int], Array]]:
-    """Rows for `Evaluation.references` of a run on trials of `num_episodes` sessions.
+def references(env: Recommender) -> dict[str, Callable[[Array, Any, int], Array]]:
+    """{name: (key, user, number of sessions) -> clicks of each [session]}; all meet the same chance."""
 
-    Each is (key, stacked tasks, number of updates) -> clicks [task, episode, trial]; all rows meet the same chance.
-    """
+    def row(strategy: Strategy) -> Callable[[Array, Any, int], Array]:
+        def clicks(key: Array, user: Any, num_sessions: int) -> Array:
+            return play(env, strategy, key, user, num_episodes=num_sessions, horizon=env.horizon).sum(axis=1)
 
-    def row(world: Any, strategy: Strategy) -> Callable[[Array, Any, int], Array]:
-        def trial(key: Array, task: Any) -> Array:
-            sizes = {"num_episodes": num_episodes, "horizon": env.horizon}
-            return play(world, strategy, key, task, **sizes).sum(axis=1)  # [episode]
+        return clicks
 
-        def scores(key: Array, tasks: Any, num_updates: int) -> Array:
-            def one(x: tuple[Array, Any]) -> Array:
-                keys = jax.random.split(jax.random.fold_in(key, x[0]), num_trials)
-                return jax.vmap(trial, (0, None), 1)(keys, x[1])
-
-            return tree.chunked_map(one, (jnp.arange(jax.tree.leaves(tasks)[0].shape[0]), tasks))
-
-        return scores
-
-    return {
-        "best slate for the known taste": row(told(env), oracle(env)),
-        "Thompson sampling": row(env, thompson_sampling(env)),
-        "greedy": row(env, greedy(env)),
-        "random slates": row(env, random_slates(env)),
-    }
+    return {"Thompson sampling": row(thompson_sampling(env)), "greedy filter": row(greedy(env))}
 
 
 def _filtering(

@@ -8,17 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnax.environments import spaces
-from jax.flatten_util import ravel_pytree
-from offices import office
-from problems import flat, store_trial
 
-import metarl_jax as mrl
 from metarl_jax.envs.observations import features_of
-from metarl_jax.envs.spaces import Joint, MultiDiscrete, one_array
+from metarl_jax.envs.spaces import Joint, MultiDiscrete
 from metarl_jax.networks.encoder import Convolution, Embedding, encoder
-from metarl_jax.networks.mlp import mlp_policy
 from metarl_jax.options import ConfigError
-from metarl_jax.rl import learners
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
 
@@ -156,24 +150,6 @@ def test_grids_without_convolutions_or_without_embeddings():
 def test_a_mistake_is_one_line(space, options, line):
     with pytest.raises((ValueError, TypeError), match=re.escape(line)):
         encoder(Shows(space), **options)
-
-
-ENCODING = {"channels": [8], "kernel_size": 2, "embedding_size": 2}
-
-
-def test_second_order_gradients_through_an_encoder(x64):
-    """MAML's meta-gradient, of the policy that encodes, against central differences: every leaf, in float64."""
-    env, tasks = one_array(office()[0]), office()[1]
-    problem = env, tasks, mlp_policy(env, (4,), **ENCODING)
-    inner = learners.policy_gradient(problem[2], 0.3)
-    algo = mrl.maml(*problem, inner, meta_batch_size=2, episodes_per_task=4, num_outer_epochs=1)
-    params, trial = store_trial(algo, problem)
-    _, gradient = jax.jit(algo.meta_gradient)(params, trial)
-    loss, (vector, unravel) = jax.jit(algo.meta_loss), ravel_pytree(params)
-    assert all(bool(jnp.any(x != 0)) for x in jax.tree.leaves(gradient))
-    for place, direction in enumerate(jax.random.normal(jax.random.key(3), (4, vector.size), float)):
-        up, down = (loss(unravel(vector + sign * 1e-6 * direction), trial) for sign in (1, -1))
-        np.testing.assert_allclose(flat(gradient) @ direction, (up - down) / 2e-6, rtol=1e-5, err_msg=str(place))
 
 
 def test_a_configuration_says_what_cannot_be_encoded():

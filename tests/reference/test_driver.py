@@ -11,6 +11,8 @@ from metarl_jax.envs import make
 from metarl_jax.envs.driving import road
 from metarl_jax.envs.driving.town import LEFT, MAIN_ROAD, RIGHT
 from metarl_jax.reference import driving as driver
+from metarl_jax.runs.build import build
+from metarl_jax.runs.config import validate
 
 NUM_TOWNS = 256
 
@@ -107,3 +109,19 @@ def test_bends_are_not_taken_too_fast():
             hold = grip * 9.81
             expected = np.sqrt((0.7 * hold / bend + 0.9 * hold * np.arange(0, 61, 10)).min())
             assert float(driver.safe_speed(here, town)) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("algorithm", ["rl2", "promp"])
+def test_drivers_stand_beside_what_is_evaluated(algorithm):
+    """Of trials with a return for each episode, of a gradient method for single episodes; the same towns for all."""
+    sizes = {"num_episodes": 2, "num_minibatches": 1} if algorithm == "rl2" else {"episodes_per_task": 2}
+    run = {"algorithm": algorithm, "env": "Driving-v0", "num_iterations": 1, "meta_batch_size": 2, "eval_episodes": 3}
+    job = build(validate({**run, **sizes}))
+    rows = job.evaluation.references
+    assert list(rows) == ["random policy", "driver who knows the town", "driver who does not"]
+    towns, updates = job.evaluation_tasks(8), job.evaluation.num_updates
+    told, guessed = (jax.jit(lambda f=rows[name]: f(jax.random.key(0), towns, updates))() for name in list(rows)[1:])
+    assert told.shape == guessed.shape == (8, 2 if algorithm == "rl2" else 1, 3)
+    assert told.mean() > guessed.mean() + 100
+    shorter = build(validate({**run, **sizes, "horizon": 20}))
+    assert list(shorter.evaluation.references) == ["random policy"], "their episodes are the environment's own"

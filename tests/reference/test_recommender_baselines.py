@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl_jax.algorithms.interface import common_references
 from metarl_jax.envs import make
 from metarl_jax.reference import recommender as reference
 from metarl_jax.reference.strategy import play
@@ -179,15 +180,19 @@ def test_the_memory_survives_the_session():
 def test_slates_of_several_items():
     env, tasks = make("Recommender-v0", slate_size=3, num_items=12, horizon=30, no_click=3.0)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        rows = reference.table_rows(env, num_episodes=2, num_trials=6)
+        rows = common_references(env, tasks, env.horizon, 6, episode=env.horizon)
         users = tasks.evaluation_tasks(40)
+        rows.pop("random policy")
         found = {name: np.asarray(jax.jit(lambda f=row: f(KEY, users, 1))()) for name, row in rows.items()}
-    assert {x.shape for x in found.values()} == {(40, 2, 6)}
+        slates = reference.random_slates(env)
+        run = jax.jit(jax.vmap(lambda key, user: play(env, slates, key, user, num_episodes=12, horizon=30).sum(axis=1)))
+        found["random slates"] = np.asarray(run(jax.random.split(KEY, 40), users)).reshape(40, 2, 6)
+    assert found["oracle"].shape == (40, 1, 1) and found["Thompson sampling"].shape == (40, 2, 6) and len(found) == 4
     by_user = {name: x.mean(axis=(1, 2)) for name, x in found.items()}
     for better, worse in (
-        ("best slate for the known taste", "Thompson sampling"),
+        ("oracle", "Thompson sampling"),
         ("Thompson sampling", "random slates"),
-        ("greedy", "random slates"),
+        ("greedy filter", "random slates"),
     ):
         mean, error = interval(by_user[better] - by_user[worse])
         assert mean > error, f"{better} against {worse}: {mean:.2f} +- {error:.2f}"

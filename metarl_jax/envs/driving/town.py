@@ -89,6 +89,7 @@ class Driving(environment.Environment[DrivingState, Town]):
     """The road; the rules of the town are in the parameters, the weights of the costs in the environment."""
 
     reports = (*COSTS, "slipped")
+    references = "metarl_jax.reference.driving:references"
 
     def __init__(
         self,
