@@ -157,8 +157,10 @@ def minatar(
     """`(env, tasks)` of one of MinAtar's games: Asterix, Breakout, Freeway, Seaquest, SpaceInvaders.
 
     Args:
-      rules: which rules are drawn with the task, of sticky, channels, actions, ramping and speeds; []: none, the game
-        as it is.
+      rules: which rules are drawn with the task; []: none, the game as it is.
+        sticky: the chance that an action is the one before it. channels: which channel shows what. actions: which
+        action does what. ramping: whether the game becomes faster as it is played (not of Breakout and Freeway).
+        speeds: the intervals of what moves and shoots, in steps (not of Breakout).
       sticky: the largest chance that an action is the one before it; 0.1 is MinAtar's own.
       difficulty: how far the game's clocks are from its own, by `speeds`: up to 1 + difficulty times as fast.
       horizon: steps an episode; default the game's own.

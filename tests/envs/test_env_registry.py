@@ -127,7 +127,7 @@ def test_listing_the_names_imports_no_jax():
 
 NAMES = [
     *(name for name in registry.registered() if "<" not in name),
-    *("gymnax:CartPole-v1", "Delayed:PointNavigation-v0", "MetaWorld:ML1-reach"),
+    *("gymnax:CartPole-v1", "Delayed:PointNavigation-v0", "MetaWorld:ML1-reach", "MinAtar:Breakout"),
 ]
 
 
@@ -135,7 +135,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_of_another_kind_is_named(name, value):
     for option in registry.options_of(name):
-        if option in ("ranges", "goals", "reward_levels"):
+        if option in ("ranges", "goals", "reward_levels", "rules"):
             continue  # lists and mappings are what they take; their own tests say what is refused
         with pytest.raises(ValueError, match=f"{option}'? must be .*got {re.escape(repr(value))}$"):
             registry.make(name, **{option: value})
