@@ -10,7 +10,6 @@ from metarl_jax.envs.tasks import TaskDistribution
 
 LEARNERS = {
     "ppo": {"num_envs": 4, "num_steps": 8, "hidden": [8], "num_minibatches": 2},
-    "promp": {"meta_batch_size": 2, "episodes_per_task": 2, "hidden": [8]},
     "rl2": {"num_episodes": 2, "meta_batch_size": 4, "num_minibatches": 2, "size": 8},
     "transformer": {
         "network": "transformer",

@@ -69,7 +69,7 @@ ENCODING = {"channels": [8], "kernel_size": 2, "embedding_size": 2}
 
 @pytest.mark.parametrize(
     ("algorithm", "actions", "encoding"),
-    [*((name, "mixed", ENCODING) for name in LEARNERS), ("ppo", "several", {}), ("rl2", "several", {})],
+    [*((name, "mixed", ENCODING) for name in LEARNERS), ("rl2", "several", {})],
 )
 def test_every_kind_of_learner_trains_on_dictionaries_and_several_actions(algorithm, actions, encoding):
     """Also with convolutions and embeddings of its own, all of which move."""
