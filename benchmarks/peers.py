@@ -201,16 +201,20 @@ def rejax_ppo(
     }
 
 
-def rejax_minatar(game: str = "Breakout", iterations: int = 12, *, repeats: int = 1, seed: int = 0) -> Result:
+def rejax_minatar(
+    game: str = "Breakout", iterations: int = 12, *, patches: bool = False, repeats: int = 1, seed: int = 0
+) -> Result:
     """Train rejax's PPO with a convolution on a game of MinAtar, as `configs/ppo_minatar.yaml` trains ours.
 
     64 environments x 128 steps, 4 epochs of 8 minibatches; actor and critic each have 16 filters of 3 x 3 without
-    padding (flax's `nn.Conv`), a layer of 64 units and relu. rejax's own networks flatten images.
+    padding, a layer of 64 units and relu. rejax's own networks flatten images. The convolution is flax's `nn.Conv`, or
+    with ``patches`` the same by a matrix product over all patches, as ours is.
     """
     missing = _missing(("jax", "gymnax", "rejax"))
     if missing:
         return _unavailable("rejax-minatar", f"not installed: {', '.join(missing)}", REJAX_INSTALL)
     import gymnax
+    import jax.numpy as jnp
     from flax import linen as nn
     from rejax import PPO
     from rejax.networks import DiscretePolicy, VNetwork
@@ -218,7 +222,12 @@ def rejax_minatar(game: str = "Breakout", iterations: int = 12, *, repeats: int 
     class Torso(nn.Module):
         @nn.compact
         def __call__(self, x: Any) -> Any:
-            x = nn.relu(nn.Conv(16, (3, 3), padding="VALID")(x))
+            if patches:
+                tall, wide = x.shape[-3] - 2, x.shape[-2] - 2
+                x = jnp.concatenate([x[:, i : i + tall, j : j + wide] for i in range(3) for j in range(3)], axis=-1)
+                x = nn.relu(nn.Dense(16)(x))
+            else:
+                x = nn.relu(nn.Conv(16, (3, 3), padding="VALID")(x))
             return nn.relu(nn.Dense(64)(x.reshape(x.shape[0], -1)))
 
     class Actor(DiscretePolicy):
@@ -609,6 +618,7 @@ def _parser() -> argparse.ArgumentParser:
     rejax.add_argument("--timesteps", type=int, default=500_000)
     rejax.add_argument("--constant-lr", action="store_true", help="do not anneal the learning rate")
     rejax.add_argument("--iterations", type=int, default=6, help="of rejax-minatar, 8,192 steps each")
+    rejax.add_argument("--patches", action="store_true", help="rejax-minatar convolves by a matrix product")
     promp = parser.add_argument_group("learn2learn")
     promp.add_argument("--tasks", type=int, default=5)
     promp.add_argument("--episodes", type=int, default=20)
@@ -632,7 +642,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=options.seed,
         ),
         "rejax-minatar": lambda: rejax_minatar(
-            iterations=options.iterations, repeats=options.repeats, seed=options.seed
+            iterations=options.iterations, patches=options.patches, repeats=options.repeats, seed=options.seed
         ),
         "learn2learn": lambda: learn2learn_promp(
             options.tasks,

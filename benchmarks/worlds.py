@@ -5,10 +5,14 @@
 
 Rollouts are of uniform actions, without a network and without resets. PPO is a whole iteration at the settings of
 configs/ppo_minatar.yaml and configs/ppo_xland.yaml; beside it on XLand the tiles as one-hots, the default. rejax has
-the same network, sizes and epochs, in a process of its own (`benchmarks/peers.py`).
+the same network, sizes and epochs (`benchmarks/peers.py`): once with flax's `nn.Conv`, once with the convolution as a
+matrix product over patches, which ours is. On MinAtar all take turns, each time in a process of its own.
 """
 
 import importlib.util
+import json
+import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,15 +86,52 @@ def rows_of(work: str, repeats: int, peer_python: str | None) -> list[dict[str, 
             row("xland: PPO, embeddings", *ppo("ppo_xland"), repeats),
         ]
     else:
-        result = peers.run_peer(
-            "rejax-minatar", ["--iterations", str(ITERATIONS), "--repeats", str(repeats)], python=peer_python
+        found = in_turns(
+            {
+                "minatar: rejax's PPO, nn.Conv": lambda: rejax(peer_python),
+                "minatar: rejax's PPO, patches": lambda: rejax(peer_python, "--patches"),
+                "minatar: PPO": alone,
+            },
+            repeats,
         )
-        if not result["available"]:
-            print(f"rejax: {result['reason']}", file=sys.stderr)
-        theirs = {**result, "row": "minatar: rejax's PPO", "cpu_s": result.get("run_cpu_s")}
-        found = [theirs] * result["available"] + [row("minatar: PPO", *ppo("ppo_minatar"), repeats)]
     first = found[0]["env_steps_per_cpu_s"]
     return [{**each, "times": each["env_steps_per_cpu_s"] / first} for each in found]
+
+
+def in_turns(runs: dict[str, Callable[[], dict[str, Any]]], repeats: int) -> list[dict[str, Any]]:
+    """A row of medians for each of `runs`, which take turns; what cannot run is left out, with a line that says why."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+    for turn in range(repeats):
+        for name, run in runs.items():
+            if turn and not found[name]:
+                continue
+            result = run()
+            if result.get("available", True):
+                found[name].append(result)
+            else:
+                print(f"{name}: {result['reason']}", file=sys.stderr)
+    rows = []
+    for name, results in found.items():
+        if results:
+            cpu, compiled = ([each[key] for each in results] for key in ("cpu_s", "compile_s"))
+            seconds, steps = statistics.median(cpu), results[0]["env_steps"]
+            medians = {"compile_s": statistics.median(compiled), "cpu_s": seconds, "cpu_s_all": cpu}
+            versions = {"versions": results[0]["versions"]} if "versions" in results[0] else {}
+            per_second = {"env_steps": steps, "env_steps_per_cpu_s": steps / seconds}
+            rows.append({"row": name, **medians, **per_second, **versions})
+    return rows
+
+
+def rejax(python: str | None, *options: str) -> dict[str, Any]:
+    result = peers.run_peer("rejax-minatar", ["--iterations", str(ITERATIONS), *options], python=python)
+    return {**result, "cpu_s": result.get("run_cpu_s")}
+
+
+def alone() -> dict[str, Any]:
+    """Our row of MinAtar once, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.worlds", "--alone"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def row(name: str, function: Callable, env_steps: int, repeats: int) -> dict[str, Any]:
@@ -105,7 +146,11 @@ def main() -> None:
     p = common.parser(__doc__, "worlds")
     p.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     p.add_argument("--peer-python", help="interpreter that has rejax installed, see benchmarks/peers.py")
+    p.add_argument("--alone", action="store_true", help="one line of JSON: ours on MinAtar, measured once")
     arguments = p.parse_args()
+    if arguments.alone:
+        print(json.dumps(row("minatar: PPO", *ppo("ppo_minatar"), repeats=1)))
+        return
     rows = [found for work in arguments.works for found in rows_of(work, arguments.repeats, arguments.peer_python)]
     print(common.table(rows, COLUMNS))
     common.save(arguments.output, rows)
