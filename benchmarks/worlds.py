@@ -30,6 +30,7 @@ COLUMNS = {
     "compile_s": ".1f",
     "cpu_s": ".3f",
     "env_steps_per_cpu_s": ",.0f",
+    "env_steps_per_s": ",.0f",
     "times": ".2f",
 }
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -64,7 +65,8 @@ def ppo(config: str, **changed: Any) -> tuple[Callable, int]:
     env, tasks = mrl.make(c.env)
     options = {"channels": c.channels, "embedding_size": c.embedding_size}
     policy = mlp_policy(env, tuple(c.hidden), c.activation, critic=True, **options)
-    sizes = {name: getattr(c, name) for name in ("num_envs", "num_steps", "num_minibatches", "num_epochs", "gamma")}
+    names = ("num_envs", "num_steps", "num_minibatches", "num_epochs", "gamma", "value_clip_eps")
+    sizes = {name: getattr(c, name) for name in names}
     algo = mrl.ppo(env, tasks.sample(jax.random.key(0)), policy, lr=c.lr, num_iterations=ITERATIONS, **sizes)
 
     def run(key: jax.Array) -> Any:
@@ -149,7 +151,8 @@ def main() -> None:
     p.add_argument("--alone", action="store_true", help="one line of JSON: ours on MinAtar, measured once")
     arguments = p.parse_args()
     if arguments.alone:
-        print(json.dumps(row("minatar: PPO", *ppo("ppo_minatar"), repeats=1)))
+        clipped = ppo("ppo_minatar", value_clip_eps=0.2)  # as rejax always clips
+        print(json.dumps(row("minatar: PPO", *clipped, repeats=1)))
         return
     rows = [found for work in arguments.works for found in rows_of(work, arguments.repeats, arguments.peer_python)]
     print(common.table(rows, COLUMNS))

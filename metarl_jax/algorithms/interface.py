@@ -18,6 +18,7 @@ from metarl_jax.meta import evaluation
 from metarl_jax.options import ConfigError, Options, Positive, Seed
 from metarl_jax.rl import losses
 from metarl_jax.types import Params, Task
+from metarl_jax.user_code import place, said
 
 # Keys of a run that change nothing of what one of its iterations computes, nor of the memory that it takes.
 AROUND_ITERATIONS = ("num_iterations", "iterations_per_call", "log_every", "log_to", "checkpoint_every")
@@ -132,12 +133,19 @@ def common_references(
     def oracle(key: jax.Array, task: Task, num_updates: int) -> jax.Array:
         return evaluation.oracle_returns(tasks.oracle, task)[:, None, None]
 
-    def own(play: Callable) -> Callable[[jax.Array, Task, int], jax.Array]:
+    def own(name: str, play: Callable) -> Callable[[jax.Array, Task, int], jax.Array]:
         def scores(key: jax.Array, task: Task, num_updates: int) -> jax.Array:
             def one(x: tuple[jax.Array, Task]) -> jax.Array:
                 keys = jax.random.split(jax.random.fold_in(key, x[0]), num_episodes)
                 length = 1 if episode is None else num_updates + 1
-                return jax.vmap(lambda k: play(k, x[1], length), out_axes=1)(keys)
+                try:
+                    found = jax.vmap(lambda k: play(k, x[1], length), out_axes=1)(keys)
+                except Exception as error:  # whatever a user's function raises
+                    raise ConfigError(f"reference {name} of {env.name}: {said(error)}{place(error)}") from error
+                if found.shape != (length, num_episodes):
+                    shape = [found.shape[0], *found.shape[2:]]
+                    raise ConfigError(f"reference {name} of {env.name}: must return [{length}] returns, not {shape}")
+                return found
 
             return tree.chunked_map(one, (jnp.arange(jax.tree.leaves(task)[0].shape[0]), task))
 
@@ -146,7 +154,7 @@ def common_references(
     if (episode or horizon) != tasks.horizon:
         return {RANDOM_POLICY: random}
     known = {} if tasks.oracle is None else {ORACLE: oracle}
-    return {RANDOM_POLICY: random, **known, **{name: own(play) for name, play in references(env).items()}}
+    return {RANDOM_POLICY: random, **known, **{name: own(name, play) for name, play in references(env).items()}}
 
 
 # Key of a configuration -> the option of a surrogate that it is, and the keys that name a surrogate which may read it.

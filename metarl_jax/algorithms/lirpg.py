@@ -16,7 +16,7 @@ from metarl_jax import tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
 from metarl_jax.envs.observations import features_of
-from metarl_jax.networks import ENCODING, MLP, build_policy, encoder, network_part
+from metarl_jax.networks import ENCODING, MLP, build_policy, encoder_of, network_part
 from metarl_jax.networks.encoder import Activation
 from metarl_jax.options import (
     NonNegative,
@@ -36,7 +36,7 @@ NOT_IN_STREAMS = (  # options of whole episodes, and one that the outer critic's
 )  # fmt: skip
 
 
-@takes_options(learners.ppo, encoder, without=("adapts", "proximal_coef", "space", *NOT_IN_STREAMS))
+@takes_options(learners.ppo, encoder_of, without=("adapts", "proximal_coef", "space", *NOT_IN_STREAMS))
 def lirpg(
     env: Any,
     policy: Policy,
@@ -69,7 +69,7 @@ def lirpg(
     Discrete actions are one-hot to the network. It starts near 0.
     Not differentiated: values and bootstraps; they are those of the acting agent.
     """
-    reads = encoder(env, reward_activation, **{name: options.pop(name) for name in ENCODING if name in options})
+    reads = encoder_of(env, reward_activation, **{name: options.pop(name) for name in ENCODING if name in options})
     size, done = features_of(env.action_space(env.default_params))
     network = MLP(tuple(reward_hidden), 1, reward_activation, reads)
     base = learners.ppo(

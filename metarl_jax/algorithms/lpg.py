@@ -22,7 +22,7 @@ from metarl_jax import tree
 from metarl_jax.algorithms.interface import Entry
 from metarl_jax.algorithms.rule_family import beside, rival_step, rule_entry
 from metarl_jax.gradient import check_differentiable, value_and_grad
-from metarl_jax.networks import ENCODING, MLP, Categorical, encoder, mlp_policy, orthogonal
+from metarl_jax.networks import ENCODING, MLP, Categorical, encoder_of, mlp_policy, orthogonal
 from metarl_jax.networks.encoder import Activation
 from metarl_jax.options import (
     NonNegative,
@@ -79,7 +79,7 @@ class Directions:
     mask: jax.Array
 
 
-@takes_options(encoder, without=("space",))
+@takes_options(encoder_of, without=("space",))
 def lpg(
     env: Any,
     lr: Annotated[Rate, "step size of the agents"] = 1e-3,
@@ -120,7 +120,7 @@ def lpg(
         raise ValueError(
             "lpg: reads the probabilities of actions, which must be one discrete number; use lpo, or another env"
         )
-    actor, reads = mlp_policy(env, hidden, activation, **encoding), encoder(env, activation, **encoding)
+    actor, reads = mlp_policy(env, hidden, activation, **encoding), encoder_of(env, activation, **encoding)
     predictor = Categorical(outcomes, tuple(hidden), activation, reads)
     network = UpdateRule(width, embedding, outcomes)
 

@@ -214,7 +214,8 @@ def minatar(
 
     description = f"MinAtar's {game}, " + (f"drawn {', '.join(rules)}" if rules else "a single task")
     if rules:
-        return env, TaskDistribution(sample, env.horizon, description=description)
+        many = "sticky" in rules and sticky > 0  # the others are too few to hold some out
+        return env, TaskDistribution(sample, env.horizon, description=description, held_out=many)
     members = jax.tree.map(lambda leaf: leaf[None], env.default_params)
     return env, TaskDistribution.from_members(members, env.horizon, description=description)
 

@@ -77,7 +77,12 @@ def references(env: Any) -> dict[str, Callable[[jax.Array, Any, int], jax.Array]
         env = env.env
     if made is None:
         return {}
-    return dict((load_address(made, "references") if isinstance(made, str) else made)(env))
+    try:
+        return dict((load_address(made, "references") if isinstance(made, str) else made)(env))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        raise ConfigError(f"references of {env.name}: {said(error)}{place(error)}") from error
 
 
 def _trait(env: Any, name: str, default: Any) -> Any:

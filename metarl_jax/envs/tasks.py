@@ -28,7 +28,8 @@ class TaskDistribution:
       members: all tasks stacked, leaves [N, ...], when the set is finite; build those with `from_members`.
       oracle: task -> exact optimal expected undiscounted return of one episode; None where it is not known.
       description: one line.
-      held_out: whether `split` holds tasks out. False for finite sets of fewer than 8 members, or by choice.
+      held_out: whether `split` holds tasks out. False for finite sets of fewer than 8 members, or by choice, such as
+        where `sample` draws from so few tasks that the halves would share some.
       part: "all", "train" or "test": which part of a split this is.
     """
 
@@ -77,13 +78,13 @@ class TaskDistribution:
         Raises:
           ValueError: if a finite set contains the same task twice, which would leak it into both halves.
         """
+        if not self.held_out:
+            return self._halves((self.sample, self.members), (self.sample, self.members), held_out=False)
         if self.members is None:
             draw_train = functools.partial(_sample_stream, self.sample, _TRAIN_TAG, 0)
             draw_test = functools.partial(_sample_stream, self.sample, _TEST_TAG, seed)
             return self._halves((draw_train, None), (draw_test, None), held_out=True)
         size = num_members(self.members)
-        if not self.held_out:
-            return self._halves((self.sample, self.members), (self.sample, self.members), held_out=False)
         _check_distinct(self.members)
         order = np.random.default_rng(seed).permutation(size)
         num_test = max(1, round(TEST_FRACTION * size))

@@ -176,7 +176,7 @@ def save_rulesets(path: str | Path, benchmark: Any) -> Path:
         arrays["num_rules"] = arrays["num_rules"].reshape(-1)  # the package keeps [N, 1]
     _check_shapes(f"path = {path}", {name: (x.dtype, x.shape) for name, x in arrays.items()})
     _check_numbers(f"path = {path}", arrays)
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
     return path
 
 

@@ -2,7 +2,7 @@
 
 from metarl_jax.envs.observations import flattener
 from metarl_jax.networks.belief import belief_network, feature_policy
-from metarl_jax.networks.encoder import ENCODING, Encoder, encoder
+from metarl_jax.networks.encoder import ENCODING, Encoder, encoder_of
 from metarl_jax.networks.mlp import MLP, Actor, Categorical, mlp_policy, orthogonal
 from metarl_jax.networks.recurrent import recurrent_policy
 from metarl_jax.networks.registry import build_policy, network_part, register
@@ -16,7 +16,7 @@ __all__ = [
     "Encoder",
     "belief_network",
     "build_policy",
-    "encoder",
+    "encoder_of",
     "feature_policy",
     "flattener",
     "mlp_policy",

@@ -11,7 +11,7 @@ from gymnax.environments import spaces
 from pydantic import Field
 
 from metarl_jax.envs.spaces import Joint
-from metarl_jax.networks.encoder import Activation, Encoder, activation, encoder
+from metarl_jax.networks.encoder import Activation, Encoder, activation, encoder_of
 from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads, memory_encoder
 from metarl_jax.networks.recurrent import Recurrent
@@ -109,7 +109,7 @@ class FeatureActorCritic(nn.Module):
         return self.heads(x)
 
 
-@takes_options(encoder, without=("space",))
+@takes_options(encoder_of, without=("space",))
 def belief_network(
     env: Any,
     condition_size: int,
@@ -180,7 +180,7 @@ def with_belief(env: Any, num_beliefs: int) -> Joint:
     return Joint([*env.shown.parts, spaces.Box(-np.inf, np.inf, (num_beliefs,))])
 
 
-@takes_options(encoder, without=("space",))
+@takes_options(encoder_of, without=("space",))
 def feature_policy(
     env: Any,
     num_beliefs: int,
@@ -193,7 +193,7 @@ def feature_policy(
     **encoding: Any,
 ) -> Policy:
     """Actor and critic on one MLP that reads what `env`, of trials, shows, and a belief: `with_belief` [..., D + n]."""
-    reads = encoder(env, activation, **encoding, space=with_belief(env, num_beliefs))
+    reads = encoder_of(env, activation, **encoding, space=with_belief(env, num_beliefs))
     network = FeatureActorCritic(reads, tuple(hidden), activation, Heads.of(env, init_std, min_std, squash))
 
     @jax.jit

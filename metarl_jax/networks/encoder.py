@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         return x.reshape(*lead, -1)
 
 
-ENCODING = ("channels", "kernel_size", "stride", "embedding_size")  # options of `encoder`
+ENCODING = ("channels", "kernel_size", "stride", "embedding_size")  # options of `encoder_of`
 
 
 def is_image(part: Any) -> bool:
@@ -144,7 +144,7 @@ def _after(n: int, size: int, stride: int) -> int:
 
 
 @takes_options()
-def encoder(
+def encoder_of(
     env: Any,
     activation: str = "relu",
     *,

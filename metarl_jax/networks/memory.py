@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.networks.actions import Actions, actions_of
-from metarl_jax.networks.encoder import Encoder, encoder
+from metarl_jax.networks.encoder import Encoder, encoder_of
 from metarl_jax.options import Float
 from metarl_jax.types import Params, Policy
 
@@ -52,7 +52,7 @@ def memory_encoder(env: Any, **options: Any) -> Encoder:
             f"observation of shape {space.shape}: a policy with a memory reads flat vectors; wrap {env.name} in "
             "metarl_jax.envs.trial.trials"
         )
-    return encoder(env, **options)
+    return encoder_of(env, **options)
 
 
 def memory_policy(encoder: Encoder, network: nn.Module, remember: Callable[[int], Any]) -> Policy:

@@ -12,7 +12,7 @@ import numpy as np
 from metarl_jax.envs.observations import flattener
 from metarl_jax.envs.spaces import shape_of
 from metarl_jax.networks.actions import Actions, actions_of
-from metarl_jax.networks.encoder import Activation, activation, encoder
+from metarl_jax.networks.encoder import Activation, activation, encoder_of
 from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.options import Float, NonNegative, Rate, Widths, takes_options
 from metarl_jax.types import Params, Policy
@@ -105,7 +105,7 @@ class Actor(nn.Module):
         return self.actions.distribution(out, log_std)
 
 
-@takes_options(encoder, without=("space",))
+@takes_options(encoder_of, without=("space",))
 def mlp_policy(
     env: Any,
     hidden: Annotated[Widths, "hidden layer widths; [] is a linear policy"] = (64, 64),
@@ -127,7 +127,7 @@ def mlp_policy(
     (`networks.encoder`). With `context_size` the actor also reads `params["context"]` [context_size], zeros where there
     is none: what CAVIA adapts. The policy's `features` are those of `envs.observations`, without anything learned.
     """
-    reads, (_, flat) = encoder(env, activation, **encoding), flattener(env)
+    reads, (_, flat) = encoder_of(env, activation, **encoding), flattener(env)
     actor = Actor(actions_of(env, min_std, squash), tuple(hidden), activation, init_std, reads)
     value = MLP(tuple(hidden), 1, activation, reads)
     axes = len(shape_of(reads.space))

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.networks.encoder import Encoder, encoder
+from metarl_jax.networks.encoder import Encoder, encoder_of
 from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads, memory_encoder, memory_policy
 from metarl_jax.options import Positive, Rate, Width, takes_options
@@ -77,7 +77,7 @@ class RecurrentActorCritic(nn.Module):
         return carry, self.heads(features[0])
 
 
-@takes_options(encoder, without=("space",))
+@takes_options(encoder_of, without=("space",))
 def recurrent_policy(
     env: Any,
     hidden_size: Annotated[Width, "hidden units"] = 64,

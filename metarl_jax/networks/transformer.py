@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.networks import attention
-from metarl_jax.networks.encoder import Encoder, encoder
+from metarl_jax.networks.encoder import Encoder, encoder_of
 from metarl_jax.networks.gaussian import MinStd, Squash
 from metarl_jax.networks.memory import Heads, memory_encoder, memory_policy
 from metarl_jax.options import Layers, Positive, Rate, Width, check_divides, takes_options
@@ -131,7 +131,7 @@ class TransformerActorCritic(nn.Module):
         return {"time": jnp.zeros((), int), "layers": rings}
 
 
-@takes_options(encoder, without=("space",))
+@takes_options(encoder_of, without=("space",))
 def transformer_policy(
     env: Any,
     context: Annotated[Positive, "steps that a layer attends to, a step itself included"],

@@ -147,6 +147,16 @@ def test_asterix_never_stops_moving(difficulty):
         assert move == 1, pairs
 
 
+def test_rules_that_make_few_tasks_hold_none_out():
+    for rules, held in ((["channels"], False), (["actions", "channels"], False), (["sticky"], True)):
+        tasks = mrl.make("MinAtar:Breakout", rules=rules)[1]
+        halves = tasks.split(0)
+        assert [half.held_out for half in (tasks, *halves)] == [held] * 3
+        few = jax.vmap(halves[1].sample)(jax.random.split(jax.random.key(0), 4))
+        again = jax.vmap(halves[0].sample)(jax.random.split(jax.random.key(0), 4))
+        assert bool(jnp.all(few.channels == again.channels) & jnp.all(few.sticky == again.sticky)) != held
+
+
 def test_channels_are_permuted():
     env, _ = mrl.make("MinAtar:Breakout")
     tasks = [env.default_params.replace(channels=jnp.array(x)) for x in ([0, 1, 2, 3], [2, 0, 3, 1])]

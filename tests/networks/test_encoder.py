@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from gymnax.environments import spaces
 
+import metarl_jax as mrl
 from metarl_jax.envs.observations import features_of
 from metarl_jax.envs.spaces import Joint, MultiDiscrete
-from metarl_jax.networks.encoder import Convolution, Embedding, encoder
+from metarl_jax.networks.encoder import Convolution, Embedding, encoder_of
 from metarl_jax.options import ConfigError
+from metarl_jax.rl.rollout import rollout
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
 
@@ -38,7 +40,7 @@ ALL = Joint([IMAGE, spaces.Discrete(3), MultiDiscrete([2, 4]), CELLS, spaces.Box
 
 def read(space, x, params=None, **options):
     """(features, parameters) of an encoder of one observation, drawn if they are not given."""
-    reads = encoder(Shows(space), **options)
+    reads = encoder_of(Shows(space), **options)
     if params is None:
         params = reads.init(jax.random.key(0), x).get("params", {})
     return reads.apply({"params": params}, x), params
@@ -131,7 +133,7 @@ def test_grids_without_convolutions_or_without_embeddings():
     looked, params = read(space, space.sample(jax.random.key(0)), embedding_size=2)
     assert looked.shape == (4 * 3 * 2 * 2,) and len(params["Embedding_0"]) == 24
     with pytest.raises(ValueError, match=r"channels = \[2\]: no part of the observations of Shows is an image"):
-        encoder(Shows(space), channels=[2])
+        encoder_of(Shows(space), channels=[2])
 
 
 @pytest.mark.parametrize(
@@ -144,12 +146,12 @@ def test_grids_without_convolutions_or_without_embeddings():
         (IMAGE, {"stride": 2}, "stride = 2: is for convolutions, and channels is empty"),
         (IMAGE, {"embedding_size": 2}, "embedding_size = 2: no part of the observations of Shows is discrete"),
         (IMAGE, {"channels": [0]}, "channels = [0]: must be greater than or equal to 1"),
-        (IMAGE, {"chanels": [4]}, "encoder() has no option 'chanels'; did you mean channels?"),
+        (IMAGE, {"chanels": [4]}, "encoder_of() has no option 'chanels'; did you mean channels?"),
     ],
 )
 def test_a_mistake_is_one_line(space, options, line):
     with pytest.raises((ValueError, TypeError), match=re.escape(line)):
-        encoder(Shows(space), **options)
+        encoder_of(Shows(space), **options)
 
 
 def test_a_configuration_says_what_cannot_be_encoded():
@@ -160,3 +162,22 @@ def test_a_configuration_says_what_cannot_be_encoded():
         build(validate({**data, "env": "offices:office", "channels": [4]}))
     with pytest.raises(ConfigError, match=r"channels = \[4\]: no part of the observations of .* is an image"):
         build(validate({**data, "env": "gymnax:CartPole-v1", "channels": [4]}))
+
+
+def test_the_agents_of_a_learned_rule_convolve():
+    """LPG: policy and prediction have an encoder each, and an update moves all of both."""
+    env, tasks = mrl.make("MinAtar:Breakout")
+    rule = mrl.lpg(env, lr=0.1, hidden=(4,), outcomes=2, width=4, channels=[8], kernel_size=4, stride=3)
+    params, task = rule.policy.init(jax.random.key(0)), tasks.sample(jax.random.key(1))
+
+    @jax.jit
+    def updated(eta):
+        data, _ = rollout(env, rule.policy.apply, params, jax.random.key(2), task, num_steps=8, num_envs=4)
+        learner = rule.learner(eta)
+        state = learner.init(params)
+        return learner.update(state, jax.random.key(3), learner.prepare(state, data))[0].params
+
+    after = updated(rule.init(jax.random.key(4)))
+    assert [set(after[part]) for part in ("actor", "prediction")] == [{"MLP_0", "encoder"}] * 2
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), params, after)
+    assert all(jax.tree.leaves(moved)), moved

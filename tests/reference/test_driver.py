@@ -9,7 +9,8 @@ import pytest
 
 from metarl_jax.envs import make
 from metarl_jax.envs.driving import road
-from metarl_jax.envs.driving.town import LEFT, MAIN_ROAD, RIGHT
+from metarl_jax.envs.driving.town import LEFT, MAIN_ROAD, RIGHT, Driving
+from metarl_jax.options import ConfigError
 from metarl_jax.reference import driving as driver
 from metarl_jax.runs.build import build
 from metarl_jax.runs.config import validate
@@ -125,3 +126,26 @@ def test_drivers_stand_beside_what_is_evaluated(algorithm):
     assert told.mean() > guessed.mean() + 100
     shorter = build(validate({**run, **sizes, "horizon": 20}))
     assert list(shorter.evaluation.references) == ["random policy"], "their episodes are the environment's own"
+
+
+def test_a_reference_that_fails_is_one_line(monkeypatch):
+    def wrong(env):
+        return {"broken": lambda key, town, n: town.nothing, "long": lambda key, town, n: jnp.zeros(n + 1)}
+
+    run = {"algorithm": "promp", "env": "Driving-v0", "num_iterations": 1, "meta_batch_size": 2}
+    for made, line in (
+        ("no_such_module:references", "references = no_such_module:references: "),
+        (3, "references of "),
+    ):
+        monkeypatch.setattr(Driving, "references", made)
+        with pytest.raises(ConfigError, match=line):
+            build(validate(run))
+    monkeypatch.setattr(Driving, "references", staticmethod(wrong))
+    job = build(validate(run))
+    towns = job.evaluation_tasks(2)
+    for name, line in (
+        ("broken", r"reference broken of Driving: .*test_driver.py:\d+"),
+        ("long", r"return \[1\] returns"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            jax.eval_shape(lambda name=name: job.evaluation.references[name](jax.random.key(0), towns, 0))
