@@ -249,7 +249,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "this project; no published number",
         f"{_HERE}.worlds",
         seeds=3,
-        cpu="minutes",
+        cpu="44 minutes on a shared core, without recommender-rl2: 38 for driving, 6 for recommender-ppo and -promp",
         gpu=NOT_MEASURED,
         cells=tuple(cell for world in _WORLDS for cell in world),
         chosen=tuple(cell for world in _WORLDS for cell in world),

@@ -30,7 +30,7 @@ WORLDS: dict[str, dict[str, str]] = {  # world -> method -> its configuration; a
 PPO = "ppo"  # one policy for all tasks, the rival of ...
 BESIDE = "promp"  # ... this method
 CELLS = {f"{world}-{method}": (world, method) for world, methods in WORLDS.items() for method in (PPO, *methods)}
-LABELS = ("before adaptation, or first episode of a trial", "after adaptation, or last episode")
+LABELS = ("before, or first episode", "after, or last episode")
 
 
 def configuration(world: str, method: str) -> Any:

@@ -165,8 +165,9 @@ def in_rows(films: Sequence[Sequence[Sequence[Any]]]) -> list[Any]:
 
 
 def write_gif(path: Path, images: Sequence[Any], seconds_a_frame: float) -> Path:
-    """An endless GIF of Pillow images, in one palette of 128 colours."""
-    palette = images[0].quantize(colors=128)
+    """An endless GIF of Pillow images, in one palette of 128 colours: those of the first, a middle and the last."""
+    some = in_rows([[[images[i]]] for i in (0, len(images) // 2, -1)])[0]
+    palette = some.quantize(colors=128)
     few = [image.quantize(palette=palette, dither=0) for image in images]
     ms = max(20, round(1000 * seconds_a_frame))
     few[0].save(path, format="GIF", save_all=True, append_images=few[1:], duration=ms, loop=0, optimize=False)

@@ -91,9 +91,9 @@ def test_the_command_films_three_towns(tmp_path, capsys, name, sizes):
     assert main(["train", f"{name}_driving", *overrides, "--run-dir", str(tmp_path / "run")]) == 0
     words = ["film", str(tmp_path / "run"), "--every", "3", "--task"]
     assert main([*words, "0", "2", "1"]) == 0
-    gif = Image.open(tmp_path / "run" / "film.gif")
-    assert gif.n_frames == 2 and gif.size == (2 * picture.SIZE[0], 3 * picture.SIZE[1])
-    assert gif.info["duration"] == 300
+    with Image.open(tmp_path / "run" / "film.gif") as gif:
+        assert gif.n_frames == 2 and gif.size == (2 * picture.SIZE[0], 3 * picture.SIZE[1])
+        assert gif.info["duration"] == 300
     capsys.readouterr()
     assert main([*words, "0", "3"]) == 2
     assert capsys.readouterr().err == "error: task = 3: must be below eval_tasks = 3\n"
