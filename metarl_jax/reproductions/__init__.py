@@ -249,7 +249,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "this project; no published number",
         f"{_HERE}.worlds",
         seeds=3,
-        cpu="44 minutes on a shared core, without recommender-rl2: 38 for driving, 6 for recommender-ppo and -promp",
+        cpu="54 minutes on a core shared with other work: 38 for driving, 16 for recommender",
         gpu=NOT_MEASURED,
         cells=tuple(cell for world in _WORLDS for cell in world),
         chosen=tuple(cell for world in _WORLDS for cell in world),
