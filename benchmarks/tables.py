@@ -13,18 +13,18 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from benchmarks import choosing, curve_tables, device_tables, robot_tables
+from benchmarks import choosing, curve_tables, device_tables, robot_tables, world_tables
 from metarl_jax.algorithms.registry import ALGORITHMS
 from metarl_jax.reproductions import REPRODUCTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md", "docs/architecture.md", "docs/tour.md", "docs/command-line.md", "docs/benchmarks.md",
-    "docs/algorithms/index.md", "docs/reproductions.md", "docs/robots.md", "docs/start/first-run.md",
-    "docs/start/choosing.md", "docs/hyperparameters.md", "docs/scaling.md",
+    "docs/algorithms/index.md", "docs/reproductions.md", "docs/robots.md", "docs/worlds.md",
+    "docs/start/first-run.md", "docs/start/choosing.md", "docs/hyperparameters.md", "docs/scaling.md",
     *(f"docs/algorithms/{name}.md" for name in ALGORITHMS),
 )  # fmt: skip
-KEPT_BY_CELL = ("halfcheetah-dir", "meta-world-ml1", "meta-world-ml10")  # filled cell by cell, over weeks
+KEPT_BY_CELL = ("halfcheetah-dir", "meta-world-ml1", "meta-world-ml10", "worlds")  # filled cell by cell, over weeks
 CURVES = "benchmarks/results/algorithm_curves.json"
 
 
@@ -294,6 +294,11 @@ def meta_world_ml1() -> str:
     return _markdown(*robot_tables.successes(_load("docs/reproductions/meta-world-ml1.json")))
 
 
+def worlds() -> str:
+    """What was trained on driving and recommendation."""
+    return _markdown(*world_tables.returns(_load("docs/reproductions/worlds.json")), words=range(2))
+
+
 def ways_of_choosing() -> str:
     """How well PPO does on held-out families by the way in which its hyperparameters were chosen."""
     return _markdown(*choosing.hyperparameters(), words=range(2))
@@ -338,6 +343,7 @@ TABLES = {
     "memory_estimates": memory_estimates,
     "halfcheetah_dir": halfcheetah_dir,
     "meta_world_ml1": meta_world_ml1,
+    "worlds": worlds,
     "accelerator_robots": accelerator_robots,
     "unrolling": unrolling,
     "demo": demo,

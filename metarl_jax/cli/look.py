@@ -79,9 +79,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def film(arguments: argparse.Namespace) -> int:
     """`metarl film`."""
-    for option, least in (("task", 0), ("every", 1)):
-        if getattr(arguments, option) < least:
-            raise ConfigError(f"--{option} = {getattr(arguments, option)}: must be at least {least}")
+    for option, values, least in (("task", arguments.task, 0), ("every", [arguments.every], 1)):
+        if min(values) < least:
+            raise ConfigError(f"--{option} = {min(values)}: must be at least {least}")
     arguments.run = run_of(arguments.run)
     prepare_jax()
     from metarl_jax.runs import film

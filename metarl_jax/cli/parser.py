@@ -155,11 +155,14 @@ def parser() -> argparse.ArgumentParser:
 
     film = commands.add_parser(
         "film",
-        help="film a robot before and after adaptation",
-        description="A GIF of a run on a robot: an episode before adaptation beside one after it.",
+        help="film an agent before and after adaptation",
+        description="A GIF of a run on robots or another environment that draws itself: an episode before adaptation "
+        "beside one after it.",
     )
     film.add_argument("run", type=Path, help="run directory")
-    film.add_argument("--task", type=int, default=0, metavar="I", help="number of the held-out task (default 0)")
+    film.add_argument(
+        "--task", type=int, nargs="+", default=[0], metavar="I", help="numbers of held-out tasks, one a row (default 0)"
+    )
     film.add_argument(
         "--every", type=int, default=2, metavar="N", help="steps from one picture to the next (default 2)"
     )

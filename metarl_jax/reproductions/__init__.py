@@ -48,6 +48,9 @@ class Reproduction:
 
 _HERE = "metarl_jax.reproductions"
 NOT_MEASURED = "not measured"
+_WORLDS = tuple(
+    tuple(f"{world}-{method}" for method in ("ppo", "promp", "rl2")) for world in ("driving", "recommender")
+)
 
 REPRODUCTIONS: dict[str, Reproduction] = {
     "maml-point-navigation": Reproduction(
@@ -240,6 +243,18 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         cells=("maml-trpo", "rl2", "rl2-normalized"),
         chosen=("rl2",),
         apart=True,
+    ),
+    "worlds": Reproduction(
+        "ProMP and RL2 where the rules must be found out: driving and recommendation",
+        "this project; no published number",
+        f"{_HERE}.worlds",
+        seeds=3,
+        cpu="54 minutes on a core shared with other work: 38 for driving, 16 for recommender",
+        gpu=NOT_MEASURED,
+        cells=tuple(cell for world in _WORLDS for cell in world),
+        chosen=tuple(cell for world in _WORLDS for cell in world),
+        apart=True,
+        together=_WORLDS,
     ),
     "varibad-gridnavi": Reproduction(
         "VariBAD and RL2 on GridNavi, beside the Bayes-optimal agent",

@@ -84,15 +84,20 @@ def _for_evaluation(config: Any, num_tasks: int, num_episodes: int | None) -> Jo
     return build(validate({**config.model_dump(), **changes}), evaluation=True)
 
 
-def _without_adaptation(
-    job: Job, run_dir: Path, key: jax.Array, tasks: Any, num_episodes: int, report: Callable
-) -> np.ndarray:
-    """One policy for all tasks, trained like the run but without inner updates; trained once, kept in the run."""
+def without_adaptation(job: Job) -> Any:
+    """The configuration of one policy for all tasks, multi-task PPO, trained on as many steps as `job`, one seed."""
     wanted = job.evaluation.without_adaptation
     assert wanted is not None
     known = registry.entry(wanted["algorithm"]).options.model_fields
     own = {name: value for name, value in wanted.items() if name in known and name not in ("init_from", "log_to")}
-    plain = build(validate(own))
+    return validate(own)
+
+
+def _without_adaptation(
+    job: Job, run_dir: Path, key: jax.Array, tasks: Any, num_episodes: int, report: Callable
+) -> np.ndarray:
+    """One policy for all tasks, trained like the run but without inner updates; trained once, kept in the run."""
+    plain = build(without_adaptation(job))
     report("training the baseline without adaptation: multi-task PPO on as many environment steps")
     states = train.train(plain, run_dir / "no_adaptation", resume=True, report=report)
     params = jax.tree.map(lambda x: x[0], plain.params(states))

@@ -46,7 +46,7 @@ def test_frames_show_the_state_and_the_patch():
 
 def test_a_film_looks_through_the_camera_that_the_environment_names():
     env, tasks = make("HalfCheetahDir-v0")
-    model, patch = env.scene(env.default_params)
+    model, patch = env.physics.model, env.default_params.patch
     start = np.array(model.start)[None]
     try:
         far, near = (
@@ -104,4 +104,4 @@ def test_runs_without_a_robot_are_refused(tmp_path, capsys):
     assert main(["train", "maml_vpg_point", *small, "--run-dir", str(directory)]) == 0
     capsys.readouterr()
     assert main(["film", str(directory)]) == 2
-    assert "has no robot to film" in capsys.readouterr().err
+    assert "has nothing to film" in capsys.readouterr().err

@@ -90,6 +90,7 @@ class Driving(environment.Environment[DrivingState, Town]):
 
     reports = (*COSTS, "slipped")
     references = "metarl_jax.reference.driving:references"
+    seconds_a_step = road.DT
 
     def __init__(
         self,
@@ -215,6 +216,12 @@ class Driving(environment.Environment[DrivingState, Town]):
                 _CURVATURE_SCALE * road.curvature(ahead, state.bends, state.phases),
             ]
         )
+
+    def frames(self, states: DrivingState, params: Town) -> np.ndarray:
+        """See `picture.frames`."""
+        from metarl_jax.envs.driving import picture
+
+        return picture.frames(self, states, params)
 
     @property
     def name(self) -> str:

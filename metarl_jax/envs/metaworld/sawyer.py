@@ -29,6 +29,7 @@ from jax import Array
 from metarl_jax.envs.metaworld.mixed import state_size, stepper
 from metarl_jax.envs.metaworld.settle import OBJECT, load, observed, settle
 from metarl_jax.envs.metaworld.task import SawyerParams, Seen, Task
+from metarl_jax.envs.physics import film
 from metarl_jax.envs.tasks import check_count
 
 HAND_HIGH = (0.5, 1.0, 0.5)
@@ -146,9 +147,14 @@ class Sawyer(environment.Environment[SawyerState, SawyerParams]):
         frame = _clipped(state.frame)
         return jnp.concatenate([frame, frame, jnp.zeros(3, frame.dtype)])
 
-    def scene(self, params: SawyerParams) -> tuple[Any, Any]:
-        """(the `Model`, its patch) that films draw a task's states with."""
-        return self._physics[int(params.kind)].model, {"body_pos": params.body_pos}
+    def frames(self, states: SawyerState, params: SawyerParams) -> np.ndarray:
+        """See `physics.film.frames`."""
+        model = self._physics[int(params.kind)].model
+        return film.frames(model, np.asarray(states.physics), {"body_pos": params.body_pos}, camera=self.view)
+
+    @property
+    def seconds_a_step(self) -> float:
+        return self._physics[0].model.dt
 
     @property
     def name(self) -> str:

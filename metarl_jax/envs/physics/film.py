@@ -3,8 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -92,28 +91,3 @@ def _renderer(mj: Any, model: Any, size: tuple[int, int]) -> Any:
     raise NoRenderer(
         f"MuJoCo cannot draw here ({why}); install Mesa's EGL (Debian: libegl1 libgl1-mesa-dri) or OSMesa (libosmesa6)"
     )
-
-
-def side_by_side(films: Sequence[np.ndarray], labels: Sequence[str]) -> list[Any]:
-    """Films [T, H, W, 3] of the same size beside each other, each under its label; Pillow images."""
-    from PIL import Image, ImageDraw
-
-    images = []
-    for moment in zip(*films, strict=True):
-        image = Image.fromarray(np.concatenate(moment, axis=1))
-        draw = ImageDraw.Draw(image)
-        width = moment[0].shape[1]
-        for i, label in enumerate(labels):
-            draw.rectangle((i * width, 0, i * width + 8 + draw.textlength(label), 15), fill=(255, 255, 255))
-            draw.text((i * width + 4, 2), label, fill=(20, 20, 20))
-        images.append(image)
-    return images
-
-
-def write_gif(path: Path, images: Sequence[Any], seconds_a_frame: float) -> Path:
-    """An endless GIF of Pillow images, in one palette of 128 colours."""
-    palette = images[0].quantize(colors=128)
-    few = [image.quantize(palette=palette, dither=0) for image in images]
-    ms = max(20, round(1000 * seconds_a_frame))
-    few[0].save(path, format="GIF", save_all=True, append_images=few[1:], duration=ms, loop=0, optimize=False)
-    return path

@@ -20,6 +20,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from jax import Array
 
+from metarl_jax.envs.physics import film
 from metarl_jax.envs.physics.interface import Physics, load
 from metarl_jax.envs.tasks import TaskDistribution, as_arrays, check_count, check_positive
 
@@ -164,9 +165,13 @@ class Robot(environment.Environment[RobotState, RobotTask]):
         model = self.physics.model
         return Frame(model.part(state.physics, "QPOS"), model.part(state.physics, "QVEL"), state.seen, model.dt)
 
-    def scene(self, params: RobotTask) -> tuple[Any, Any]:
-        """(the `Model`, its patch) that films draw a task's states with."""
-        return self.physics.model, params.patch
+    def frames(self, states: RobotState, params: RobotTask) -> np.ndarray:
+        """See `physics.film.frames`."""
+        return film.frames(self.physics.model, np.asarray(states.physics), params.patch, camera=self.view)
+
+    @property
+    def seconds_a_step(self) -> float:
+        return self.physics.model.dt
 
     @property
     def name(self) -> str:
