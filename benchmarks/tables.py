@@ -216,9 +216,7 @@ def reproduction_status() -> str:
     by_status: dict[str, list[str]] = {"passes": [], "fails": [], "not run": []}
     for name, status in _statuses().items():
         by_status[status].append(f"`{name}`")
-    counts = (
-        f"Of {len(REPRODUCTIONS)} published results that `metarl reproduce` runs again {len(by_status['passes'])} pass"
-    )
+    counts = f"Of {len(REPRODUCTIONS)} results that `metarl reproduce` runs again {len(by_status['passes'])} pass"
     part = [f"`{name}`" for name, status in _statuses().items() if status != "not run" and _in_part(name)]
     lists = {"Run in part": part, "Fail": by_status["fails"], "Not run": by_status["not run"]}
     said = " ".join(f"{what}: {', '.join(names)}." for what, names in lists.items() if names)

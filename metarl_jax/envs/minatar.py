@@ -35,6 +35,7 @@ from typing import Any
 import gymnax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 from jax import Array
@@ -130,6 +131,24 @@ class Game(environment.Environment[GameState, GameParams]):
 
     def is_truncated(self, state: GameState, params: GameParams) -> Array:
         return state.time >= params.max_steps_in_episode
+
+    def board(self, game: Any) -> Array:
+        """What is where in a state of the game, [10, 10, channels] in the game's own order of channels."""
+        with jax.enable_x64(False):
+            return self._game.get_obs(_narrow(game))
+
+    @property
+    def does(self) -> tuple[str, ...]:
+        """What each of the game's actions does."""
+        from metarl_jax.envs.minatar_picture import DOES
+
+        return tuple(DOES[i] for i in self._game.action_set.tolist())
+
+    def frames(self, states: GameState, params: GameParams) -> np.ndarray:
+        """See `minatar_picture.frames`."""
+        from metarl_jax.envs import minatar_picture
+
+        return minatar_picture.frames(self, states, params)
 
     @property
     def name(self) -> str:

@@ -49,7 +49,12 @@ class Reproduction:
 _HERE = "metarl_jax.reproductions"
 NOT_MEASURED = "not measured"
 _WORLDS = tuple(
-    tuple(f"{world}-{method}" for method in ("ppo", "promp", "rl2")) for world in ("driving", "recommender")
+    tuple(f"{world}-{method}" for method in methods)
+    for world, methods in (
+        ("driving", ("ppo", "promp", "rl2")),
+        ("recommender", ("ppo", "promp", "rl2")),
+        ("games", ("ppo", "told", "promp", "rl2")),
+    )
 )
 
 REPRODUCTIONS: dict[str, Reproduction] = {
@@ -245,11 +250,11 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         apart=True,
     ),
     "worlds": Reproduction(
-        "ProMP and RL2 where the rules must be found out: driving and recommendation",
+        "ProMP and RL2 where the rules must be found out: driving, recommendation and a game",
         "this project; no published number",
         f"{_HERE}.worlds",
         seeds=3,
-        cpu="54 minutes on a core shared with other work: 38 for driving, 16 for recommender",
+        cpu="66 minutes on a core shared with other work: 44 for driving, 22 for recommender",
         gpu=NOT_MEASURED,
         cells=tuple(cell for world in _WORLDS for cell in world),
         chosen=tuple(cell for world in _WORLDS for cell in world),

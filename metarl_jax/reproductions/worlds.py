@@ -1,9 +1,9 @@
-"""Worlds whose rules an agent is not told: driving and recommendation, by two meta-learners beside multi-task PPO.
+"""Worlds whose rules an agent is not told: driving, recommendation and a game, by two meta-learners beside PPO.
 
 `configs/promp_WORLD.yaml` and `configs/rl2_WORLD.yaml` say what is trained. Multi-task PPO is one policy for all tasks,
-without a memory and without updates: ProMP's network and optimiser on as many environment steps as ProMP. All are
-scored on the same 40 held-out tasks: ProMP before and after one update, RL2 in the first and in the last episode of a
-trial.
+without a memory and without updates: ProMP's network and optimiser on `LONGER` times as many environment steps, where
+on as many it was still learning. All are scored on the same 40 held-out tasks: ProMP before and after one update, RL2
+in the first and in the last episode of a trial. In the game the reference is PPO that is told what the actions do.
 
 Judged is that the return after adaptation is above that before it, and above that of multi-task PPO, each by a 95%
 bootstrap interval over tasks, stratified by seed.
@@ -26,19 +26,31 @@ from metarl_jax.runs.build import build
 WORLDS: dict[str, dict[str, str]] = {  # world -> method -> its configuration; a world is one entry
     "driving": {"promp": "promp_driving", "rl2": "rl2_driving"},
     "recommender": {"promp": "promp_recommender", "rl2": "rl2_recommender"},
+    "games": {"promp": "promp_minatar", "rl2": "rl2_minatar"},
 }
 PPO = "ppo"  # one policy for all tasks, the rival of ...
-BESIDE = "promp"  # ... this method
-CELLS = {f"{world}-{method}": (world, method) for world, methods in WORLDS.items() for method in (PPO, *methods)}
+BESIDE = "promp"  # ... this method, on so many times its steps:
+LONGER = {"driving": 4, "recommender": 4, "games": 1}
+TOLD = "told"  # the same where the rules named here are all that is drawn, so that the others need not be found out
+STILL_DRAWN = {"games": ["sticky"]}
+PLAIN = {PPO: "multi-task PPO", TOLD: "PPO, told what actions do"}
+CELLS = {
+    f"{world}-{method}": (world, method)
+    for world, methods in WORLDS.items()
+    for method in (PPO, *([TOLD] if world in STILL_DRAWN else []), *methods)
+}
 LABELS = ("before, or first episode", "after, or last episode")
 
 
 def configuration(world: str, method: str) -> Any:
     """What a cell trains."""
-    chosen = config.load(config.shipped_config(WORLDS[world][BESIDE if method == PPO else method]))
-    if method != PPO:
+    chosen = config.load(config.shipped_config(WORLDS[world][BESIDE if method in PLAIN else method]))
+    if method not in PLAIN:
         return chosen
-    return evaluate.without_adaptation(build(chosen)).model_copy(update={"num_seeds": chosen.num_seeds})
+    changed = {"num_seeds": chosen.num_seeds, "num_iterations": LONGER[world] * chosen.num_iterations}
+    if method == TOLD:
+        changed["env_options"] = {**chosen.env_options, "rules": STILL_DRAWN[world]}
+    return evaluate.without_adaptation(build(chosen)).model_copy(update=changed)
 
 
 def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) -> list[Claim]:
@@ -49,8 +61,8 @@ def run(directory: Path, report: Callable[[Any], None], cells: tuple[str, ...]) 
     for cell in cells:
         world, method = CELLS[cell]
         where, found = directory / cell, _scores(directory, world, method, report)
-        if method == PPO:
-            records.write(directory, cell, _rows(world, found), None, where)
+        if method in PLAIN:
+            records.write(directory, cell, _rows(world, method, found), None, where)
             continue
         rival = _scores(directory, world, PPO, report)["run"]
         claims = [*_judged(f"{world}, {method}", found["run"], rival), *_in_trials(world, found)]
@@ -75,8 +87,8 @@ def _scores(directory: Path, world: str, method: str, report: Callable[[Any], No
         f"{world}, {method}: {c.num_seeds} seeds x {c.num_iterations} iterations of {job.work_per_iteration:,} steps"
     )
     train.train(job, where, resume=True, report=report)
-    updates = 0 if method == PPO else job.evaluation.num_updates
-    table, scores = evaluate.assess(where, num_updates=updates, baselines=method != BESIDE, report=report)
+    updates = 0 if method in PLAIN else job.evaluation.num_updates
+    table, scores = evaluate.assess(where, num_updates=updates, baselines=method not in (BESIDE, TOLD), report=report)
     evaluate.save(where, table, scores)
     return scores
 
@@ -92,9 +104,9 @@ def _judged(name: str, scores: np.ndarray, rival: np.ndarray) -> list[Claim]:
     return claims
 
 
-def _rows(world: str, scores: dict[str, np.ndarray]) -> list[Claim]:
-    """Returns of those that do not adapt: multi-task PPO, and what plays single episodes beside it."""
-    names = {"run": "multi-task PPO", **{name: name for name in scores if name not in ("run", RANDOM_INIT)}}
+def _rows(world: str, method: str, scores: dict[str, np.ndarray]) -> list[Claim]:
+    """Returns of those that do not adapt: the policy trained, and what plays single episodes beside it."""
+    names = {"run": PLAIN[method], **{name: name for name in scores if name not in ("run", RANDOM_INIT)}}
     return [
         _reported(f"{world}, {label}: return", scores[name][:, :, 0].mean(axis=-1)) for name, label in names.items()
     ]

@@ -99,7 +99,7 @@ def _episode(job: Job, params: Any, key: jax.Array, task: Any) -> Any:
         observation, state = carry
         action = job.policy.apply(params, observation[None]).sample(seed=key)[0]
         observation, state, reward, terminated, _ = job.env.step_env(key, state, action, task)
-        return (observation, state), (state, reward, terminated)
+        return (observation, state), (state, reward, terminated | job.env.is_truncated(state, task))
 
     keys = jax.random.split(key, job.horizon)
     states, rewards, over = jax.lax.scan(step, job.env.reset_env(reset_key, task), keys)[1]

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
         (["evaluate", "nowhere"], "is not a run directory"),
         (["evaluate", "\r"], "run \\r: is not a run directory"),
         (["show", "a\nb\x1b[31m"], "config a b\\x1b[31m: no such file"),
-        (["train", "rl2"], "is an algorithm; configurations of it: rl2_bandit, rl2_grid_navi"),
+        (["train", "rl2"], "is an algorithm; configurations of it: rl2_bandit, "),
         (["train", "rl2_bandit", "inner_lr=1"], "inner_lr = 1: not a key of algorithm rl2; it is a key of maml"),
         (["show", "nothing"], "no such file"),
         (["show", "TwoColour-v0"], "did you mean TwoColours-v0?"),

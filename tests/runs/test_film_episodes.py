@@ -2,7 +2,9 @@
 
 import types
 
+import distrax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -98,3 +100,18 @@ def test_episodes_end_where_they_end():
     (before, a), (after, b) = film._episodes(job, twice)
     assert before.tolist() == [0, 1, 2] and after.tolist() == [0, 1, 2, 3, 4]
     assert (a, b) == (5.0, 30.0)
+
+
+def test_a_filmed_episode_ends_where_the_environment_cuts_it_off():
+    def step_env(key, state, action, task):
+        return state[None], state + 1, action * 1.0, state < 0, {}
+
+    clock = types.SimpleNamespace(
+        reset_env=lambda key, task: (jnp.zeros(1, int), jnp.zeros((), int)),
+        step_env=step_env,
+        is_truncated=lambda state, task: state >= task,
+    )
+    policy = types.SimpleNamespace(apply=lambda params, seen: distrax.Categorical(jnp.array([[0.0, -jnp.inf]])))
+    job = types.SimpleNamespace(env=clock, policy=policy, horizon=6)
+    assert film._episode(job, None, KEY, 4)[2].tolist() == [False, False, False, True, True, True]
+    assert film._episode(job, None, KEY, 9)[2].tolist() == [False] * 5 + [True]
