@@ -51,17 +51,18 @@ demo: $(INSTALLED) ## set up, train MAML-PPO on point navigation, evaluate it
 	$(BIN)/metarl evaluate "$$RUN"
 
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal -q
-APART := docs distributed robots metaworld ray
+APART := worlds docs distributed robots metaworld ray
 
 .PHONY: test
 test: $(INSTALLED) ## set up, run the tests (ARGS="..." for pytest)
 	@echo "==> running the tests with $(WORKERS) workers"
 	@$(PYTEST) $(APART:%=--ignore=tests/%) $(ARGS)
 
-.PHONY: test-docs test-distributed
+.PHONY: test-worlds test-docs test-distributed
+test-worlds: $(INSTALLED) ## run the tests of games, driving and recommendation
 test-docs: $(INSTALLED) ## run what README, docs and examples say
 test-distributed: $(INSTALLED) ## run the tests of several devices
-test-docs test-distributed: test-%:
+test-worlds test-docs test-distributed: test-%:
 	@echo "==> running the tests of tests/$* with $(WORKERS) workers"
 	@$(PYTEST) tests/$* $(ARGS)
 

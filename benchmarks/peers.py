@@ -202,13 +202,20 @@ def rejax_ppo(
 
 
 def rejax_minatar(
-    game: str = "Breakout", iterations: int = 12, *, patches: bool = False, repeats: int = 1, seed: int = 0
+    game: str = "Breakout",
+    iterations: int = 12,
+    *,
+    patches: bool = False,
+    eval_episodes: int = 16,
+    repeats: int = 1,
+    seed: int = 0,
 ) -> Result:
     """Train rejax's PPO with a convolution on a game of MinAtar, as `configs/ppo_minatar.yaml` trains ours.
 
     64 environments x 128 steps, 4 epochs of 8 minibatches; actor and critic each have 16 filters of 3 x 3 without
     padding, a layer of 64 units and relu. rejax's own networks flatten images. The convolution is flax's `nn.Conv`, or
-    with ``patches`` the same by a matrix product over all patches, as ours is.
+    with ``patches`` the same by a matrix product over all patches, as ours is. The step size falls linearly, iteration
+    by iteration, as ours does.
     """
     missing = _missing(("jax", "gymnax", "rejax"))
     if missing:
@@ -243,14 +250,18 @@ def rejax_minatar(
     num_envs, num_steps = 64, 128
     base_env, env_params = gymnax.make(f"{game}-MinAtar")
     env, steps = _FiveValueStep(base_env), iterations * num_envs * num_steps
+
+    def learning_rate(count: Any) -> Any:
+        return 5e-3 * (1.0 - (count // (4 * 8)) / iterations)
+
     algo = PPO.create(
         env=env, env_params=env_params, num_envs=num_envs, num_steps=num_steps, num_epochs=4, num_minibatches=8,
-        learning_rate=5e-3, max_grad_norm=0.5, gamma=0.99, gae_lambda=0.95, clip_eps=0.2, vf_coef=0.5, ent_coef=0.01,
-        total_timesteps=steps, eval_freq=steps, skip_initial_evaluation=True,
+        learning_rate=learning_rate, max_grad_norm=0.5, gamma=0.99, gae_lambda=0.95, clip_eps=0.2, vf_coef=0.5,
+        ent_coef=0.01, total_timesteps=steps, eval_freq=steps, skip_initial_evaluation=True,
     ).replace(eval_callback=lambda algo, train_state, key: ())  # fmt: skip
     sizes = {"hidden_layer_sizes": (64,), "activation": nn.relu}
     algo = algo.replace(actor=Actor(base_env.num_actions, **sizes), critic=Critic(**sizes))
-    measured = _train_rejax(algo, env, env_params, 1, repeats, seed, 16)
+    measured = _train_rejax(algo, env, env_params, 1, repeats, seed, eval_episodes)
     timings = _timings(measured.pop("cpu"), measured.pop("wall"), [steps] * repeats)
     return {**measured, "peer": "rejax-minatar", "what": f"PPO {game}-MinAtar, {steps} steps", **timings}
 
@@ -617,6 +628,8 @@ def _parser() -> argparse.ArgumentParser:
     rejax.add_argument("--seeds", type=int, default=1, help="seeds trained at once")
     rejax.add_argument("--timesteps", type=int, default=500_000)
     rejax.add_argument("--constant-lr", action="store_true", help="do not anneal the learning rate")
+    rejax.add_argument("--game", default="Breakout", help="of rejax-minatar")
+    rejax.add_argument("--eval-episodes", type=int, default=16, help="of rejax-minatar, after training")
     rejax.add_argument("--iterations", type=int, default=6, help="of rejax-minatar, 8,192 steps each")
     rejax.add_argument("--patches", action="store_true", help="rejax-minatar convolves by a matrix product")
     promp = parser.add_argument_group("learn2learn")
@@ -642,7 +655,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=options.seed,
         ),
         "rejax-minatar": lambda: rejax_minatar(
-            iterations=options.iterations, patches=options.patches, repeats=options.repeats, seed=options.seed
+            options.game,
+            options.iterations,
+            patches=options.patches,
+            eval_episodes=options.eval_episodes,
+            repeats=options.repeats,
+            seed=options.seed,
         ),
         "learn2learn": lambda: learn2learn_promp(
             options.tasks,

@@ -254,7 +254,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "this project; no published number",
         f"{_HERE}.worlds",
         seeds=3,
-        cpu="66 minutes on a core shared with other work: 44 for driving, 22 for recommender",
+        cpu="55 minutes on a core shared with other work for driving and recommender, 120 for games, estimated",
         gpu=NOT_MEASURED,
         cells=tuple(cell for world in _WORLDS for cell in world),
         chosen=tuple(cell for world in _WORLDS for cell in world),
