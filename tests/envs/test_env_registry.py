@@ -126,7 +126,7 @@ def test_listing_the_names_imports_no_jax():
 
 
 NAMES = [
-    *(name for name in registry.registered() if "<" not in name),
+    *sorted(registry._OURS_NAMES),  # other tests register names of their own
     *("gymnax:CartPole-v1", "Delayed:PointNavigation-v0", "MetaWorld:ML1-reach", "MinAtar:Breakout"),
 ]
 
