@@ -4,8 +4,8 @@
     python -m benchmarks.game_returns --peer-python PYTHON --games Breakout     one of them
 
 `configs/ppo_minatar.yaml` as it is, and rejax with the same network, convolution, sizes and step size
-(`benchmarks/peers.py`). Returns are means over 100 episodes of the last policy, each of at most as many steps as the
-game has. About 8 CPU-minutes a seed and game of each. What is done stays in `--run-dir` and is not done again.
+(`benchmarks/peers.py`); rejax also clips the critic's loss. Returns are means over 100 episodes of the last policy,
+each of at most as many steps as the game has. What is done stays in `--run-dir` and is not done again.
 """
 
 import argparse
@@ -23,11 +23,10 @@ EPISODES = 100
 COLUMNS = {"game": "", "seeds": "d", "env_steps": ",d", "ours": ".1f", "rejax": ".1f", "published": "d"}
 
 
-def ours(game: str, seed: int, iterations: int | None, directory: Path) -> float:
+def ours(game: str, seed: int, iterations: int, directory: Path) -> float:
     """Mean return of our PPO."""
-    where = directory / f"{game}-{seed}"
-    changed = [f"env=gymnax:{game}-MinAtar", f"seed={seed}"]
-    changed += [] if iterations is None else [f"num_iterations={iterations}", f"iterations_per_call={iterations}"]
+    where = directory / f"{game}-{iterations}-{seed}"
+    changed = [f"env=gymnax:{game}-MinAtar", f"seed={seed}", f"num_iterations={iterations}"]
     train.train(build(config.load(config.shipped_config("ppo_minatar"), changed)), where, resume=True)
     _, scores = evaluate.assess(where, num_tasks=1, num_episodes=EPISODES, baselines=False)
     return float(scores["run"].mean())
@@ -35,7 +34,7 @@ def ours(game: str, seed: int, iterations: int | None, directory: Path) -> float
 
 def rejax(game: str, seed: int, iterations: int, directory: Path, python: str | None) -> float | None:
     """Mean return of rejax's PPO, None where it cannot be measured."""
-    kept = directory / f"{game}-{seed}-rejax.json"
+    kept = directory / f"{game}-{iterations}-{seed}-rejax.json"
     if not kept.exists():
         words = ["--game", game, "--iterations", str(iterations), "--seed", str(seed), "--patches"]
         result = peers.run_peer("rejax-minatar", [*words, "--eval-episodes", str(EPISODES)], python=python)
@@ -53,14 +52,14 @@ def main() -> None:
     p.add_argument("--peer-python", help="interpreter that has rejax installed, see benchmarks/peers.py")
     p.add_argument("--games", nargs="+", choices=PUBLISHED, default=list(PUBLISHED))
     p.add_argument("--seeds", type=int, default=3)
-    p.add_argument("--iterations", type=int, help="of 8,192 steps; the configuration's own")
+    p.add_argument("--iterations", type=int, help="of 8,192 steps, a multiple of 6; default the configuration's")
     p.add_argument("--run-dir", type=Path, default=Path("runs/game_returns"))
     a = p.parse_args()
     own = config.load(config.shipped_config("ppo_minatar"))
     iterations = a.iterations or own.num_iterations
     rows: list[dict[str, Any]] = []
     for game in a.games:
-        mine = [ours(game, seed, a.iterations, a.run_dir) for seed in range(a.seeds)]
+        mine = [ours(game, seed, iterations, a.run_dir) for seed in range(a.seeds)]
         peer = [rejax(game, seed, iterations, a.run_dir, a.peer_python) for seed in range(a.seeds)]
         theirs = [value for value in peer if value is not None]
         row = {"game": game, "seeds": a.seeds, "env_steps": iterations * own.num_envs * own.num_steps}

@@ -1,9 +1,9 @@
 """Worlds whose rules an agent is not told: driving, recommendation and a game, by two meta-learners beside PPO.
 
 `configs/promp_WORLD.yaml` and `configs/rl2_WORLD.yaml` say what is trained. Multi-task PPO is one policy for all tasks,
-without a memory and without updates: ProMP's network and optimiser on `LONGER` times as many environment steps, where
-on as many it was still learning. All are scored on the same 40 held-out tasks: ProMP before and after one update, RL2
-in the first and in the last episode of a trial. In the game the reference is PPO that is told what the actions do.
+without a memory and without updates: ProMP's network and optimiser, on `LONGER` times ProMP's environment steps. All
+are scored on the same 40 held-out tasks: ProMP before and after one update, RL2 in the first and in the last episode of
+a trial. In the game the reference is PPO that is told what the actions do.
 
 Judged is that the return after adaptation is above that before it, and above that of multi-task PPO, each by a 95%
 bootstrap interval over tasks, stratified by seed.
@@ -31,7 +31,7 @@ WORLDS: dict[str, dict[str, str]] = {  # world -> method -> its configuration; a
 PPO = "ppo"  # one policy for all tasks, the rival of ...
 BESIDE = "promp"  # ... this method, on so many times its steps:
 LONGER = {"driving": 4, "recommender": 4, "games": 1}
-TOLD = "told"  # the same where the rules named here are all that is drawn, so that the others need not be found out
+TOLD = "told"  # the same network where only these rules are drawn: the others need not be found out
 STILL_DRAWN = {"games": ["sticky"]}
 PLAIN = {PPO: "multi-task PPO", TOLD: "PPO, told what actions do"}
 CELLS = {

@@ -58,7 +58,18 @@ def test_the_rival_is_the_same_network_on_at_least_as_many_steps(world):
     rival, beside = (worlds.configuration(world, method) for method in (worlds.PPO, worlds.BESIDE))
     assert build(rival).work_per_iteration == build(beside).work_per_iteration
     assert rival.num_iterations == worlds.LONGER[world] * beside.num_iterations >= beside.num_iterations
-    same = ("num_seeds", "hidden", "outer_lr", "outer_epochs", "env_options", "task_seed", "channels")
+    same = (
+        "num_seeds",
+        "hidden",
+        "outer_lr",
+        "outer_epochs",
+        "env_options",
+        "task_seed",
+        "activation",
+        "channels",
+        "kernel_size",
+        "stride",
+    )
     assert rival.num_inner_steps == 0 and all(getattr(rival, k) == getattr(beside, k) for k in same)
     assert choose_cells("worlds", world) == next(g for g in REPRODUCTIONS["worlds"].together if g[0].startswith(world))
 
