@@ -3,7 +3,9 @@
 The public names are imported on first use, so that `import metarl_jax` costs milliseconds.
 """
 
-import importlib
+import importlib.util
+import sys
+import types
 from typing import Any
 
 from metarl_jax.algorithms.registry import ALGORITHMS
@@ -45,6 +47,28 @@ _MODULES = {
 }
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
+
+
+class _OnFirstUse(types.ModuleType):
+    """A module that is imported when something is read of it."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {attribute!r}")
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+
+def _import_on_first_use(name: str) -> None:
+    found = None if name in sys.modules else importlib.util.find_spec(name)
+    if found is not None:
+        module = sys.modules[name] = _OnFirstUse(name)
+        module.__spec__, module.__path__ = found, found.submodule_search_locations or []
+
+
+# gymnax imports it to draw one of its games; with pandas and scipy's statistics it is half of an import of gymnax.
+_import_on_first_use("seaborn")
 
 
 def __getattr__(name: str) -> Any:

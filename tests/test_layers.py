@@ -94,6 +94,19 @@ def test_files_are_short(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+def test_a_command_does_not_import_what_draws_a_game():
+    """And who imports it after us has all of it."""
+    code = """
+import sys, metarl_jax.envs, metarl_jax.runs.evaluate, metarl_jax.runs.train
+assert not {"pandas", "scipy.stats"} & sys.modules.keys()
+import gymnax.environments.misc.pong as pong, seaborn, seaborn.objects
+from seaborn import heatmap
+assert len(seaborn.color_palette("cubehelix", 3)) == 3 and seaborn.objects.Plot and "pandas" in sys.modules
+assert pong.sns.heatmap is heatmap is sys.modules["seaborn"].heatmap
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_import_is_light():
     code = "import sys, metarl_jax; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

@@ -65,14 +65,14 @@ def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
     Where fewer than two seeds have a number there is no interval: NaN.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # of places where no seed has a number
         count = np.isfinite(values).sum(axis=-1)
         mean = np.nanmean(values, axis=-1)
         spread = np.nanstd(values, axis=-1, ddof=1)
-        half = t.ppf(0.975, np.maximum(count - 1, 1)) * spread / np.sqrt(count)
+        half = stdtrit(np.maximum(count - 1, 1), 0.975) * spread / np.sqrt(count)
     half = np.where(count > 1, half, np.nan)
     return mean, mean - half, mean + half
 

@@ -18,8 +18,6 @@ import gymnasium  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import optax  # noqa: F401
 import orbax.checkpoint  # noqa: F401
-import scipy.stats  # noqa: F401
-import seaborn  # noqa: F401
 import tensorboardX  # noqa: F401
 
 import metarl_jax.runs.evaluate  # noqa: F401
