@@ -254,7 +254,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "this project; no published number",
         f"{_HERE}.worlds",
         seeds=3,
-        cpu="55 minutes on a core shared with other work for driving and recommender, 120 for games, estimated",
+        cpu="120 minutes on a core shared with other work",
         gpu=NOT_MEASURED,
         cells=tuple(cell for world in _WORLDS for cell in world),
         chosen=tuple(cell for world in _WORLDS for cell in world),
