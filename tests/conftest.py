@@ -9,10 +9,11 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Read when jax is first imported, here and in the processes that tests start. Tests compile much and compute
-# little: without LLVM's optimisations and XLA's newer emitters they compile much faster.
+# little: without LLVM's optimisations, XLA's newer emitters and the parts into which it splits a program for its
+# threads (each test worker has one core) they compile much faster.
 FLAGS = ["--xla_backend_optimization_level=0"]
 if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # later ones do not know it, and XLA ends the process
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # no line of Python beside every operation
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".jax_cache"))

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import metarl_jax as mrl
@@ -41,10 +42,14 @@ def with_statistics(params):
 def acted_in_one_task(critic):
     """A policy, its parameters, and a rollout of it in one task, some columns of which end early."""
     env, tasks, policy = point(critic=critic, hidden=(4,), horizon=6)
-    params = policy.init(jax.random.key(0))
-    task = tasks.sample(jax.random.key(1)).replace(tolerance=jnp.array(0.15), goal=jnp.array([0.2, 0.2]))
-    act = jax.jit(lambda p, k: rollout(env, policy.apply, p, k, task, num_steps=6, num_envs=8)[0])
-    out = act(params, jax.random.key(2))
+
+    @jax.jit
+    def act():
+        params = policy.init(jax.random.key(0))
+        task = tasks.sample(jax.random.key(1)).replace(tolerance=jnp.array(0.15), goal=jnp.array([0.2, 0.2]))
+        return params, rollout(env, policy.apply, params, jax.random.key(2), task, num_steps=6, num_envs=8)[0]
+
+    params, out = act()
     assert 0 < out.mask.mean() < 1
     return policy, params, out
 
@@ -91,21 +96,32 @@ def make_varibad(env, tasks, condition="next_state", decoder="mlp", **options):
 
 def store_trial(algo, problem, seed=0):
     """(params, trial) of one random task, in the current default precision (flax initialises in float32)."""
-    params_key, task_key, key = jax.random.split(jax.random.key(seed), 3)
     _, tasks, policy = problem
-    params = jax.tree.map(lambda x: x.astype(float), policy.init(params_key))
-    trial, _ = jax.jit(algo.collect)(params, key, tasks.sample(task_key))
-    return params, trial
+
+    @jax.jit
+    def start(key):
+        params_key, task_key, key = jax.random.split(key, 3)
+        return jax.tree.map(lambda x: x.astype(float), policy.init(params_key)), key, tasks.sample(task_key)
+
+    params, key, task = start(jax.random.key(seed))
+    return params, jax.jit(algo.collect)(params, key, task)[0]
 
 
+@jax.jit
 def flat(tree):
     """All leaves as one vector."""
     return ravel_pytree(tree)[0]
 
 
+def vector(tree):
+    """The same by NumPy, in double precision: nothing is compiled."""
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]).astype(float)
+
+
 def relative_error(a, b):
     """|a - b| / |b| over all leaves."""
-    return float(jnp.linalg.norm(flat(a) - flat(b)) / jnp.linalg.norm(flat(b)))
+    a, b = vector(a), vector(b)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 @jax.jit
@@ -128,11 +144,16 @@ def on_devices(f, num_parts):
 def random_directions(key, tree, num):
     """[num, P] random unit vectors for a flattened tree, and the inverse of the flattening."""
     vector, unravel = ravel_pytree(tree)
-    directions = jax.random.normal(key, (num, vector.size), vector.dtype)
-    return directions / jnp.linalg.norm(directions, axis=1, keepdims=True), unravel
+
+    @jax.jit
+    def draw(key):
+        directions = jax.random.normal(key, (num, vector.size), vector.dtype)
+        return directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+
+    return draw(key), jax.jit(unravel)
 
 
 def is_finite(tree):
     """Whether every float in the tree is finite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return all(bool(jnp.all(jnp.isfinite(x))) for x in leaves)
+    return all(bool(np.isfinite(x).all()) for x in leaves)

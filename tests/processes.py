@@ -4,13 +4,17 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 
+# Not all flags of the other tests: what is claimed is claimed of the emitters that users have.
+FLAGS = "--xla_backend_optimization_level=0"
+if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # as in tests/conftest.py
+    FLAGS += " --xla_cpu_parallel_codegen_split_count=1"
 METARL = [sys.executable, "-m", "metarl_jax.cli"]
 
 
 def environment(devices, **more):
-    # Not the flags of the other tests: what is claimed is claimed of the emitters that users have.
-    usual = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    usual = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
     return {**os.environ, **usual, "JAX_NUM_CPU_DEVICES": str(devices), **more}
 
 

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from problems import gradient_family, is_finite, of_family, point, point_maml
 
@@ -166,7 +167,11 @@ BATCHED_AS_ANOTHER = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+# These are surrogates and derivatives inside MAML whose gradients are proved elsewhere (tests/meta, test_gradient.py).
+SLOW = ("maml-lvc", "maml-dice", "maml-loaded_dice", "maml-reverse")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in ALGORITHMS])
 def test_contract(name):
     make = ALGORITHMS[name]
     keys = jax.random.split(jax.random.key(0), 2)
@@ -184,13 +189,14 @@ def test_contract(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(states, before)
     assert is_finite(states)
     flags = jax.tree.leaves(metrics["finite"])
-    assert flags and all(bool(jnp.all(x)) for x in flags)
+    assert flags and all(np.all(x) for x in flags)
     assert metrics["loss"].shape == (2, 2)  # seeds, steps: scalars in every step
     assert is_finite(metrics["loss"])
     chex.assert_trees_all_equal((states, metrics), many(keys)[1:])
-    assert float(metrics["loss"][0, 0]) != float(metrics["loss"][1, 0])
+    losses = np.asarray(metrics["loss"])
+    assert losses[0, 0] != losses[1, 0]
     if name in gradient_family():
-        moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before.params, states.params)
+        moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), before.params, states.params)
         still = [x for x, there in zip(tree.leaf_names(moved), jax.tree.leaves(moved), strict=True) if not there]
         assert not still, f"{still} did not move"
 
@@ -198,4 +204,6 @@ def test_contract(name):
     if name in BATCHED_AS_ANOTHER:
         return
     alone = jax.jit(lambda key: train(make(1), key)[1:])(keys[1])
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], (states, metrics)), alone, rtol=2e-3, atol=1e-5)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda x: np.asarray(x)[1], (states, metrics)), alone, rtol=2e-3, atol=1e-5
+    )

@@ -76,6 +76,7 @@ def sinusoid_error(differentiation, num_iterations, seeds):
     return np.asarray(compiled(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), seeds)))
 
 
+@pytest.mark.slow
 def test_second_order_beats_first_order_on_sinusoids_early():
     maml, fomaml = (sinusoid_error(d, 8000, 1).mean(axis=0) for d in ("reverse", "first_order"))
     assert maml[1] <= 0.75 and maml[0] > 2.0

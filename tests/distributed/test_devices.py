@@ -1,4 +1,7 @@
-"""Lanes shared out over devices keep their bits; tasks shared out keep their numbers."""
+"""Lanes shared out over devices keep their bits; tasks shared out keep their numbers.
+
+That they keep their bits with the emitters that users have is in test_processes.
+"""
 
 import json
 import os
@@ -30,7 +33,7 @@ for name, data in {runs}.items():
     leaves = zip(leaf_names(states), jax.tree.leaves(states), strict=True)
     np.savez(out / f"{{name}}.npz", **{{f"{{i}} {{n}}": np.asarray(x) for i, (n, x) in enumerate(leaves)}})
 """
-MAML = {
+PROMP = {
     "algorithm": "promp", "env": "PointNavigation-v0", "num_iterations": 2, "meta_batch_size": 8,
     "episodes_per_task": 4, "horizon": 5, "hidden": [8], "outer_epochs": 2,
 }  # fmt: skip
@@ -38,9 +41,9 @@ PPO = {
     "algorithm": "ppo", "env": "BernoulliBandit-v0", "num_iterations": 3, "num_envs": 2, "num_steps": 8, "hidden": [8],
     "num_seeds": 8, "num_epochs": 2, "num_minibatches": 2,
 }  # fmt: skip
-LPG = {
-    "algorithm": "lpg", "env": "TabularMDP-v0", "num_iterations": 2, "num_agents": 8, "num_envs": 2, "num_steps": 4,
-    "hidden": [], "width": 4, "num_inner_steps": 2, "lifetime": 4, "eval_updates": 4,
+LPO = {
+    "algorithm": "lpo", "env": "TabularMDP-v0", "num_iterations": 2, "num_agents": 8, "num_envs": 2, "num_steps": 4,
+    "hidden": [], "width": 4, "num_inner_steps": 2, "lifetime": 4, "eval_updates": 4, "num_epochs": 2,
 }  # fmt: skip
 TRIALS = {
     "num_iterations": 2,
@@ -55,13 +58,11 @@ VARIBAD = {
     "latent_size": 2, "encoder_size": 8, "hidden": [8], "decoder_hidden": [8], **TRIALS, "num_minibatches": 3,
 }  # fmt: skip
 RUNS = {
-    "lpg1": LPG,
+    "lpo1": LPO,
     "rl2": RL2,
     "varibad": VARIBAD,
     "ppo8": PPO,
-    "promp8": {**MAML, "num_seeds": 8},
-    "promp1": MAML,
-    "promp2": {**MAML, "num_seeds": 2},
+    "promp2": {**PROMP, "num_seeds": 2},
 }
 
 
@@ -71,8 +72,7 @@ def states(tmp_path_factory):
     found = {}
     for devices in (1, 8):
         out = tmp_path_factory.mktemp(f"on{devices}")
-        # Not the flags of the other tests: what is claimed is claimed of the emitters that users have.
-        flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         command = [sys.executable, "-c", CODE.format(runs=repr(RUNS)), str(devices), str(out)]
@@ -85,15 +85,14 @@ def states(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("name", ["ppo8", "promp8"])
-def test_seeds_that_fill_the_devices_keep_their_bits(states, name):
-    one, eight = states[1, name], states[8, name]
+def test_seeds_that_fill_the_devices_keep_their_bits(states):
+    one, eight = states[1, "ppo8"], states[8, "ppo8"]
     assert one.keys() == eight.keys()
     for key in one.keys() - {"program"}:
         np.testing.assert_array_equal(one[key], eight[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["promp1", "promp2", "lpg1", "rl2", "varibad"])
+@pytest.mark.parametrize("name", ["promp2", "lpo1", "rl2", "varibad"])
 def test_tasks_shared_out_keep_their_numbers(states, name):
     """One seed: 8 tasks on 8 devices; two seeds: 4 devices each. The mean over tasks is added up in another order."""
     one, eight = states[1, name], states[8, name]
@@ -102,7 +101,7 @@ def test_tasks_shared_out_keep_their_numbers(states, name):
             np.testing.assert_allclose(one[key], eight[key], rtol=2e-3, atol=2e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["promp1", "promp2", "lpg1", "rl2", "varibad"])
+@pytest.mark.parametrize("name", ["promp2", "lpo1", "rl2", "varibad"])
 def test_the_work_is_shared(states, name):
     """Devices that share a training exchange numbers; where trials stand side by side, each has fewer flops."""
     one, eight = (states[devices, name]["program"] for devices in (1, 8))

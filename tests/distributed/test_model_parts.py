@@ -1,6 +1,7 @@
 """Devices that keep a model in parts compute what one device computes, and each holds a part of its memory."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -47,7 +48,6 @@ POINT = {
 }  # fmt: skip
 RUNS = {
     "transformer": {**TRANSFORMER, "max_grad_norm": 0.5, "remat": True},
-    "gru": {"algorithm": "rl2", "size": 64, **BANDIT},
     "promp": {"algorithm": "promp", "outer_epochs": 2, **POINT},
     "ppo": {
         "algorithm": "ppo", "env": "gymnax:CartPole-v1", "num_iterations": 2, "num_envs": 4, "num_steps": 8,
@@ -63,7 +63,7 @@ def found(tmp_path_factory):
     found = {}
     for number in (1, 2, 4):
         out = tmp_path_factory.mktemp(f"models-of-{number}")
-        own = environment(1 if number == 1 else 8, JAX_ENABLE_X64="1")
+        own = environment(1 if number == 1 else 8, JAX_ENABLE_X64="1", XLA_FLAGS=os.environ["XLA_FLAGS"])
         runs = {name: RUNS[name] for name in RUNS if number == 1 or (name, number) in PARTED}
         subprocess.run([sys.executable, "-c", CODE.format(runs=repr(runs)), str(number), str(out)], check=True, env=own)
         found[number] = {

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import BOTH, acted_in_one_task, flat, make_varibad, on_devices, relative_error
+from problems import BOTH, acted_in_one_task, flat, make_varibad, on_devices, relative_error, vector
 
 import metarl_jax as mrl
 from metarl_jax import sharing
@@ -46,22 +46,22 @@ def test_any_number_of_tasks_is_shared(num_parts, n):
     ],
     ids=["rl2", "varibad"],
 )
-@pytest.mark.parametrize("num_parts", [4, 3])
-def test_devices_that_share_the_trials_take_the_step_of_one(x64, make, num_parts):
+def test_devices_that_share_the_trials_take_the_step_of_one(x64, make):
     """Acting, PPO and the ELBO: in float64 nothing but the order of sums is left; 3 do not divide the 8 trials."""
     env, tasks = mrl.make("TabularMDP-v0", num_states=3, num_actions=2, horizon=3)
     env = trials(env, tasks, 2)
     algo = make(env, tasks)
     state = jax.jit(algo.init)(jax.random.key(0))
     alone, metrics = jax.jit(algo.step)(state, jax.random.key(1))
-    each, seen = on_devices(lambda: algo.step(state, jax.random.key(1)), num_parts)
-    moved = flat(alone.params) - flat(state.params)
-    assert float(jnp.linalg.norm(moved)) > 0.1
-    for i in range(num_parts):
-        of_one = jax.tree.map(lambda x: x[i], each.params)  # noqa: B023
-        assert float(jnp.linalg.norm(flat(of_one) - flat(alone.params))) < 1e-7 * float(jnp.linalg.norm(moved))
-    for name in metrics.keys() - {"finite", "faulty_step"}:
-        np.testing.assert_allclose(seen[name], jnp.full(num_parts, metrics[name]), rtol=1e-7, err_msg=name)
+    moved = np.linalg.norm(vector(alone.params) - vector(state.params))
+    assert moved > 0.1
+    for num_parts in (4, 3):
+        each, seen = on_devices(lambda: algo.step(state, jax.random.key(1)), num_parts)
+        for place in range(num_parts):
+            own = jax.tree.map(lambda x: np.asarray(x)[place], each.params)  # noqa: B023
+            assert np.linalg.norm(vector(own) - vector(alone.params)) < 1e-7 * moved
+        for name in metrics.keys() - {"finite", "faulty_step"}:
+            np.testing.assert_allclose(seen[name], np.full(num_parts, metrics[name]), rtol=1e-7, err_msg=name)
 
 
 SIZES = {
@@ -83,13 +83,13 @@ def test_devices_that_share_a_training_keep_the_same_statistics(algorithm):
 
     alone, each = jax.jit(step)(), on_devices(step, 2)
     for place in range(2):
-        chex.assert_trees_all_close(jax.tree.map(lambda x: x[place], each), alone, rtol=1e-4, atol=1e-6)  # noqa: B023
+        own = jax.tree.map(lambda x: np.asarray(x)[place], each)  # noqa: B023
+        chex.assert_trees_all_close(own, alone, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_parts", [2, 3, 4, 5])
 @pytest.mark.parametrize("critic", [False, True], ids=["linear", "critic"])
-def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, critic, num_parts):
-    """Of episodes of different lengths, and of single steps."""
+def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, critic):
+    """Of episodes of different lengths, and of single steps; some numbers divide neither."""
     policy, params, out = acted_in_one_task(critic)
     own = {"baseline": "critic" if critic else "linear", "gamma": 0.9, "gae_lambda": 0.8}
     double = lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
@@ -108,11 +108,11 @@ def test_devices_that_share_the_columns_of_a_gradient_make_the_same_step(x64, cr
         return flat(learner.update(state, jax.random.key(0), learner.prepare(state, out))[0].params)
 
     for num_minibatches in (1, 3):
-        each = on_devices(lambda n=num_minibatches: step(True, n), num_parts)
         alone = jax.jit(lambda n=num_minibatches: step(False, n))()
-        assert float(jnp.linalg.norm(alone - flat(params))) > 1e-3
-        for found in each:
-            assert relative_error(found, alone) < 1e-13
+        assert np.linalg.norm(alone - vector(params)) > 1e-3
+        for num_parts in (2, 5) if num_minibatches == 1 else (3, 4):
+            for found in np.asarray(on_devices(lambda n=num_minibatches: step(True, n), num_parts)):
+                assert relative_error(found, alone) < 1e-13
 
 
 POINT = {"env": "PointNavigation-v0", "horizon": 4, "num_iterations": 3, "meta_batch_size": 4, "episodes_per_task": 3}
@@ -128,20 +128,21 @@ FAMILY = {
 }
 
 
-@pytest.mark.parametrize("num_parts", [2, 3])
 @pytest.mark.parametrize("name", FAMILY)
-def test_devices_that_share_the_tasks_take_the_outer_step_of_one(x64, name, num_parts):
+def test_devices_that_share_the_tasks_take_the_outer_step_of_one(x64, name):
     """Gradients, conjugate gradients, line searches and statistics; 3 devices do not divide the 4 tasks."""
     job = build(validate({**POINT, "hidden": [4], **FAMILY[name]}))
     state = jax.jit(job.algorithm.init)(jax.random.key(0))
     alone, metrics = jax.jit(job.algorithm.step)(state, jax.random.key(1))
-    each, seen = on_devices(lambda: job.algorithm.step(state, jax.random.key(1)), num_parts)
-    moved = flat(alone.params) - flat(state.params)
-    assert float(jnp.linalg.norm(moved)) > 1e-4
-    for place in range(num_parts):
-        own = jax.tree.map(lambda x: x[place], each.params)  # noqa: B023
-        assert float(jnp.linalg.norm(flat(own) - flat(alone.params))) < 1e-10 * float(jnp.linalg.norm(moved))
-    if "grad_norm" in metrics:
-        np.testing.assert_allclose(seen["grad_norm"], jnp.full(num_parts, metrics["grad_norm"]), rtol=1e-12)
-    for key in metrics.keys() - {"finite", "faulty_step"}:
-        np.testing.assert_allclose(seen[key], jnp.full(num_parts, metrics[key]), rtol=1e-7, atol=1e-12, err_msg=key)
+    moved = np.linalg.norm(vector(alone.params) - vector(state.params))
+    assert moved > 1e-4
+    for num_parts in (2, 3) if name in ("promp", "maml_trpo") else (3,):
+        each, seen = on_devices(lambda: job.algorithm.step(state, jax.random.key(1)), num_parts)
+        for place in range(num_parts):
+            own = jax.tree.map(lambda x: np.asarray(x)[place], each.params)  # noqa: B023
+            assert np.linalg.norm(vector(own) - vector(alone.params)) < 1e-10 * moved
+        if "grad_norm" in metrics:
+            np.testing.assert_allclose(seen["grad_norm"], np.full(num_parts, metrics["grad_norm"]), rtol=1e-12)
+        for key in metrics.keys() - {"finite", "faulty_step"}:
+            wanted = np.full(num_parts, metrics[key])
+            np.testing.assert_allclose(seen[key], wanted, rtol=1e-7, atol=1e-12, err_msg=key)

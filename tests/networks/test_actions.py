@@ -34,15 +34,21 @@ def test_several_discrete_numbers_against_enumeration(x64):
     """Probabilities of all actions sum to 1; entropy and KL are the sums that they stand for."""
     actions = actions_of(Acts(MultiDiscrete([2, 3, 2])))
     assert actions.num_outputs == 7 and actions.num_stds == 0
-    p, q = (actions.distribution(jax.random.normal(jax.random.key(i), (7,), float), None) for i in (0, 1))
-    every = jnp.array(list(itertools.product(range(2), range(3), range(2))))
-    log_p, log_q = (np.asarray([d.log_prob(a) for a in every]) for d in (p, q))
+    every = np.array(list(itertools.product(range(2), range(3), range(2))))
+
+    @jax.jit
+    def found(logits):
+        p, q = (actions.distribution(x, None) for x in logits)
+        log_probs = [jax.vmap(d.log_prob)(every) for d in (p, q)]
+        samples = jax.vmap(lambda key: p.sample(seed=key))(jax.random.split(jax.random.key(2), 20_000))
+        return log_probs, p.entropy(), p.kl_divergence(q), samples
+
+    (log_p, log_q), entropy, kl, samples = jax.tree.map(np.asarray, found(np.random.default_rng(0).normal(size=(2, 7))))
     np.testing.assert_allclose(np.exp(log_p).sum(), 1.0, rtol=1e-12)
-    np.testing.assert_allclose(p.entropy(), -(np.exp(log_p) * log_p).sum(), rtol=1e-12)
-    np.testing.assert_allclose(p.kl_divergence(q), (np.exp(log_p) * (log_p - log_q)).sum(), rtol=1e-12)
-    samples = jax.vmap(lambda key: p.sample(seed=key))(jax.random.split(jax.random.key(2), 20_000))
+    np.testing.assert_allclose(entropy, -(np.exp(log_p) * log_p).sum(), rtol=1e-12)
+    np.testing.assert_allclose(kl, (np.exp(log_p) * (log_p - log_q)).sum(), rtol=1e-12)
     assert jnp.issubdtype(samples.dtype, jnp.integer) and samples.shape == (20_000, 3)
-    index = np.asarray(samples) @ np.array([6, 2, 1])
+    index = samples @ np.array([6, 2, 1])
     seen = np.bincount(index, minlength=12) / 20_000
     np.testing.assert_allclose(seen, np.exp(log_p), atol=4 * np.sqrt(0.25 / 20_000))
 
@@ -51,30 +57,35 @@ def test_several_discrete_numbers_against_enumeration(x64):
 def test_a_mixed_action_is_the_product_of_its_parts(x64, squash):
     actions = actions_of(Acts(MIXED), squash=squash)
     assert actions.num_outputs == 2 + 3 + 2 + 2 and actions.num_stds == 2
-    out = jax.random.normal(jax.random.key(0), (5, 9), float)
-    log_std = jnp.array([-1.0, 0.5])
-    joint = actions.distribution(out, log_std)
-    action, log_prob = joint.sample_and_log_prob(seed=jax.random.key(1))
-    assert action.shape == (5, 5) and jnp.issubdtype(action.dtype, jnp.floating)
-    normal = joint.parts[0]
+    out, log_std = np.random.default_rng(0).normal(size=(5, 9)), np.array([-1.0, 0.5])
+    normal = actions.distribution(jnp.asarray(out), jnp.asarray(log_std)).parts[0]
     assert isinstance(normal, Squashed) == squash
-    expected = np.array(normal.log_prob(action[:, :2]))
-    for start, size, column in ((2, 3, 2), (5, 2, 3), (7, 2, 4)):
-        logits = np.asarray(out[:, start : start + size])
-        log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        expected += log_probs[np.arange(5), np.asarray(action[:, column], int)]
-    np.testing.assert_allclose(log_prob, expected, rtol=1e-12)
-    np.testing.assert_allclose(joint.log_prob(action), log_prob, rtol=1e-12)
-    if squash:
-        assert bool(jnp.all(jnp.abs(action[:, :2]) <= 2))
 
+    @jax.jit
+    def drawn(key):
+        joint = actions.distribution(jnp.asarray(out), jnp.asarray(log_std))
+        action, log_prob = joint.sample_and_log_prob(seed=key)
+        return action, log_prob, joint.log_prob(action), joint.parts[0].log_prob(action[:, :2])
+
+    action, log_prob, again, expected = map(np.array, drawn(jax.random.key(1)))
+    assert action.shape == (5, 5) and jnp.issubdtype(action.dtype, jnp.floating)
+    for start, size, column in ((2, 3, 2), (5, 2, 3), (7, 2, 4)):
+        logits = out[:, start : start + size]
+        log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        expected += log_probs[np.arange(5), action[:, column].astype(int)]
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-12)
+    np.testing.assert_allclose(again, log_prob, rtol=1e-12)
+    if squash:
+        assert (np.abs(action[:, :2]) <= 2).all()
+
+    @jax.jit
     def of_outputs(x, std):
-        d = actions.distribution(x, std)
+        joint, d = (actions.distribution(*y) for y in ((jnp.asarray(out), jnp.asarray(log_std)), (x, std)))
         return d.log_prob(action).sum() + d.entropy().sum() + d.kl_divergence(joint).sum()
 
-    grads = jax.grad(of_outputs, argnums=(0, 1))(out + 0.3, log_std + 0.1)
-    assert all(bool(jnp.all(jnp.any(jnp.atleast_2d(x) != 0, axis=0))) for x in grads)
-    check_grads(of_outputs, (out + 0.3 * jnp.sin(out), log_std + 0.1), order=2, modes=["rev"], rtol=1e-5)
+    grads = jax.jit(jax.grad(of_outputs, argnums=(0, 1)))(out + 0.3, log_std + 0.1)
+    assert all((np.atleast_2d(x) != 0).any(axis=0).all() for x in grads)
+    check_grads(of_outputs, (out + 0.3 * np.sin(out), log_std + 0.1), order=2, modes=["rev"], rtol=1e-5)
 
 
 def test_one_action_keeps_its_distribution():
@@ -85,13 +96,15 @@ def test_one_action_keeps_its_distribution():
 
 
 def test_uniform_actions_are_those_of_the_space():
-    distribution = uniform(Acts(MIXED))((4000,))
-    action = distribution.sample(seed=jax.random.key(0))
-    assert action.shape == (4000, 5) and bool(jax.vmap(MIXED.contains)(action).all())
-    np.testing.assert_allclose(action.mean(axis=0), [0, 0, 1, 0.5, 0.5], atol=0.1)
-    wide = uniform(Acts(spaces.Box(-1.0, jnp.array([[1.0], [3.0]]), (2, 1))))((4000,)).sample(seed=jax.random.key(1))
+    def drawn(space):
+        return jax.jit(lambda key: uniform(Acts(space))((4000,)).sample(seed=key))(jax.random.key(0))
+
+    action = drawn(MIXED)
+    assert action.shape == (4000, 5) and np.all(jax.jit(jax.vmap(MIXED.contains))(action))
+    np.testing.assert_allclose(np.mean(action, axis=0), [0, 0, 1, 0.5, 0.5], atol=0.1)
+    wide = drawn(spaces.Box(-1.0, np.array([[1.0], [3.0]]), (2, 1)))
     assert wide.shape == (4000, 2, 1)
-    np.testing.assert_allclose(wide.mean(axis=0)[:, 0], [0, 1], atol=0.1)
+    np.testing.assert_allclose(np.mean(wide, axis=0)[:, 0], [0, 1], atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def floats(request):
 
 
 def is_clean(x):
-    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(x))
+    return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(x))
 
 
 # --- behind the mask --------------------------------------------------------------------------------------
@@ -83,10 +83,14 @@ class Brittle(environment.Environment):
 def played(critic=False, num_steps=6, env=None, **options):
     env = env or Brittle()
     policy = mlp_policy(env, (4,), critic=critic)
-    params = jax.tree.map(lambda x: x.astype(float), policy.init(jax.random.key(0)))
     options = {"num_steps": num_steps, "num_envs": 2, **options}
-    data, _ = jax.jit(lambda p: rollout(env, policy.apply, p, jax.random.key(1), env.default_params, **options))(params)
-    return policy, params, data
+
+    @jax.jit
+    def play():
+        params = jax.tree.map(lambda x: x.astype(float), policy.init(jax.random.key(0)))
+        return params, rollout(env, policy.apply, params, jax.random.key(1), env.default_params, **options)[0]
+
+    return policy, *play()
 
 
 def poisoned(data, mask):
@@ -95,13 +99,13 @@ def poisoned(data, mask):
     def one(x):
         if not jnp.issubdtype(x.dtype, jnp.floating) or x is mask:
             return x
-        return jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - 2)) > 0, x, jnp.nan)
+        return np.where(np.reshape(mask, (*mask.shape, *[1] * (x.ndim - 2))) > 0, x, np.nan)
 
     return dataclasses.replace(jax.tree.map(one, data), mask=mask)
 
 
 def test_beyond_the_end_a_rollout_keeps_the_last_observation(floats):
-    _, _, data = played()
+    data = jax.tree.map(np.asarray, played()[2])
     assert data.mask[:, 0].tolist() == [1, 1, 1, 0, 0, 0]
     np.testing.assert_array_equal(data.observation[:, 0, 0], [0, 1, 2, 3, 3, 3])
     np.testing.assert_array_equal(data.next_observation[:, 0, 0], [1, 2, 3, 3, 3, 3])
@@ -116,9 +120,9 @@ def test_advantages_of_an_episode_that_ends_early(floats, spoil):
     if spoil:
         data = poisoned(data, data.mask)
     learner = learners.ppo(policy, baseline="zero", gamma=0.5, gae_lambda=0.5, normalize_advantage=False)
-    batch = jax.jit(learner.prepare)(learner.init(params), data)
-    np.testing.assert_allclose(batch.advantage[:, 0], [1.75, 3.0, 4.0, 0, 0, 0], rtol=1e-6)
-    np.testing.assert_allclose(batch.discounted_reward[:, 0], [1.0, 1.0, 1.0, 0, 0, 0], rtol=1e-6)
+    batch = jax.jit(lambda params, data: learner.prepare(learner.init(params), data))(params, data)
+    np.testing.assert_allclose(np.asarray(batch.advantage)[:, 0], [1.75, 3.0, 4.0, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(batch.discounted_reward)[:, 0], [1.0, 1.0, 1.0, 0, 0, 0], rtol=1e-6)
 
     def total(gamma):  # d/dgamma: A_3' = 0, A_2' = 2, A_1' = .5 * 3 + .25 * 2 = 2
         made = learners.ppo(policy, baseline="zero", gamma=gamma, gae_lambda=0.5, normalize_advantage=False)
@@ -136,9 +140,9 @@ def test_an_update_does_not_see_what_stands_behind_the_mask(floats, baseline, co
     for surrogate in names:
         options = {"num_epochs": 1, "num_minibatches": 1, "baseline": baseline, "surrogate": surrogate}
         learner = learners.ppo(policy, 0.1, entropy_coef=0.01, **options)
-        state, prepare, update = learner.init(params), jax.jit(learner.prepare), jax.jit(learner.update)
+        state, prepare, update = jax.jit(learner.init)(params), jax.jit(learner.prepare), jax.jit(learner.update)
         clean = update(state, jax.random.key(2), prepare(state, data))[0].params
-        assert any(bool(jnp.any(a != b)) for a, b in zip(*map(jax.tree.leaves, (clean, params)), strict=True))
+        assert any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (clean, params)), strict=True))
         dirty = poisoned(data, data.mask)
         prepared = prepare(state, dirty)
         for seen in (prepared, poisoned(prepared, data.mask)):
@@ -147,15 +151,15 @@ def test_an_update_does_not_see_what_stands_behind_the_mask(floats, baseline, co
 
 
 def test_gae_stops_at_the_end_of_an_episode(floats):
-    nan = jnp.nan
-    reward, value = jnp.array([1.0, 2.0, nan]), jnp.array([0.5, 0.5, nan])
-    terminated = jnp.array([False, True, False])
-    mask = jnp.array([1.0, 1.0, 0.0])
+    nan = np.nan
+    reward, value = np.array([1.0, 2.0, nan], floats), np.array([0.5, 0.5, nan], floats)
+    terminated = np.array([False, True, False])
+    mask = np.array([1.0, 1.0, 0.0], floats)
 
     @jax.jit
     def advantage(gamma, lam, reward, value):
-        following = jnp.concatenate([value[1:], jnp.array([nan])])
-        return returns.gae(reward, value, following, terminated, ~terminated & False, gamma, lam, mask)
+        following, ended, live = jnp.concatenate([value[1:], jnp.array([nan])]), jnp.array(terminated), jnp.array(mask)
+        return returns.gae(reward, value, following, ended, ~ended & False, gamma, lam, live)
 
     got = advantage(0.5, 0.5, reward, value)  # 2 - .5 = 1.5; 1 + .25 - .5 + .25 * 1.5 = 1.125
     np.testing.assert_allclose(got, [1.125, 1.5, 0.0])
@@ -163,17 +167,17 @@ def test_gae_stops_at_the_end_of_an_episode(floats):
     assert is_clean(slopes)
     np.testing.assert_allclose(slopes[0], 0.5 + 0.5 * 1.5)
     np.testing.assert_allclose(slopes[2], [1.0, 1.25, 0.0])
-    np.testing.assert_allclose(returns.discounted_returns(reward, terminated, 0.5, mask=mask), [2.0, 2.0, 0.0])
+    whole = jax.jit(lambda *x: returns.discounted_returns(*x[:2], 0.5, mask=x[2]))(reward, terminated, mask)
+    np.testing.assert_allclose(whole, [2.0, 2.0, 0.0])
 
 
 def test_masked_means_and_targets(floats):
-    nan, inf = jnp.nan, jnp.inf
-    mask = jnp.array([1.0, 1.0, 0.0, 0.0])
-    x = jnp.array([1.0, 3.0, nan, inf])
+    mask = np.array([1.0, 1.0, 0.0, 0.0], floats)
+    x = np.array([1.0, 3.0, np.nan, np.inf], floats)
     np.testing.assert_allclose(jax.jit(losses.masked_mean)(x, mask), 2.0)
     np.testing.assert_allclose(jax.jit(jax.grad(losses.masked_mean))(x, mask), [0.5, 0.5, 0, 0])
     np.testing.assert_allclose(jax.jit(losses.masked_mean)(x, 0 * mask), 0.0)
-    value, slope = jax.jit(jax.value_and_grad(losses.value_loss))(x, jnp.zeros(4), mask, x, 0.1)
+    value, slope = jax.jit(jax.value_and_grad(losses.value_loss))(x, np.zeros(4, floats), mask, x, 0.1)
     np.testing.assert_allclose(value, 0.5 * (1 + 9) / 2)
     np.testing.assert_allclose(slope, [0.5, 1.5, 0, 0])
     np.testing.assert_allclose(jax.jit(returns.standardize)(x, mask), [-1.0, 1.0, 0, 0], rtol=1e-6)
@@ -206,8 +210,8 @@ def test_a_skipped_transition_is_not_learned_from(floats):
     def total(q, reward, lr, gamma):
         return jnp.sum(q_update(q, dataclasses.replace(steps, reward=reward), lr=lr, gamma=gamma))
 
-    args = (jnp.zeros((2, 1)), steps.reward, 0.5, 0.9)
-    np.testing.assert_allclose(total(*args), 0.5)
+    args = (np.zeros((2, 1), floats), steps.reward, 0.5, 0.9)
+    np.testing.assert_allclose(jax.jit(total)(*args), 0.5)
     slopes = jax.jit(jax.grad(total, (1, 2, 3)))(*args)
     np.testing.assert_allclose(slopes[0], [0.5, 0.0])
     np.testing.assert_allclose(slopes[1:], [1.0, 0.0])
@@ -233,9 +237,11 @@ def test_equal_numbers_are_standardised_to_zero(floats, shape):
 
 
 def test_numbers_that_differ_are_standardised(floats):
-    for x in (1000 + jnp.array([0.0, 0.02]), jnp.array([1e-5, 3e-5]), jnp.array([-1e4, 1e4])):
-        np.testing.assert_allclose(returns.standardize(x, jnp.ones(2), eps=0.0), [-1.0, 1.0], rtol=1e-3)
-    assert not bool(jnp.isfinite(returns.standardize(jnp.array([1.0, jnp.nan]), jnp.ones(2))).any())
+    both = np.ones(2, floats)
+    standardize = jax.jit(lambda *x: returns.standardize(*x, eps=0.0))
+    for x in ([1000.0, 1000.02], [1e-5, 3e-5], [-1e4, 1e4]):
+        np.testing.assert_allclose(standardize(np.array(x, floats), both), [-1.0, 1.0], rtol=1e-3)
+    assert not np.isfinite(jax.jit(returns.standardize)(np.array([1.0, np.nan], floats), both)).any()
 
 
 # --- ratios -----------------------------------------------------------------------------------------------
@@ -265,7 +271,7 @@ def drifting(log_prob, old, advantage, mask):
 @pytest.mark.parametrize("name", [*SURROGATES, "lpo"])
 def test_a_ratio_that_overflows(floats, name):
     loss = {**SURROGATES, "lpo": drifting}[name]
-    x, old, one = jnp.zeros(1), jnp.full(1, -far(floats)), jnp.ones(1)
+    x, old, one = (np.full(1, number, floats) for number in (0, -far(floats), 1))
     both = jax.jit(jax.value_and_grad(loss))
     for advantage, mask in ((0 * one, one), (one, 0 * one), (-one, 0 * one)):
         value, slope = both(x, old, advantage, mask)
@@ -277,7 +283,7 @@ def test_a_ratio_that_overflows(floats, name):
         np.testing.assert_allclose(value, expected[name], rtol=1e-5)
         np.testing.assert_array_equal(slope, 0.0)
     else:
-        assert bool(jnp.isfinite(value)) and float(value) < -1e10 and float(slope[0]) < -1e10
+        assert np.isfinite(value) and float(value) < -1e10 and float(slope[0]) < -1e10
     value, slope = both(x, old, -one, one)  # far too likely: a finite pull back
     assert is_clean((value, slope)) and float(value) > 1e10 and float(slope[0]) > 1e10
     assert is_clean(jax.jit(jax.hessian(loss))(x, old, one, one))
@@ -290,26 +296,28 @@ def test_a_ratio_that_overflows(floats, name):
 def test_ordinary_ratios_keep_their_bits(floats, name):
     rng = np.random.default_rng(0)
     x, old, advantage = (jnp.asarray(rng.normal(0, s, 50), floats) for s in (5.0, 5.0, 1.0))
+    one = jnp.asarray(np.ones(50), floats)
 
     def plain(x):
         ratio = jnp.exp(x - old)
         clipped = jnp.clip(ratio, 0.8, 1.2) if name == "ppo" else ratio
         return -jnp.sum(jnp.minimum(ratio * advantage, clipped * advantage)) / 50
 
-    ours = jax.value_and_grad(lambda x: SURROGATES[name](x, old, advantage, jnp.ones(50, floats)))(x)
-    jax.tree.map(np.testing.assert_array_equal, ours, jax.value_and_grad(plain)(x))
+    ours = jax.jit(jax.value_and_grad(lambda x: SURROGATES[name](x, old, advantage, one)))(x)
+    jax.tree.map(np.testing.assert_array_equal, ours, jax.jit(jax.value_and_grad(plain))(x))
 
 
 @pytest.mark.parametrize("name", ["vpg", "dice", "loaded_dice", "tmaml"])
 def test_surrogates_without_a_ratio_behind_the_mask(floats, name):
-    mask, nan = jnp.array([[1.0], [1.0], [0.0]]), jnp.nan
+    mask, nan = np.array([[1.0], [1.0], [0.0]], floats), np.nan
     names = ("advantage", "discounted_reward", "discounted_value")
-    batch = batch_of(jnp.zeros((3, 1)), None, mask).replace(**{n: jnp.array([[1.0], [2.0], [nan]]) for n in names})
+    numbers = {n: np.array([[1.0], [2.0], [nan]], floats) for n in names}
+    batch = batch_of(np.zeros((3, 1), floats), None, mask).replace(**numbers)
     short = jax.tree.map(lambda x: x[:2], batch)
     loss = losses.surrogate(name, dice_lambda=1.0)
-    x = jnp.array([[-1.0], [-0.5], [-jnp.inf]])
+    x = np.array([[-1.0], [-0.5], [-np.inf]], floats)
     for f in (jax.jit(loss), jax.jit(jax.grad(loss))):
-        np.testing.assert_allclose(jnp.ravel(f(x, batch))[:2], jnp.ravel(f(x[:2], short)), rtol=1e-6)
+        np.testing.assert_allclose(np.ravel(f(x, batch))[:2], np.ravel(f(x[:2], short)), rtol=1e-6)
     assert is_clean(jax.jit(jax.hessian(loss))(x, batch))
 
 
@@ -329,11 +337,17 @@ def test_a_live_step_that_is_not_finite_is_found(what, steps, auto_reset):
 def test_an_agent_that_is_not_finite_is_not_the_environments_fault():
     env = Brittle(continuous=True)
     policy = mlp_policy(env, (4,))
-    params = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), policy.init(jax.random.key(0)))
-    data, _ = rollout(env, policy.apply, params, jax.random.key(1), env.default_params, num_steps=6, num_envs=2)
-    assert not bool(jnp.isfinite(data.reward).all())
-    assert {int(x) for x in faulty_steps(data).values()} == {NEVER}
-    assert {int(x) for x in faulty_steps(played()[2]).values()} == {NEVER}
+
+    @jax.jit
+    def play():
+        params = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), policy.init(jax.random.key(0)))
+        data, _ = rollout(env, policy.apply, params, jax.random.key(1), env.default_params, num_steps=6, num_envs=2)
+        return data.reward, faulty_steps(data)
+
+    reward, faults = play()
+    assert not np.isfinite(reward).all()
+    assert {int(x) for x in faults.values()} == {NEVER}
+    assert {int(x) for x in jax.jit(lambda: faulty_steps(played()[2]))().values()} == {NEVER}
 
 
 # --- discounts, means over nothing ------------------------------------------------------------------------
@@ -341,8 +355,9 @@ def test_an_agent_that_is_not_finite_is_not_the_environments_fault():
 
 def test_powers_of_the_discount(floats):
     time = jnp.array([0, 1, 2, 5])
-    np.testing.assert_allclose(returns.discounts(0.9, time, floats), 0.9 ** np.arange(6)[[0, 1, 2, 5]], rtol=1e-6)
-    slope = jax.grad(lambda g: jnp.sum(returns.discounts(g, time, floats)))
+    discounts = jax.jit(lambda gamma: returns.discounts(gamma, time, floats))
+    np.testing.assert_allclose(discounts(0.9), 0.9 ** np.arange(6)[[0, 1, 2, 5]], rtol=1e-6)
+    slope = jax.jit(jax.grad(lambda gamma: jnp.sum(returns.discounts(gamma, time, floats))))
     np.testing.assert_allclose(slope(0.0), 1.0)
     np.testing.assert_allclose(slope(0.5), 1 + 1 + 5 * 0.5**4)
 
@@ -350,7 +365,7 @@ def test_powers_of_the_discount(floats):
 def test_a_mean_over_nothing_is_infinite_and_never_nan(floats):
     with jax.debug_nans(True):
         mean = jax.jit(tree.mean_or_nothing)
-        assert float(mean(jnp.zeros(()), jnp.zeros((), int))) == np.inf
+        assert float(mean(jnp.asarray(0.0), jnp.asarray(0))) == np.inf
         assert float(mean(jnp.asarray(6.0), jnp.asarray(4))) == 1.5
         found = jax.jit(lambda x: tree.finite_mean(x, axis=1))(jnp.array([[1.0, jnp.inf, 3.0], [jnp.inf] * 3]))
     np.testing.assert_array_equal(found, [2.0, np.inf])

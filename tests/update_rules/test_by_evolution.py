@@ -76,8 +76,9 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("name", ["lpg", "lirpg"])  # the comparison below trains and scores lpo
+@pytest.mark.parametrize("name", ["lpg", pytest.param("lirpg", marks=pytest.mark.slow)])
 def test_train_evaluate(name, tmp_path, capsys):
+    """The comparison below trains and scores lpo."""
     config, whole = tmp_path / "config.yaml", tmp_path / "whole"
     config.write_text(json.dumps({"algorithm": name, **SMALL, **OWN[name], "iterations_per_call": 1}))
     assert main(["train", str(config), "--run-dir", str(whole)]) == 0
