@@ -115,7 +115,7 @@ def test_a_number_that_does_not_divide_is_one_line():
 
 def test_the_command_line_keeps_models_in_parts_and_goes_on_with_another_number(tmp_path):
     """One process of two devices, then one of one; and two processes of two, whose models are shared by all four."""
-    data = {**TRANSFORMER, "num_iterations": 4, "checkpoint_every": 2, "anneal_lr": False}
+    data = {**TRANSFORMER, "num_layers": 1, "num_iterations": 4, "checkpoint_every": 2, "anneal_lr": False}
     (tmp_path / "model.yaml").write_text(json.dumps(data))
     double = {"JAX_ENABLE_X64": "1"}
 
