@@ -53,18 +53,20 @@ class _OnFirstUse(types.ModuleType):
     """A module that is imported when something is read of it."""
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):
+        if attribute.startswith("__") and attribute not in ("__all__", "__version__"):  # as tools ask every module
             raise AttributeError(f"module {self.__name__!r} has no attribute {attribute!r}")
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), attribute)
+        module = importlib.import_module(self.__name__)
+        self.__dict__.update(vars(module))
+        return getattr(module, attribute)
 
 
 def _import_on_first_use(name: str) -> None:
     found = None if name in sys.modules else importlib.util.find_spec(name)
     if found is not None:
         module = sys.modules[name] = _OnFirstUse(name)
-        module.__spec__, module.__path__ = found, found.submodule_search_locations or []
+        module.__spec__, module.__file__, module.__path__ = found, found.origin, found.submodule_search_locations or []
 
 
 # gymnax imports it to draw one of its games; with pandas and scipy's statistics it is half of an import of gymnax.

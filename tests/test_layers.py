@@ -99,10 +99,13 @@ def test_a_command_does_not_import_what_draws_a_game():
     code = """
 import sys, metarl_jax.envs, metarl_jax.runs.evaluate, metarl_jax.runs.train
 assert not {"pandas", "scipy.stats"} & sys.modules.keys()
+import inspect
+inspect.getmodule(inspect.currentframe())
+assert "pandas" not in sys.modules
 import gymnax.environments.misc.pong as pong, seaborn, seaborn.objects
-from seaborn import heatmap
-assert len(seaborn.color_palette("cubehelix", 3)) == 3 and seaborn.objects.Plot and "pandas" in sys.modules
-assert pong.sns.heatmap is heatmap is sys.modules["seaborn"].heatmap
+from seaborn import *
+assert seaborn.__version__ and heatmap is seaborn.heatmap is pong.sns.heatmap is sys.modules["seaborn"].heatmap
+assert len(color_palette("cubehelix", 3)) == 3 and seaborn.objects.Plot
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
